@@ -1,0 +1,139 @@
+//! Settings of a database. Everything here has a default that serves a kvnode; what nobody would change is a
+//! constant beside the code that uses it.
+
+use crate::error::{Error, Result};
+
+/// Who runs flush and compaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Background {
+    /// Two threads of the database: one flushes, one compacts.
+    #[default]
+    Threads,
+    /// The caller of `write` or `flush`, before it returns. No thread exists and no clock is read: what the
+    /// simulator and the crash tests need.
+    Inline,
+}
+
+/// How data blocks are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compression {
+    /// As they are; reads point straight into the memory map.
+    None,
+    /// LZ4, where it saves at least an eighth.
+    #[default]
+    Lz4,
+}
+
+/// Settings of one database.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Keyspaces that must exist; the missing ones are created at open. Those already on disk stay.
+    pub keyspaces: Vec<String>,
+    /// Whether there is a write-ahead log. Without one, a crash keeps exactly what
+    /// [`Db::flushed_seqno`](crate::Db::flushed_seqno) says (rule D1).
+    pub wal: bool,
+    /// Who runs flush and compaction.
+    pub background: Background,
+    /// Size at which the active memtables (of all keyspaces together) are handed to the flush.
+    pub memtable_bytes: usize,
+    /// Full memtables that may wait for the flush before writers stall.
+    pub immutable_memtables_max: usize,
+    /// Budget of the cache of decompressed blocks.
+    pub block_cache_bytes: u64,
+    /// Size of a data block before compression.
+    pub block_bytes: usize,
+    /// Size at which a compaction starts a new table.
+    pub table_bytes: u64,
+    /// Bits of bloom filter per key; 0 writes no filter.
+    pub bloom_bits_per_key: u32,
+    /// How data blocks are stored, from level `compression_level_min` on.
+    pub compression: Compression,
+    /// Levels above this one (smaller numbers) are not compressed: their tables are short-lived.
+    pub compression_level_min: usize,
+    /// Number of level-0 tables of a tree that starts a compaction.
+    pub level0_compaction_tables: usize,
+    /// Number of level-0 tables of a tree at which writers are slowed down.
+    pub level0_slowdown_tables: usize,
+    /// Number of level-0 tables of a tree at which writers stall.
+    pub level0_stall_tables: usize,
+    /// Size of the first level below level 0 that is worth having.
+    pub level_base_bytes: u64,
+    /// How much larger each level is than the one above.
+    pub level_growth: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            keyspaces: vec!["default".to_owned()],
+            wal: true,
+            background: Background::Threads,
+            memtable_bytes: 64 << 20,
+            immutable_memtables_max: 2,
+            block_cache_bytes: 64 << 20,
+            block_bytes: 4 << 10,
+            table_bytes: 64 << 20,
+            bloom_bits_per_key: 10,
+            compression: Compression::Lz4,
+            compression_level_min: 2,
+            level0_compaction_tables: 4,
+            level0_slowdown_tables: 20,
+            level0_stall_tables: 36,
+            level_base_bytes: 256 << 20,
+            level_growth: 10,
+        }
+    }
+}
+
+impl Options {
+    /// The defaults with these keyspaces.
+    pub fn with_keyspaces<S: Into<String>>(keyspaces: impl IntoIterator<Item = S>) -> Self {
+        Self {
+            keyspaces: keyspaces.into_iter().map(Into::into).collect(),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        let complain = |what: &str| {
+            Err(Error::InvalidOptions {
+                what: what.to_owned(),
+            })
+        };
+        if self.memtable_bytes == 0 || self.block_bytes == 0 || self.table_bytes == 0 {
+            return complain("memtable_bytes, block_bytes and table_bytes must not be 0");
+        }
+        if self.immutable_memtables_max == 0 || self.level0_compaction_tables == 0 {
+            return complain("immutable_memtables_max and level0_compaction_tables must not be 0");
+        }
+        if self.level0_stall_tables < self.level0_compaction_tables {
+            return complain("level0_stall_tables must not be below level0_compaction_tables");
+        }
+        if self.level_growth < 2 || self.level_base_bytes == 0 {
+            return complain("level_growth must be at least 2 and level_base_bytes not 0");
+        }
+        if self
+            .keyspaces
+            .iter()
+            .any(|name| name.is_empty() || name.len() > 255)
+        {
+            return complain("a keyspace name has 1 to 255 bytes");
+        }
+        Ok(())
+    }
+}
+
+/// Settings of one write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WriteOptions {
+    /// Return only when the write is on stable storage (the log is synced). Without a log this has no meaning:
+    /// call [`Db::flush`](crate::Db::flush).
+    pub sync: bool,
+}
+
+impl WriteOptions {
+    /// Durable when the write returns.
+    pub const SYNC: Self = Self { sync: true };
+    /// Durable some time later.
+    pub const NO_SYNC: Self = Self { sync: false };
+}

@@ -1,0 +1,127 @@
+//! Counters of one database: bumped with relaxed atomics by the engine, read as a [`Statistics`] by whoever
+//! exports metrics. Totals count since the open.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A reading of the counters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Statistics {
+    /// Encoded bytes of the batches written.
+    pub user_bytes_written: u64,
+    /// Batches written.
+    pub batches_written: u64,
+    /// Commit groups: how often the log was appended to (with a log), or how often a leader ran (without).
+    pub commit_groups: u64,
+    /// Bytes appended to the log.
+    pub wal_bytes_written: u64,
+    /// Syncs of the log.
+    pub wal_syncs: u64,
+    /// Flushes done.
+    pub flushes: u64,
+    /// Bytes of tables written by flushes.
+    pub flush_bytes_written: u64,
+    /// Compactions done that rewrote data.
+    pub compactions: u64,
+    /// Compactions done by moving tables to another level.
+    pub trivial_moves: u64,
+    /// Bytes of tables read by compactions.
+    pub compaction_bytes_read: u64,
+    /// Bytes of tables written by compactions.
+    pub compaction_bytes_written: u64,
+    /// Point reads.
+    pub gets: u64,
+    /// Compressed blocks found in the block cache.
+    pub cache_hits: u64,
+    /// Compressed blocks that had to be decompressed.
+    pub cache_misses: u64,
+    /// Bytes in the block cache now.
+    pub cache_bytes: u64,
+    /// Blocks read in place, from the memory map.
+    pub blocks_mapped: u64,
+    /// Point reads of a table that the bloom filter made unnecessary.
+    pub bloom_useful: u64,
+    /// Point reads of a table that the bloom filter let through.
+    pub bloom_passed: u64,
+    /// Time writers spent waiting for flush or compaction, slowdowns included, in microseconds.
+    pub stall_micros: u64,
+    /// Bytes in the memtables now, waiting ones included.
+    pub memtable_bytes: u64,
+    /// Full memtables waiting for their flush now.
+    pub immutable_memtables: u64,
+    /// Bytes of the tables of each level now, over all keyspaces.
+    pub level_bytes: Vec<u64>,
+    /// Number of the tables of each level now, over all keyspaces.
+    pub level_tables: Vec<u64>,
+    /// Number of all tables now.
+    pub tables: u64,
+    /// Bytes of all tables now.
+    pub table_bytes: u64,
+    /// Snapshots alive now.
+    pub snapshots: u64,
+}
+
+/// The live counters.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub user_bytes_written: Counter,
+    pub batches_written: Counter,
+    pub commit_groups: Counter,
+    pub wal_bytes_written: Counter,
+    pub wal_syncs: Counter,
+    pub flushes: Counter,
+    pub flush_bytes_written: Counter,
+    pub compactions: Counter,
+    pub trivial_moves: Counter,
+    pub compaction_bytes_read: Counter,
+    pub compaction_bytes_written: Counter,
+    pub gets: Counter,
+    pub cache_hits: Counter,
+    pub cache_misses: Counter,
+    pub blocks_mapped: Counter,
+    pub bloom_useful: Counter,
+    pub bloom_passed: Counter,
+    pub stall_micros: Counter,
+}
+
+/// One total.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    #[inline]
+    pub fn add(&self, amount: u64) {
+        self.0.fetch_add(amount, Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+impl Counters {
+    /// The totals; what describes the present state is left for the caller to fill in.
+    pub fn read(&self) -> Statistics {
+        Statistics {
+            user_bytes_written: self.user_bytes_written.get(),
+            batches_written: self.batches_written.get(),
+            commit_groups: self.commit_groups.get(),
+            wal_bytes_written: self.wal_bytes_written.get(),
+            wal_syncs: self.wal_syncs.get(),
+            flushes: self.flushes.get(),
+            flush_bytes_written: self.flush_bytes_written.get(),
+            compactions: self.compactions.get(),
+            trivial_moves: self.trivial_moves.get(),
+            compaction_bytes_read: self.compaction_bytes_read.get(),
+            compaction_bytes_written: self.compaction_bytes_written.get(),
+            gets: self.gets.get(),
+            cache_hits: self.cache_hits.get(),
+            cache_misses: self.cache_misses.get(),
+            blocks_mapped: self.blocks_mapped.get(),
+            bloom_useful: self.bloom_useful.get(),
+            bloom_passed: self.bloom_passed.get(),
+            stall_micros: self.stall_micros.get(),
+            ..Statistics::default()
+        }
+    }
+}

@@ -1,0 +1,568 @@
+//! [`SimVfs`]: a file system in memory with the manners of a bad disk.
+//!
+//! Two worlds are kept: what a running process sees, and what is durable. A sync moves a file's bytes from the
+//! first to the second, a folder sync moves names. [`SimVfs::crash`] throws the first world away and continues
+//! with the second plus, as [`CrashLoss`] says, some of what was never synced: the tail of a file torn at any
+//! byte, any subset of the unsynced renames and removals. All choices come from one seed.
+//!
+//! Every operation that changes something has a number, counted from 1. [`SimVfs::fail_at`] makes one of them
+//! fail; [`SimVfs::crash_at`] stops the world at one: it takes partial effect and everything after it fails,
+//! until `crash()` is called. [`SimVfs::set_capacity`] fills the disk. [`SimVfs::corrupt`] flips bits.
+//!
+//! Not modelled: reordering of the bytes inside one file (a torn tail is a prefix, or a prefix and garbage) and
+//! folders that get lost themselves.
+
+use super::{DirLock, LockError, ReadableFile, Vfs, WritableFile};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What a crash does to data that was never synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CrashLoss {
+    /// All of it is gone.
+    Everything,
+    /// Nothing is lost: what a killed process leaves behind.
+    Nothing,
+    /// Some of it survives, chosen by this seed; the tail of a file may be torn or end in garbage.
+    Torn(u64),
+}
+
+/// A failure to inject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The device answers with an I/O error. A sync that fails this way leaves the file never durable again.
+    Io,
+    /// The disk is full.
+    NoSpace,
+}
+
+/// How many operations the trace remembers.
+const TRACE_LINES: usize = 64;
+
+#[derive(Debug, Default)]
+struct Inode {
+    current: Vec<u8>,
+    durable: Vec<u8>,
+    /// `durable` is not a prefix of `current` (the file was cut since its last sync).
+    rewritten: bool,
+    /// A sync failed: later syncs of this file claim success and keep nothing.
+    poisoned: bool,
+}
+
+#[derive(Debug, Clone)]
+enum NameChange {
+    Link(PathBuf, u64),
+    Unlink(PathBuf),
+    Rename(PathBuf, PathBuf, u64),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    inodes: BTreeMap<u64, Inode>,
+    next_inode: u64,
+    names: BTreeMap<PathBuf, u64>,
+    durable_names: BTreeMap<PathBuf, u64>,
+    pending_names: Vec<NameChange>,
+    dirs: BTreeSet<PathBuf>,
+    locks: BTreeSet<PathBuf>,
+    /// Counts crashes; files opened before the last one are dead.
+    epoch: u64,
+    operations: u64,
+    crash_at: Option<u64>,
+    crashed: bool,
+    faults: BTreeMap<u64, Fault>,
+    capacity: Option<u64>,
+    trace: VecDeque<String>,
+}
+
+/// A simulated file system; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct SimVfs {
+    state: Arc<Mutex<State>>,
+}
+
+/// What is to happen with an operation.
+enum Verdict {
+    Proceed,
+    /// The world stops here; the operation may leave this share (of 256) of its effect behind.
+    Crash(u64),
+}
+
+fn dead() -> io::Error {
+    io::Error::other("simulated crash: the machine is off")
+}
+
+fn not_found(path: &Path) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("{}: no such simulated file", path.display()),
+    )
+}
+
+/// One step of splitmix64: enough chance for a disk.
+fn next_random(seed: &mut u64) -> u64 {
+    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *seed;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+impl State {
+    /// Counts one changing operation and decides its fate.
+    fn step(&mut self, what: &str, path: &Path) -> io::Result<Verdict> {
+        if self.crashed {
+            return Err(dead());
+        }
+        self.operations += 1;
+        if self.trace.len() == TRACE_LINES {
+            self.trace.pop_front();
+        }
+        self.trace
+            .push_back(format!("{} {what} {}", self.operations, path.display()));
+        if self.crash_at == Some(self.operations) {
+            self.crashed = true;
+            let mut seed = self.operations;
+            return Ok(Verdict::Crash(next_random(&mut seed) % 257));
+        }
+        match self.faults.remove(&self.operations) {
+            None => Ok(Verdict::Proceed),
+            Some(Fault::Io) => Err(io::Error::other("simulated I/O error")),
+            Some(Fault::NoSpace) => Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                "simulated full disk",
+            )),
+        }
+    }
+
+    fn used(&self) -> u64 {
+        self.names
+            .values()
+            .filter_map(|id| self.inodes.get(id))
+            .map(|file| file.current.len() as u64)
+            .sum()
+    }
+
+    fn inode(&self, path: &Path) -> io::Result<u64> {
+        self.names.get(path).copied().ok_or_else(|| not_found(path))
+    }
+
+    fn change_name(&mut self, change: NameChange) {
+        apply(&mut self.names, &change);
+        self.pending_names.push(change);
+    }
+
+    fn crash(&mut self, loss: CrashLoss) {
+        let mut seed = match loss {
+            CrashLoss::Torn(seed) => seed,
+            _ => 0,
+        };
+        let mut keep = |_: &NameChange| match loss {
+            CrashLoss::Everything => false,
+            CrashLoss::Nothing => true,
+            CrashLoss::Torn(_) => next_random(&mut seed) & 1 == 1,
+        };
+        for change in std::mem::take(&mut self.pending_names) {
+            if keep(&change) {
+                apply(&mut self.durable_names, &change);
+            }
+        }
+        for inode in self.inodes.values_mut() {
+            match loss {
+                CrashLoss::Everything => {}
+                CrashLoss::Nothing => inode.durable.clone_from(&inode.current),
+                CrashLoss::Torn(_) if inode.rewritten => {
+                    if next_random(&mut seed) & 1 == 1 {
+                        inode.durable.clone_from(&inode.current);
+                    }
+                }
+                CrashLoss::Torn(_) => tear(inode, &mut seed),
+            }
+            inode.current.clone_from(&inode.durable);
+            inode.rewritten = false;
+            inode.poisoned = false;
+        }
+        self.names.clone_from(&self.durable_names);
+        let live: BTreeSet<u64> = self.names.values().copied().collect();
+        self.inodes.retain(|id, _| live.contains(id));
+        self.locks.clear();
+        self.faults.clear();
+        self.crash_at = None;
+        self.crashed = false;
+        self.epoch += 1;
+    }
+}
+
+/// Keeps a prefix of the unsynced tail, sometimes with garbage after it.
+fn tear(inode: &mut Inode, seed: &mut u64) {
+    let synced = inode.durable.len();
+    let unsynced = inode.current.len() - synced;
+    if unsynced == 0 {
+        return;
+    }
+    let kept = (next_random(seed) % (unsynced as u64 + 1)) as usize;
+    inode
+        .durable
+        .extend_from_slice(&inode.current[synced..synced + kept]);
+    let garbage = match next_random(seed) % 3 {
+        0 => (unsynced - kept).min(64),
+        _ => 0,
+    };
+    for _ in 0..garbage {
+        inode.durable.push(next_random(seed) as u8);
+    }
+}
+
+fn apply(names: &mut BTreeMap<PathBuf, u64>, change: &NameChange) {
+    match change {
+        NameChange::Link(path, inode) => {
+            names.insert(path.clone(), *inode);
+        }
+        NameChange::Unlink(path) => {
+            names.remove(path);
+        }
+        NameChange::Rename(from, to, inode) => {
+            names.remove(from);
+            names.insert(to.clone(), *inode);
+        }
+    }
+}
+
+impl SimVfs {
+    /// An empty disk without faults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Number of changing operations so far.
+    pub fn operations(&self) -> u64 {
+        self.state.lock().operations
+    }
+
+    /// The latest changing operations, oldest first, one line each: number, verb, path.
+    pub fn trace(&self) -> Vec<String> {
+        self.state.lock().trace.iter().cloned().collect()
+    }
+
+    /// Stops the world at the changing operation of this number (counted from the creation of the file system).
+    pub fn crash_at(&self, operation: u64) {
+        self.state.lock().crash_at = Some(operation);
+    }
+
+    /// Makes the changing operation of this number fail.
+    pub fn fail_at(&self, operation: u64, fault: Fault) {
+        self.state.lock().faults.insert(operation, fault);
+    }
+
+    /// Limits the bytes of all files together; `None` lifts the limit.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.state.lock().capacity = bytes;
+    }
+
+    /// Bytes of all files together.
+    pub fn used(&self) -> u64 {
+        self.state.lock().used()
+    }
+
+    /// Power off and on: unsynced data is treated as `loss` says, open files are dead, locks are free, and
+    /// pending faults are forgotten.
+    pub fn crash(&self, loss: CrashLoss) {
+        self.state.lock().crash(loss);
+    }
+
+    /// Flips bits of one byte of a file, on the disk and for everyone who opens the file from now on.
+    pub fn corrupt(&self, path: &Path, offset: u64, mask: u8) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let id = state.inode(path)?;
+        let inode = state.inodes.get_mut(&id).ok_or_else(|| not_found(path))?;
+        for bytes in [&mut inode.current, &mut inode.durable] {
+            if let Some(byte) = usize::try_from(offset)
+                .ok()
+                .and_then(|offset| bytes.get_mut(offset))
+            {
+                *byte ^= mask;
+            }
+        }
+        Ok(())
+    }
+
+    /// The present contents of a file.
+    pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let state = self.state.lock();
+        let id = state.inode(path)?;
+        state
+            .inodes
+            .get(&id)
+            .map(|inode| inode.current.clone())
+            .ok_or_else(|| not_found(path))
+    }
+
+    fn handle(&self, path: &Path, inode: u64, epoch: u64) -> SimFile {
+        SimFile {
+            state: Arc::clone(&self.state),
+            path: path.to_owned(),
+            inode,
+            epoch,
+        }
+    }
+}
+
+struct SimFile {
+    state: Arc<Mutex<State>>,
+    path: PathBuf,
+    inode: u64,
+    epoch: u64,
+}
+
+impl WritableFile for SimFile {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let state = &mut *self.state.lock();
+        if state.epoch != self.epoch {
+            return Err(dead());
+        }
+        let verdict = state.step("append", &self.path)?;
+        let (mut bytes, mut result) = (bytes, Ok(()));
+        if let Verdict::Crash(share) = verdict {
+            bytes = &bytes[..bytes.len() * share as usize / 256];
+            result = Err(dead());
+        }
+        if let Some(capacity) = state.capacity {
+            let free = capacity.saturating_sub(state.used());
+            if (bytes.len() as u64) > free {
+                bytes = &bytes[..free as usize];
+                result = Err(io::Error::new(
+                    io::ErrorKind::StorageFull,
+                    "simulated full disk",
+                ));
+            }
+        }
+        if let Some(inode) = state.inodes.get_mut(&self.inode) {
+            inode.current.extend_from_slice(bytes);
+        }
+        result
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let state = &mut *self.state.lock();
+        if state.epoch != self.epoch {
+            return Err(dead());
+        }
+        let verdict = state.step("sync", &self.path);
+        let Some(inode) = state.inodes.get_mut(&self.inode) else {
+            return Err(not_found(&self.path));
+        };
+        match verdict {
+            Ok(Verdict::Proceed) => {
+                if inode.rewritten && !inode.poisoned {
+                    inode.durable.clone_from(&inode.current);
+                    inode.rewritten = false;
+                } else if !inode.poisoned {
+                    let synced = inode.durable.len();
+                    inode.durable.extend_from_slice(&inode.current[synced..]);
+                }
+                Ok(())
+            }
+            // Whether an interrupted sync reached the disk is decided like the fate of any unsynced data.
+            Ok(Verdict::Crash(_)) => Err(dead()),
+            Err(error) => {
+                inode.poisoned = true;
+                Err(error)
+            }
+        }
+    }
+}
+
+impl ReadableFile for SimFile {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let state = self.state.lock();
+        if state.crashed || state.epoch != self.epoch {
+            return Err(dead());
+        }
+        let inode = state
+            .inodes
+            .get(&self.inode)
+            .ok_or_else(|| not_found(&self.path))?;
+        let start = usize::try_from(offset).map_err(io::Error::other)?;
+        let bytes = inode
+            .current
+            .get(start..)
+            .and_then(|rest| rest.get(..buffer.len()))
+            .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+        buffer.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        let state = self.state.lock();
+        let inode = state
+            .inodes
+            .get(&self.inode)
+            .ok_or_else(|| not_found(&self.path))?;
+        Ok(inode.current.len() as u64)
+    }
+}
+
+struct SimLock {
+    state: Arc<Mutex<State>>,
+    path: PathBuf,
+    epoch: u64,
+}
+
+impl DirLock for SimLock {}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        let mut state = self.state.lock();
+        if state.epoch == self.epoch {
+            state.locks.remove(&self.path);
+        }
+    }
+}
+
+impl Vfs for SimVfs {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn WritableFile>> {
+        let mut state = self.state.lock();
+        if let Verdict::Crash(share) = state.step("create", path)?
+            && share < 128
+        {
+            return Err(dead());
+        }
+        let inode = state.next_inode;
+        state.next_inode += 1;
+        state.inodes.insert(inode, Inode::default());
+        state.change_name(NameChange::Link(path.to_owned(), inode));
+        if state.crashed {
+            return Err(dead());
+        }
+        Ok(Box::new(self.handle(path, inode, state.epoch)))
+    }
+
+    fn open_append(&self, path: &Path) -> io::Result<Box<dyn WritableFile>> {
+        let state = self.state.lock();
+        if state.crashed {
+            return Err(dead());
+        }
+        Ok(Box::new(self.handle(path, state.inode(path)?, state.epoch)))
+    }
+
+    fn open_read(&self, path: &Path) -> io::Result<Arc<dyn ReadableFile>> {
+        let state = self.state.lock();
+        if state.crashed {
+            return Err(dead());
+        }
+        Ok(Arc::new(self.handle(path, state.inode(path)?, state.epoch)))
+    }
+
+    fn map(&self, path: &Path) -> io::Result<Bytes> {
+        if self.state.lock().crashed {
+            return Err(dead());
+        }
+        self.read(path).map(Bytes::from)
+    }
+
+    fn truncate(&self, path: &Path, length: u64) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if let Verdict::Crash(_) = state.step("truncate", path)? {
+            return Err(dead());
+        }
+        let id = state.inode(path)?;
+        let inode = state.inodes.get_mut(&id).ok_or_else(|| not_found(path))?;
+        let length = usize::try_from(length).map_err(io::Error::other)?;
+        inode.current.truncate(length);
+        inode.rewritten |= length < inode.durable.len();
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if let Verdict::Crash(share) = state.step("rename", from)?
+            && share < 128
+        {
+            return Err(dead());
+        }
+        let inode = state.inode(from)?;
+        state.change_name(NameChange::Rename(from.to_owned(), to.to_owned(), inode));
+        if state.crashed { Err(dead()) } else { Ok(()) }
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if let Verdict::Crash(share) = state.step("remove", path)?
+            && share < 128
+        {
+            return Err(dead());
+        }
+        state.inode(path)?;
+        state.change_name(NameChange::Unlink(path.to_owned()));
+        if state.crashed { Err(dead()) } else { Ok(()) }
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let state = self.state.lock();
+        if state.crashed {
+            return Err(dead());
+        }
+        let children = state.names.keys().filter(|path| path.parent() == Some(dir));
+        Ok(children
+            .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+            .collect())
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        let state = self.state.lock();
+        if state.crashed {
+            return Err(dead());
+        }
+        Ok(state.names.contains_key(path) || state.dirs.contains(path))
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if state.crashed {
+            return Err(dead());
+        }
+        let ancestors: Vec<PathBuf> = dir.ancestors().map(Path::to_owned).collect();
+        state.dirs.extend(ancestors);
+        Ok(())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let state = &mut *self.state.lock();
+        if let Verdict::Crash(_) = state.step("sync_dir", dir)? {
+            return Err(dead());
+        }
+        let belongs = |path: &Path| path.parent() == Some(dir);
+        let pending = std::mem::take(&mut state.pending_names);
+        for change in pending {
+            let here = match &change {
+                NameChange::Link(path, _) | NameChange::Unlink(path) => belongs(path),
+                NameChange::Rename(from, to, _) => belongs(from) || belongs(to),
+            };
+            if here {
+                apply(&mut state.durable_names, &change);
+            } else {
+                state.pending_names.push(change);
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&self, path: &Path) -> Result<Box<dyn DirLock>, LockError> {
+        let mut state = self.state.lock();
+        if state.crashed {
+            return Err(LockError::Io(dead()));
+        }
+        if !state.locks.insert(path.to_owned()) {
+            return Err(LockError::Held(Some(std::process::id())));
+        }
+        Ok(Box::new(SimLock {
+            state: Arc::clone(&self.state),
+            path: path.to_owned(),
+            epoch: state.epoch,
+        }))
+    }
+}

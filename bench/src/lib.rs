@@ -1,1 +1,8 @@
-//! placeholder
+//! Benchmarks of LineraDB. Every suite prints a Markdown table and, with
+//! `--json FILE`, writes an array of [`Figure`]s.
+
+pub mod figures;
+pub mod kv;
+pub mod storage;
+
+pub use figures::Figure;

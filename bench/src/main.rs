@@ -1,0 +1,56 @@
+//! `lineradb-bench <suite>`: measures LineraDB. `RESULTS.md` keeps the figures
+//! and says how each was made.
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use lineradb_bench::{figures, kv, storage};
+use std::path::PathBuf;
+
+#[derive(Parser)]
+#[command(version, about = "Benchmarks of LineraDB")]
+struct Arguments {
+    /// Also write the figures as JSON.
+    #[arg(long, global = true)]
+    json: Option<PathBuf>,
+    #[command(subcommand)]
+    suite: Suite,
+}
+
+#[derive(Subcommand)]
+enum Suite {
+    /// The storage engine alone.
+    Storage {
+        /// A fifth of the work.
+        #[arg(long)]
+        quick: bool,
+        /// Where the databases go; a temporary folder unless given.
+        #[arg(long)]
+        data: Option<PathBuf>,
+    },
+    /// The KV API of a running cluster.
+    Kv {
+        /// kvnode addresses.
+        #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:9090,127.0.0.1:9092,127.0.0.1:9094")]
+        addresses: Vec<String>,
+        /// Numbers of clients.
+        #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
+        clients: Vec<usize>,
+        /// Seconds per measurement.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let results = match arguments.suite {
+        Suite::Storage { quick, data } => {
+            let scale = if quick { storage::QUICK } else { storage::FULL };
+            let folder = tempfile::tempdir()?;
+            storage::run(data.as_deref().unwrap_or(folder.path()), scale)?
+        }
+        Suite::Kv { addresses, clients, seconds } => kv::run(&addresses, &clients, seconds).await?,
+    };
+    figures::report(&results, arguments.json.as_deref())
+}

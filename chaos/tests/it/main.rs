@@ -1,0 +1,4 @@
+//! End-to-end tests against real processes.
+#![allow(clippy::unwrap_used)]
+
+mod durability;

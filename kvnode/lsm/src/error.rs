@@ -69,6 +69,12 @@ pub enum Error {
         /// The first failure.
         cause: Arc<Error>,
     },
+    /// A background job panicked: a bug. The database takes no more writes.
+    #[error("the {job} job panicked")]
+    JobPanicked {
+        /// Which job.
+        job: &'static str,
+    },
     /// The database was closed.
     #[error("the database is closed")]
     Closed,

@@ -11,9 +11,6 @@ use std::cmp::Ordering;
 /// Position of an operation in the history of one database: 0 is "nothing written yet".
 pub type SeqNo = u64;
 
-/// The largest sequence number that fits a [`Trailer`].
-pub const SEQNO_MAX: SeqNo = (1 << 62) - 1;
-
 /// Longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 64 * 1024;
 /// Longest value, in bytes.

@@ -1,0 +1,241 @@
+//! What to compact next: a pure function.
+//!
+//! Each level gets a score in thousandths; the largest of at least 1000 wins. Level 0 scores by its number of
+//! tables, as each costs every read a lookup; the others by bytes against their target. Level 0 goes down whole, to
+//! the first level that is in use. From another level goes the one table that overlaps least with the next level
+//! in proportion to its size: the cheapest bytes first. Where nothing overlaps, tables just change their level.
+
+use crate::options::Options;
+use crate::table::TableMeta;
+
+/// A compaction, decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pick {
+    /// Urgency in thousandths.
+    pub score: u64,
+    pub level: usize,
+    pub output_level: usize,
+    /// Numbers of the tables of `level` to compact.
+    pub inputs: Vec<u64>,
+    /// Numbers of the tables of `output_level` that overlap them.
+    pub overlaps: Vec<u64>,
+    /// The inputs can move to the output level as they are.
+    pub trivial: bool,
+}
+
+/// Target sizes: the first level in use below level 0, and the bytes each level from there on should have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Targets {
+    base: usize,
+    bytes: Vec<u64>,
+}
+
+fn targets(sizes: &[u64], options: &Options) -> Targets {
+    let last = sizes.len() - 1;
+    let largest = sizes.iter().skip(1).copied().max().unwrap_or(0);
+    let mut bytes = vec![0; sizes.len()];
+    let mut target = largest.max(options.level_base_bytes);
+    let mut base = last;
+    bytes[last] = target;
+    while base > 1 && target > options.level_base_bytes {
+        base -= 1;
+        target = (target / options.level_growth).max(1);
+        bytes[base] = target;
+    }
+    Targets { base, bytes }
+}
+
+/// Decides the next compaction of a tree, given the tables of each level (level 0 newest first, the others sorted).
+pub(crate) fn pick(levels: &[Vec<&TableMeta>], options: &Options) -> Option<Pick> {
+    let sizes: Vec<u64> = levels
+        .iter()
+        .map(|level| level.iter().map(|table| table.bytes).sum())
+        .collect();
+    let targets = targets(&sizes, options);
+    let last = levels.len() - 1;
+    let level0_score = levels[0].len() as u64 * 1000 / options.level0_compaction_tables as u64;
+    let scores = (1..last).map(|level| match (sizes[level], targets.bytes[level]) {
+        (0, _) => 0,
+        // The level is above the first one in use: it must empty.
+        (_, 0) => u64::MAX,
+        (size, target) => size.saturating_mul(1000) / target,
+    });
+    let scored = std::iter::once(level0_score).chain(scores).enumerate();
+    // Of equal scores the upper level goes first.
+    let (level, score) = scored.max_by_key(|(level, score)| (*score, std::cmp::Reverse(*level)))?;
+    if score < 1000 {
+        return None;
+    }
+    if level > 0 {
+        return pick_table(levels, level, score);
+    }
+    let first_used = (1..levels.len())
+        .find(|level| !levels[*level].is_empty())
+        .unwrap_or(last);
+    let output_level = first_used.min(targets.base);
+    let inputs = &levels[0];
+    let smallest = inputs.iter().map(|table| &table.smallest_key).min()?;
+    let largest = inputs.iter().map(|table| &table.largest_key).max()?;
+    let overlaps = overlapping(&levels[output_level], smallest, largest);
+    let trivial = overlaps.is_empty() && are_disjoint(inputs);
+    Some(Pick {
+        score,
+        level,
+        output_level,
+        inputs: numbers(inputs),
+        overlaps: numbers(&overlaps),
+        trivial,
+    })
+}
+
+/// The table of a level that is cheapest to push down.
+fn pick_table(levels: &[Vec<&TableMeta>], level: usize, score: u64) -> Option<Pick> {
+    let next = &levels[level + 1];
+    let cost = |table: &TableMeta| {
+        let bytes: u64 = overlapping(next, &table.smallest_key, &table.largest_key)
+            .iter()
+            .map(|t| t.bytes)
+            .sum();
+        bytes.saturating_mul(1000) / table.bytes.max(1)
+    };
+    let table = levels[level]
+        .iter()
+        .min_by_key(|table| (cost(table), table.number))?;
+    let overlaps = numbers(&overlapping(next, &table.smallest_key, &table.largest_key));
+    let trivial = overlaps.is_empty();
+    Some(Pick {
+        score,
+        level,
+        output_level: level + 1,
+        inputs: vec![table.number],
+        overlaps,
+        trivial,
+    })
+}
+
+fn overlapping<'a>(
+    tables: &[&'a TableMeta],
+    smallest: &[u8],
+    largest: &[u8],
+) -> Vec<&'a TableMeta> {
+    let start = tables.partition_point(|table| table.largest_key.as_slice() < smallest);
+    tables[start..]
+        .iter()
+        .take_while(|table| table.smallest_key.as_slice() <= largest)
+        .copied()
+        .collect()
+}
+
+fn are_disjoint(tables: &[&TableMeta]) -> bool {
+    let mut sorted = tables.to_vec();
+    sorted.sort_by(|left, right| left.smallest_key.cmp(&right.smallest_key));
+    sorted
+        .windows(2)
+        .all(|pair| pair[0].largest_key < pair[1].smallest_key)
+}
+
+fn numbers(tables: &[&TableMeta]) -> Vec<u64> {
+    tables.iter().map(|table| table.number).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn table(number: u64, range: &str, bytes: u64) -> TableMeta {
+        let (smallest, largest) = range.split_once('-').unwrap();
+        TableMeta {
+            number,
+            bytes,
+            smallest_key: smallest.into(),
+            largest_key: largest.into(),
+            smallest_seqno: 0,
+            largest_seqno: 0,
+            entries: 1,
+            tombstones: 0,
+        }
+    }
+
+    fn options() -> Options {
+        Options {
+            level0_compaction_tables: 2,
+            level_base_bytes: 100,
+            ..Options::default()
+        }
+    }
+
+    fn decide(levels: &[(usize, Vec<TableMeta>)]) -> Option<Pick> {
+        let mut shape = vec![Vec::new(); 7];
+        for (level, tables) in levels {
+            shape[*level] = tables.iter().collect();
+        }
+        pick(&shape, &options())
+    }
+
+    #[test]
+    fn nothing_to_do() {
+        assert_eq!(decide(&[]), None);
+        assert_eq!(
+            decide(&[
+                (0, vec![table(1, "a-z", 50)]),
+                (6, vec![table(2, "a-z", 1_000_000)])
+            ]),
+            None
+        );
+    }
+
+    #[test]
+    fn level_0_goes_to_the_last_level_of_a_small_tree() {
+        let level0 = vec![table(3, "c-f", 50), table(2, "a-d", 50)];
+        let pick = decide(&[
+            (0, level0),
+            (6, vec![table(1, "e-g", 50), table(4, "h-k", 50)]),
+        ])
+        .unwrap();
+        assert_eq!((pick.level, pick.output_level, pick.trivial), (0, 6, false));
+        assert_eq!((pick.inputs, pick.overlaps), (vec![3, 2], vec![1]));
+    }
+
+    #[test]
+    fn disjoint_tables_move() {
+        let pick = decide(&[(0, vec![table(3, "c-d", 50), table(2, "a-b", 50)])]).unwrap();
+        assert!(pick.trivial && pick.output_level == 6);
+    }
+
+    #[test]
+    fn a_grown_last_level_opens_levels_above_it() {
+        let level0 = vec![table(3, "c-f", 50), table(2, "a-d", 50)];
+        let pick = decide(&[(0, level0), (6, vec![table(1, "a-z", 5_000)])]).unwrap();
+        assert_eq!(pick.output_level, 4);
+    }
+
+    #[test]
+    fn the_table_with_least_overlap_goes_down() {
+        let upper = vec![
+            table(1, "a-c", 300),
+            table(2, "d-e", 400),
+            table(3, "f-g", 300),
+        ];
+        let lower = vec![
+            table(4, "a-b", 4_000),
+            table(5, "d-e", 1_000),
+            table(6, "f-g", 3_000),
+        ];
+        let pick = decide(&[(5, upper), (6, lower)]).unwrap();
+        assert_eq!(
+            (pick.level, pick.inputs, pick.overlaps),
+            (5, vec![2], vec![5])
+        );
+    }
+
+    #[test]
+    fn a_level_above_the_first_in_use_empties() {
+        let pick = decide(&[
+            (3, vec![table(1, "a-c", 1)]),
+            (6, vec![table(2, "d-e", 50)]),
+        ])
+        .unwrap();
+        assert_eq!((pick.level, pick.output_level, pick.trivial), (3, 4, true));
+    }
+}

@@ -1,0 +1,98 @@
+//! Writing a sorted stream of entries into new tables: the body of a flush and of a compaction.
+//!
+//! A table ends where it has reached its size, but never between two versions of one key: a level keeps all it has
+//! of a key in one table.
+
+use super::retain::Retention;
+use crate::error::Result;
+use crate::files::FileName;
+use crate::iter::InternalIterator;
+use crate::table::{TableBuilder, TableMeta, TableOptions};
+use crate::vfs::Vfs;
+use std::path::Path;
+
+/// Where and how the new tables are written.
+pub(crate) struct Output<'a> {
+    pub vfs: &'a dyn Vfs,
+    pub dir: &'a Path,
+    pub options: TableOptions,
+    /// A table of this size is full.
+    pub table_bytes: u64,
+    /// Draws file numbers.
+    pub allocate: &'a dyn Fn() -> u64,
+    /// Asked now and then: an error stops the work.
+    pub check_stop: &'a dyn Fn() -> Result<()>,
+}
+
+/// Entries between two looks at `check_stop`.
+const ENTRIES_PER_CHECK: u64 = 4096;
+
+/// Writes the entries of `input` that `retention` keeps. The tables are synced, their names are not. After an error
+/// the files written so far are removed as far as possible.
+pub(crate) fn rewrite(
+    output: &Output<'_>,
+    input: &mut impl InternalIterator,
+    retention: &mut Retention,
+    is_below: impl Fn(&[u8]) -> bool,
+) -> Result<Vec<TableMeta>> {
+    let mut numbers = Vec::new();
+    let result = write_tables(output, input, retention, is_below, &mut numbers);
+    if result.is_err() {
+        for number in numbers {
+            let _ = output.vfs.remove(&FileName::Table(number).path(output.dir));
+        }
+    }
+    result
+}
+
+fn write_tables(
+    output: &Output<'_>,
+    input: &mut impl InternalIterator,
+    retention: &mut Retention,
+    is_below: impl Fn(&[u8]) -> bool,
+    numbers: &mut Vec<u64>,
+) -> Result<Vec<TableMeta>> {
+    let mut tables = Vec::new();
+    let mut builder: Option<TableBuilder> = None;
+    let mut last_key: Option<Vec<u8>> = None;
+    let mut entries = 0;
+    input.seek_to_first()?;
+    while input.valid() {
+        let (key, trailer) = (input.user_key(), input.trailer());
+        let new_key = last_key.as_deref() != Some(key);
+        if new_key {
+            let last_key = last_key.get_or_insert_default();
+            last_key.clear();
+            last_key.extend_from_slice(key);
+            if let Some(full) = builder.take_if(|builder| builder.bytes() >= output.table_bytes) {
+                tables.push(full.finish()?);
+            }
+        }
+        if retention.keep(new_key, trailer, || is_below(key)) {
+            let builder = match &mut builder {
+                Some(builder) => builder,
+                None => {
+                    let number = (output.allocate)();
+                    numbers.push(number);
+                    let path = FileName::Table(number).path(output.dir);
+                    builder.insert(TableBuilder::create(
+                        output.vfs,
+                        &path,
+                        number,
+                        output.options,
+                    )?)
+                }
+            };
+            builder.add(key, trailer, input.value())?;
+        }
+        entries += 1;
+        if entries % ENTRIES_PER_CHECK == 0 {
+            (output.check_stop)()?;
+        }
+        input.next()?;
+    }
+    if let Some(last) = builder {
+        tables.push(last.finish()?);
+    }
+    Ok(tables)
+}

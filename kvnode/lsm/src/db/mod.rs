@@ -1,0 +1,341 @@
+//! The database: what its parts share, and the public handle.
+//!
+//! - [`open`]: from a folder to a database, recovery included;
+//! - [`write`]: commit groups, log, memtable, back-pressure;
+//! - [`view`]: what readers see, and the point read;
+//! - [`install`]: the one place that changes the set of tables;
+//! - [`jobs`]: flush and compaction, and the threads that run them;
+//! - [`snapshot`]: snapshots and who holds them.
+//!
+//! **Locks**, in the order in which they may be taken: leadership of the commit queue, `commit`, then
+//! `flush_lock` or `compaction_lock`, `manifest`, `publish`. Readers take none of them.
+//!
+//! **Invariants.**
+//! - Everything with a sequence number up to `visible` is in the view that a reader loads *before* it loads
+//!   `visible`, or in a newer one.
+//! - The tables hold exactly the batches up to `flushed`, as the manifest says (rule D1).
+//! - After the first failure of a write, sync or job nothing is written any more (rule D3).
+
+mod install;
+mod jobs;
+mod open;
+mod snapshot;
+mod view;
+mod write;
+
+pub use snapshot::Snapshot;
+
+use crate::background::{Signal, Workers};
+use crate::batch::WriteBatch;
+use crate::error::{Error, Result};
+use crate::files::FileName;
+use crate::manifest::Manifest;
+use crate::options::{Background, Options, WriteOptions};
+use crate::slice::Slice;
+use crate::statistics::{Counters, Statistics};
+use crate::table::TableContext;
+use crate::types::{KeyspaceId, SeqNo, Trailer};
+use crate::version::LEVELS;
+use crate::vfs::{DirLock, Vfs};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use snapshot::SnapshotList;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use view::View;
+use write::{CommitQueue, CommitState};
+
+type FlushCallback = Arc<dyn Fn(SeqNo) + Send + Sync>;
+
+/// What the handle, the threads and the snapshots of one database share.
+struct Inner {
+    options: Options,
+    vfs: Arc<dyn Vfs>,
+    dir: PathBuf,
+    keyspaces: Vec<String>,
+    counters: Arc<Counters>,
+    context: Arc<TableContext>,
+    /// What readers see now.
+    view: ArcSwap<View>,
+    /// Taken to replace the view.
+    publish: Mutex<()>,
+    /// Last sequence number that readers may see.
+    visible: AtomicU64,
+    /// Last sequence number that the tables hold durably.
+    flushed: AtomicU64,
+    next_file_number: AtomicU64,
+    queue: CommitQueue,
+    commit: Mutex<CommitState>,
+    manifest: Mutex<Manifest>,
+    flush_lock: Mutex<()>,
+    compaction_lock: Mutex<()>,
+    snapshots: SnapshotList,
+    callbacks: Mutex<Vec<FlushCallback>>,
+    signal: Signal,
+    /// The first failure, after which nothing is written any more.
+    failure: OnceLock<Arc<Error>>,
+    /// No more writes are taken.
+    closing: AtomicBool,
+    /// Threads must end.
+    stopping: AtomicBool,
+}
+
+impl Inner {
+    fn allocate_file_number(&self) -> u64 {
+        self.next_file_number.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn visible_seqno(&self) -> SeqNo {
+        self.visible.load(Ordering::Acquire)
+    }
+
+    fn flushed_seqno(&self) -> SeqNo {
+        self.flushed.load(Ordering::Acquire)
+    }
+
+    fn runs_inline(&self) -> bool {
+        self.options.background == Background::Inline
+    }
+
+    /// Records a failure that makes the database useless for writing (rule D3), and hands the error on.
+    fn fail(&self, error: Error) -> Error {
+        if self.failure.set(Arc::new(error.clone())).is_ok() {
+            tracing::error!(dir = %self.dir.display(), %error, "the database failed and takes no more writes");
+        }
+        self.signal.notify();
+        error
+    }
+
+    fn check_failure(&self) -> Result<()> {
+        match self.failure.get() {
+            Some(cause) => Err(Error::Failed {
+                cause: Arc::clone(cause),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        self.check_failure()?;
+        if self.closing.load(Ordering::Acquire) {
+            Err(Error::Closed)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Waits until all written up to `target` is in tables. Only where threads do the flushing.
+    fn wait_for_flush(&self, target: SeqNo) -> Result<()> {
+        loop {
+            let seen = self.signal.generation();
+            if self.flushed_seqno() >= target {
+                return Ok(());
+            }
+            self.check_failure()?;
+            if self.is_stopping() {
+                return Err(Error::Closed);
+            }
+            self.signal.wait(seen);
+        }
+    }
+}
+
+/// The handle proper: when the last [`Db`] goes, the threads end and the folder is free again.
+struct Handle {
+    inner: Arc<Inner>,
+    workers: Workers,
+    lock: Mutex<Option<Box<dyn DirLock>>>,
+}
+
+impl Handle {
+    fn stop(&self) {
+        self.inner.closing.store(true, Ordering::Release);
+        self.inner.stopping.store(true, Ordering::Release);
+        self.inner.signal.notify();
+        self.workers.join();
+        self.inner
+            .context
+            .removals_allowed
+            .store(false, Ordering::Release);
+        *self.lock.lock() = None;
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// An open database. Clones share it. When the last clone is dropped without [`Db::close`], threads end and nothing
+/// is flushed: what a crash would keep is what stays.
+#[derive(Clone)]
+pub struct Db {
+    handle: Arc<Handle>,
+}
+
+impl Db {
+    /// Opens the database in a folder, or makes one there, and recovers what a crash has left.
+    pub fn open(vfs: Arc<dyn Vfs>, dir: &Path, options: Options) -> Result<Db> {
+        Ok(Db {
+            handle: Arc::new(open::open(vfs, dir, options)?),
+        })
+    }
+
+    fn inner(&self) -> &Arc<Inner> {
+        &self.handle.inner
+    }
+
+    /// The keyspace of this name: declared in [`Options::keyspaces`], or there from earlier.
+    pub fn keyspace(&self, name: &str) -> Result<KeyspaceId> {
+        let index = self
+            .inner()
+            .keyspaces
+            .iter()
+            .position(|known| known == name);
+        let index = index.and_then(|index| u32::try_from(index).ok());
+        index.map(KeyspaceId).ok_or_else(|| Error::UnknownKeyspace {
+            name: name.to_owned(),
+        })
+    }
+
+    /// Names of all keyspaces, in the order of their ids.
+    pub fn keyspaces(&self) -> &[String] {
+        &self.inner().keyspaces
+    }
+
+    /// Writes a batch: all of it or nothing. When this returns, readers see it; with [`WriteOptions::sync`] it is
+    /// durable as well. Returns the sequence number of its last operation. After an error of the file system it is
+    /// unknown whether the batch survives, and the database takes no more writes.
+    pub fn write(&self, batch: WriteBatch, options: WriteOptions) -> Result<SeqNo> {
+        self.inner().write(batch, options)
+    }
+
+    /// The present value of a key.
+    pub fn get(&self, keyspace: KeyspaceId, key: &[u8]) -> Result<Option<Slice>> {
+        let inner = self.inner();
+        inner.counters.gets.add(1);
+        // The view first, then the sequence number: see the invariants above.
+        let view = inner.view.load();
+        view.get(keyspace, key, Trailer::at(inner.visible_seqno()))
+    }
+
+    /// A consistent view of everything written so far, for as long as it is held.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(self.inner())
+    }
+
+    /// Writes the memtables into tables. Everything written before the call is durable when it returns. Returns the
+    /// new [`Db::flushed_seqno`].
+    pub fn flush(&self) -> Result<SeqNo> {
+        let inner = self.inner();
+        let target = {
+            let mut commit = inner.commit.lock();
+            inner.check_writable()?;
+            inner.rotate_if_used(&mut commit)?;
+            inner.visible_seqno()
+        };
+        self.flush_up_to(target)
+    }
+
+    fn flush_up_to(&self, target: SeqNo) -> Result<SeqNo> {
+        let inner = self.inner();
+        if inner.runs_inline() {
+            inner.run_jobs_inline()?;
+        } else {
+            inner.wait_for_flush(target)?;
+        }
+        Ok(inner.flushed_seqno())
+    }
+
+    /// Everything up to here is in tables; without a log this is exactly what a crash keeps (rule D1).
+    pub fn flushed_seqno(&self) -> SeqNo {
+        self.inner().flushed_seqno()
+    }
+
+    /// Sequence number of the last operation that readers see.
+    pub fn last_seqno(&self) -> SeqNo {
+        self.inner().visible_seqno()
+    }
+
+    /// Calls `callback` after each flush with the new [`Db::flushed_seqno`], once its edit is durable; on the thread
+    /// that flushed. The callback must not hold a `Db` (which would never be dropped) and should be short.
+    pub fn on_flush(&self, callback: impl Fn(SeqNo) + Send + Sync + 'static) {
+        self.inner().callbacks.lock().push(Arc::new(callback));
+    }
+
+    /// The error that has put the database out of service for writing, if one has.
+    pub fn failure(&self) -> Option<Error> {
+        self.inner().failure.get().map(|cause| Error::clone(cause))
+    }
+
+    /// Counters and sizes, for metrics.
+    pub fn statistics(&self) -> Statistics {
+        let inner = self.inner();
+        let view = inner.view.load();
+        let mut statistics = inner.counters.read();
+        statistics.cache_bytes = inner.context.cache.bytes();
+        statistics.memtable_bytes = view.memtable_bytes();
+        statistics.immutable_memtables = view.immutable.len() as u64;
+        statistics.snapshots = inner.snapshots.len();
+        (statistics.level_bytes, statistics.level_tables) = (vec![0; LEVELS], vec![0; LEVELS]);
+        for tree in &view.version.trees {
+            for (level, tables) in tree.levels.iter().enumerate() {
+                statistics.level_tables[level] += tables.len() as u64;
+                statistics.level_bytes[level] +=
+                    tables.iter().map(|table| table.meta.bytes).sum::<u64>();
+            }
+        }
+        statistics.tables = statistics.level_tables.iter().sum();
+        statistics.table_bytes = statistics.level_bytes.iter().sum();
+        statistics
+    }
+
+    /// Estimated bytes that the keys in `start..end` take, in tables (as stored) and memtables.
+    pub fn approximate_size(&self, keyspace: KeyspaceId, start: &[u8], end: &[u8]) -> u64 {
+        if start >= end {
+            0
+        } else {
+            self.inner()
+                .view
+                .load()
+                .approximate_size(keyspace, start, end)
+        }
+    }
+
+    /// Flushes, stops the threads and gives the folder free. Reads by handles, snapshots and iterators still alive
+    /// go on; writes answer [`Error::Closed`]. Closing again does nothing.
+    pub fn close(&self) -> Result<()> {
+        let inner = self.inner();
+        let target = {
+            let mut commit = inner.commit.lock();
+            if inner.closing.swap(true, Ordering::AcqRel) {
+                return Ok(());
+            }
+            match inner.check_failure() {
+                Ok(()) => inner
+                    .rotate_if_used(&mut commit)
+                    .map(|()| inner.visible_seqno()),
+                Err(error) => Err(error),
+            }
+        };
+        let flushed = target.and_then(|target| self.flush_up_to(target));
+        self.handle.stop();
+        flushed.map(drop)
+    }
+}
+
+/// Removes files by name; what cannot be removed stays an orphan for the next open.
+fn remove_files(vfs: &dyn Vfs, dir: &Path, files: impl IntoIterator<Item = FileName>) {
+    for file in files {
+        let path = file.path(dir);
+        if let Err(error) = vfs.remove(&path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove a file that is not needed any more");
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! From a folder to a database.
+//!
+//! 1. lock the folder;
+//! 2. read the manifest: keyspaces, tables, what is flushed, which logs are needed;
+//! 3. open every table, which verifies all but the data blocks;
+//! 4. write a new manifest and switch to it (from here on files may be removed);
+//! 5. remove what the manifest does not know: tables half written, logs already flushed, old manifests;
+//! 6. replay the logs into memtables and flush them; what was flushed before is skipped by its sequence number;
+//! 7. drop the old logs, begin a new one, start the threads.
+//!
+//! A crash at any point leaves a folder from which all this can be done again.
+
+use super::snapshot::SnapshotList;
+use super::view::View;
+use super::write::{CommitQueue, CommitState};
+use super::{Handle, Inner, jobs, remove_files};
+use crate::background::{Signal, Workers};
+use crate::batch::operations;
+use crate::cache::BlockCache;
+use crate::error::{Error, Result};
+use crate::files::FileName;
+use crate::log::{LogKind, LogReader};
+use crate::manifest::{self, Manifest, ManifestState};
+use crate::memtable::{Arena, MemtableSet};
+use crate::options::{Background, Options};
+use crate::statistics::Counters;
+use crate::table::{Table, TableContext};
+use crate::types::{SeqNo, Trailer};
+use crate::version::{Version, VersionEdit};
+use crate::vfs::{DirLock, LockError, Vfs};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+pub(super) fn open(vfs: Arc<dyn Vfs>, dir: &Path, options: Options) -> Result<Handle> {
+    options.validate()?;
+    vfs.create_dir_all(dir)
+        .map_err(|error| Error::io("create", dir, error))?;
+    let lock = take_lock(&*vfs, dir)?;
+    let files = list_files(&*vfs, dir)?;
+    let mut state = match manifest::recover(&*vfs, dir)? {
+        Some(state) => state,
+        None => new_state(&*vfs, dir, &files)?,
+    };
+    for name in &options.keyspaces {
+        if !state.keyspaces.contains(name) {
+            state.keyspaces.push(name.clone());
+        }
+    }
+    let numbers_used = files
+        .iter()
+        .filter_map(|file| file.number())
+        .max()
+        .unwrap_or(0);
+    state.next_file_number = state.next_file_number.max(numbers_used + 1);
+    let logs = files.iter().filter_map(|file| match file {
+        FileName::Wal(number) if *number >= state.log_number => Some(*number),
+        _ => None,
+    });
+    let mut logs: Vec<u64> = logs.collect();
+    logs.sort_unstable();
+
+    let counters = Arc::new(Counters::default());
+    let context = Arc::new(TableContext {
+        vfs: Arc::clone(&vfs),
+        cache: BlockCache::new(options.block_cache_bytes, options.block_bytes),
+        counters: Arc::clone(&counters),
+        removals_allowed: AtomicBool::new(true),
+    });
+    let version = open_tables(&context, dir, &state)?;
+    let manifest = Manifest::create(Arc::clone(&vfs), dir, state)?;
+    let state = manifest.state().clone();
+    remove_orphans(&*vfs, dir, &files, &state, manifest.number());
+
+    let keyspace_count = state.keyspaces.len();
+    let flushed = state.flushed_seqno;
+    let active = Arc::new(MemtableSet::new(keyspace_count, 0, flushed));
+    let inner = Arc::new(Inner {
+        options,
+        vfs,
+        dir: dir.to_owned(),
+        keyspaces: state.keyspaces,
+        counters,
+        context,
+        view: ArcSwap::from_pointee(View::new(active, Vec::new(), Arc::new(version))),
+        publish: Mutex::new(()),
+        visible: AtomicU64::new(flushed),
+        flushed: AtomicU64::new(flushed),
+        next_file_number: AtomicU64::new(state.next_file_number),
+        queue: CommitQueue::default(),
+        commit: Mutex::new(CommitState {
+            last_seqno: flushed,
+            wal: None,
+            arena: Arena::default(),
+        }),
+        manifest: Mutex::new(manifest),
+        flush_lock: Mutex::new(()),
+        compaction_lock: Mutex::new(()),
+        snapshots: SnapshotList::default(),
+        callbacks: Mutex::new(Vec::new()),
+        signal: Signal::default(),
+        failure: OnceLock::new(),
+        closing: AtomicBool::new(false),
+        stopping: AtomicBool::new(false),
+    });
+    inner.replay_logs(&logs)?;
+    inner.begin_log(&logs)?;
+    let handle = Handle {
+        inner,
+        workers: Workers::default(),
+        lock: Mutex::new(Some(lock)),
+    };
+    if handle.inner.options.background == Background::Threads {
+        jobs::start(&handle.inner, &handle.workers)?;
+    }
+    Ok(handle)
+}
+
+fn take_lock(vfs: &dyn Vfs, dir: &Path) -> Result<Box<dyn DirLock>> {
+    let path = FileName::Lock.path(dir);
+    vfs.lock(&path).map_err(|error| match error {
+        LockError::Held(pid) => Error::Locked {
+            dir: dir.to_owned(),
+            pid,
+        },
+        LockError::Io(error) => Error::io("lock", &path, error),
+    })
+}
+
+fn list_files(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<FileName>> {
+    let names = vfs
+        .list(dir)
+        .map_err(|error| Error::io("list", dir, error))?;
+    Ok(names
+        .iter()
+        .filter_map(|name| FileName::parse(name))
+        .collect())
+}
+
+/// A database that is not there yet. Tables or logs without a `CURRENT` are one that lost it.
+fn new_state(vfs: &dyn Vfs, dir: &Path, files: &[FileName]) -> Result<ManifestState> {
+    if files
+        .iter()
+        .any(|file| matches!(file, FileName::Table(_) | FileName::Wal(_)))
+    {
+        let current = FileName::Current.path(dir);
+        return Err(Error::corruption(
+            &current,
+            "file",
+            0,
+            "the file is missing, but there are tables or logs",
+        ));
+    }
+    // The name of the folder itself must be durable, too.
+    let parent = dir
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    vfs.sync_dir(parent)
+        .map_err(|error| Error::io("sync", parent, error))?;
+    Ok(ManifestState {
+        next_file_number: 1,
+        ..ManifestState::default()
+    })
+}
+
+fn open_tables(context: &Arc<TableContext>, dir: &Path, state: &ManifestState) -> Result<Version> {
+    let mut edit = VersionEdit::default();
+    let mut tables = BTreeMap::new();
+    for ((keyspace, level, number), meta) in &state.tables {
+        let path = FileName::Table(*number).path(dir);
+        tables.insert(
+            *number,
+            Arc::new(Table::open(context, &path, meta.clone())?),
+        );
+        edit.added.push((*keyspace, *level, meta.clone()));
+    }
+    let version = Version::new(state.keyspaces.len()).apply(&edit, &tables);
+    version
+        .map_err(|what| Error::corruption(&FileName::Current.path(dir), "set of tables", 0, what))
+}
+
+/// Removes what the manifest does not know: left over from a crash.
+fn remove_orphans(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    files: &[FileName],
+    state: &ManifestState,
+    manifest: u64,
+) {
+    let is_live = |number: u64| state.tables.keys().any(|(_, _, live)| *live == number);
+    let orphans = files.iter().copied().filter(|file| match file {
+        FileName::Table(number) => !is_live(*number),
+        FileName::Wal(number) => *number < state.log_number,
+        FileName::Manifest(number) => *number != manifest,
+        FileName::Temporary => true,
+        FileName::Lock | FileName::Current => false,
+    });
+    remove_files(vfs, dir, orphans);
+}
+
+impl Inner {
+    /// Brings back what the logs hold and the tables do not, and flushes it.
+    fn replay_logs(&self, numbers: &[u64]) -> Result<()> {
+        let mut commit = self.commit.lock();
+        for (index, number) in numbers.iter().enumerate() {
+            let path = FileName::Wal(*number).path(&self.dir);
+            let mut reader = LogReader::open(&*self.vfs, &path, LogKind::Wal, *number)?;
+            while let Some(record) = reader.next()? {
+                let replayed = self.replay_record(&mut commit, record.tag, record.payload);
+                replayed
+                    .map_err(|what| Error::corruption(&path, "log record", record.offset, what))?;
+                if self.view.load().active.bytes() >= self.options.memtable_bytes {
+                    self.replace_active(commit.last_seqno, 0);
+                    self.flush_next()?;
+                }
+            }
+            let is_last = index + 1 == numbers.len();
+            if reader.is_torn() && !is_last {
+                let what =
+                    "the log is cut short, though a newer one was begun after it had been synced";
+                return Err(Error::corruption(
+                    &path,
+                    "log record",
+                    reader.offset(),
+                    what,
+                ));
+            }
+            if reader.is_torn() {
+                tracing::info!(path = %path.display(), offset = reader.offset(), "cut a torn tail off the log");
+            }
+        }
+        if !self.view.load().active.is_empty() {
+            self.replace_active(commit.last_seqno, 0);
+            self.flush_next()?;
+        }
+        Ok(())
+    }
+
+    fn replay_record(
+        &self,
+        commit: &mut CommitState,
+        first: SeqNo,
+        payload: &[u8],
+    ) -> Result<(), String> {
+        let count = operations(payload).count() as u64;
+        if count == 0 {
+            return Err("the record has no operations".to_owned());
+        }
+        if first + count - 1 <= self.flushed_seqno() {
+            return Ok(());
+        }
+        if first != commit.last_seqno + 1 {
+            return Err(format!(
+                "sequence number {first} does not follow {}",
+                commit.last_seqno
+            ));
+        }
+        let view = self.view.load();
+        let (mut seqno, mut cost) = (commit.last_seqno, 0);
+        for operation in operations(payload) {
+            let operation = operation.map_err(|_| "the record holds a malformed operation")?;
+            let memtable = view
+                .active
+                .keyspace(operation.keyspace)
+                .ok_or("unknown keyspace")?;
+            seqno += 1;
+            let trailer = Trailer::new(seqno, operation.kind);
+            cost += memtable.insert(&mut commit.arena, operation.key, trailer, operation.value);
+        }
+        view.active.finish_batch(seqno, cost);
+        commit.last_seqno = seqno;
+        self.visible.store(seqno, Ordering::Release);
+        Ok(())
+    }
+
+    /// Drops the old logs, all of whose contents are flushed, and begins a new one if there is to be one. In this
+    /// order: a torn tail is allowed in the newest log only.
+    fn begin_log(&self, old: &[u64]) -> Result<()> {
+        let number = self.allocate_file_number();
+        if !old.is_empty() {
+            let edit = VersionEdit {
+                log_number: Some(number),
+                ..VersionEdit::default()
+            };
+            self.install(edit, &BTreeMap::new(), None)?;
+            remove_files(
+                &*self.vfs,
+                &self.dir,
+                old.iter().map(|number| FileName::Wal(*number)),
+            );
+        }
+        if self.options.wal {
+            let mut commit = self.commit.lock();
+            commit.wal = Some(self.create_wal(number)?);
+            self.replace_active(commit.last_seqno, number);
+        }
+        Ok(())
+    }
+}

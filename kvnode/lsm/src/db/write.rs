@@ -1,0 +1,317 @@
+//! The write path.
+//!
+//! Writers that arrive together form a *commit group*: the first one leads, takes along whoever waits, and does the
+//! work for all: one log record, at most one sync, then the memtable, then one step of the visible sequence number.
+//! While it syncs, the next group gathers behind it. (Group commit, as in LevelDB's writer queue.)
+//!
+//! Before a group is written there must be room. A full memtable is put aside for the flush and a new one, with a
+//! new log, begins. If the flush or the compaction lags behind, the leader first slows down, then waits.
+
+use super::Inner;
+use super::view::View;
+use crate::batch::{WriteBatch, operations};
+use crate::clock::{Stopwatch, sleep_micros};
+use crate::error::{Error, Result};
+use crate::files::FileName;
+use crate::log::{LogKind, LogWriter};
+use crate::memtable::{Arena, MemtableSet};
+use crate::options::WriteOptions;
+use crate::types::{SeqNo, Trailer};
+use parking_lot::{Condvar, Mutex};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A leader takes no more followers beyond this many bytes.
+const GROUP_BYTES_MAX: usize = 1 << 20;
+/// How long a leader pauses when level 0 has grown too long.
+const SLOWDOWN_MICROS: u64 = 1000;
+
+/// What the leader of a commit group owns while it leads.
+pub(super) struct CommitState {
+    pub last_seqno: SeqNo,
+    pub wal: Option<LogWriter>,
+    pub arena: Arena,
+}
+
+/// Writers waiting for their turn.
+#[derive(Default)]
+pub(super) struct CommitQueue {
+    state: Mutex<QueueState>,
+}
+
+#[derive(Default)]
+struct QueueState {
+    has_leader: bool,
+    waiting: VecDeque<Arc<Pending>>,
+}
+
+/// A writer in the queue.
+struct Pending {
+    batch: WriteBatch,
+    sync: bool,
+    turn: Mutex<Turn>,
+    changed: Condvar,
+}
+
+enum Turn {
+    Waiting,
+    /// It is the leader now.
+    Lead,
+    /// A leader has written its batch, or failed to.
+    Done(Result<SeqNo>),
+}
+
+impl Pending {
+    fn give(&self, turn: Turn) {
+        *self.turn.lock() = turn;
+        self.changed.notify_one();
+    }
+
+    /// Waits for its turn; `None` means to lead.
+    fn wait(&self) -> Option<Result<SeqNo>> {
+        let mut turn = self.turn.lock();
+        loop {
+            match std::mem::replace(&mut *turn, Turn::Waiting) {
+                Turn::Waiting => self.changed.wait(&mut turn),
+                Turn::Lead => return None,
+                Turn::Done(result) => return Some(result),
+            }
+        }
+    }
+}
+
+impl CommitQueue {
+    /// Enters the queue. Gives the batch back to who leads at once.
+    fn enter(&self, batch: WriteBatch, sync: bool) -> Result<WriteBatch, Arc<Pending>> {
+        let mut state = self.state.lock();
+        if !state.has_leader {
+            state.has_leader = true;
+            return Ok(batch);
+        }
+        let (turn, changed) = (Mutex::new(Turn::Waiting), Condvar::new());
+        let pending = Arc::new(Pending {
+            batch,
+            sync,
+            turn,
+            changed,
+        });
+        state.waiting.push_back(Arc::clone(&pending));
+        Err(pending)
+    }
+
+    /// Takes the writers that come along with a leader whose batch has `bytes`.
+    fn take_group(&self, mut bytes: usize) -> Vec<Arc<Pending>> {
+        let mut group = Vec::new();
+        let mut state = self.state.lock();
+        while let Some(next) = state.waiting.front() {
+            bytes += next.batch.byte_len();
+            if bytes > GROUP_BYTES_MAX {
+                break;
+            }
+            group.extend(state.waiting.pop_front());
+        }
+        group
+    }
+
+    /// Ends the leadership: the first in the queue leads next.
+    fn hand_over(&self) {
+        let mut state = self.state.lock();
+        match state.waiting.pop_front() {
+            Some(next) => next.give(Turn::Lead),
+            None => state.has_leader = false,
+        }
+    }
+}
+
+impl Inner {
+    pub(super) fn write(&self, batch: WriteBatch, options: WriteOptions) -> Result<SeqNo> {
+        batch.validate(self.keyspaces.len())?;
+        let result = match self.queue.enter(batch, options.sync) {
+            Ok(batch) => self.lead(&batch, options.sync),
+            Err(pending) => match pending.wait() {
+                Some(result) => result,
+                None => self.lead(&pending.batch, pending.sync),
+            },
+        };
+        if self.runs_inline() && result.is_ok() {
+            // The write has happened; should a job fail, that is the failure of the database.
+            let _ = self.run_jobs_inline();
+        }
+        result
+    }
+
+    /// Leads one group and hands over.
+    fn lead(&self, batch: &WriteBatch, sync: bool) -> Result<SeqNo> {
+        let mut commit = self.commit.lock();
+        let mut followers = Vec::new();
+        let result = self.make_room(&mut commit).and_then(|()| {
+            followers = self.queue.take_group(batch.byte_len());
+            let group =
+                std::iter::once(batch).chain(followers.iter().map(|pending| &pending.batch));
+            let sync = sync || followers.iter().any(|pending| pending.sync);
+            self.commit_group(&mut commit, group, sync)
+        });
+        drop(commit);
+        self.queue.hand_over();
+        let mut seqnos = result
+            .as_ref()
+            .map(|seqnos| seqnos.iter().copied())
+            .map_err(Error::clone);
+        let mut next = || match &mut seqnos {
+            Ok(seqnos) => Ok(seqnos.next().unwrap_or(self.visible_seqno())),
+            Err(error) => Err(error.clone()),
+        };
+        let own = next();
+        for follower in &followers {
+            follower.give(Turn::Done(next()));
+        }
+        own
+    }
+
+    /// Writes the batches of a group; returns the last sequence number of each.
+    fn commit_group<'a>(
+        &self,
+        commit: &mut CommitState,
+        group: impl Iterator<Item = &'a WriteBatch> + Clone,
+        sync: bool,
+    ) -> Result<Vec<SeqNo>> {
+        self.append_to_log(commit, group.clone(), sync)
+            .map_err(|error| self.fail(error))?;
+        let view = self.view.load();
+        let mut seqno = commit.last_seqno;
+        let mut seqnos = Vec::new();
+        for batch in group {
+            let mut cost = 0;
+            for operation in operations(batch.encoded()).flatten() {
+                seqno += 1;
+                let trailer = Trailer::new(seqno, operation.kind);
+                if let Some(memtable) = view.active.keyspace(operation.keyspace) {
+                    cost +=
+                        memtable.insert(&mut commit.arena, operation.key, trailer, operation.value);
+                }
+            }
+            view.active.finish_batch(seqno, cost);
+            seqnos.push(seqno);
+            self.counters
+                .user_bytes_written
+                .add(batch.byte_len() as u64);
+        }
+        commit.last_seqno = seqno;
+        self.visible.store(seqno, Ordering::Release);
+        self.counters.batches_written.add(seqnos.len() as u64);
+        self.counters.commit_groups.add(1);
+        Ok(seqnos)
+    }
+
+    fn append_to_log<'a>(
+        &self,
+        commit: &mut CommitState,
+        group: impl Iterator<Item = &'a WriteBatch>,
+        sync: bool,
+    ) -> Result<()> {
+        let Some(wal) = &mut commit.wal else {
+            return Ok(());
+        };
+        let parts: Vec<&[u8]> = group.map(WriteBatch::encoded).collect();
+        if parts.iter().any(|part| !part.is_empty()) {
+            self.counters
+                .wal_bytes_written
+                .add(wal.append(commit.last_seqno + 1, &parts)?);
+        }
+        if sync && !wal.is_synced() {
+            wal.sync()?;
+            self.counters.wal_syncs.add(1);
+        }
+        Ok(())
+    }
+
+    /// Returns when the active memtable may take a group.
+    fn make_room(&self, commit: &mut CommitState) -> Result<()> {
+        let mut slowed_down = false;
+        loop {
+            let seen = self.signal.generation();
+            self.check_writable()?;
+            let view = self.view.load();
+            let is_full = view.active.bytes() >= self.options.memtable_bytes;
+            if !self.runs_inline() {
+                let level0_tables = view.level0_tables_max;
+                let flush_lags =
+                    is_full && view.immutable.len() >= self.options.immutable_memtables_max;
+                if flush_lags || level0_tables >= self.options.level0_stall_tables {
+                    let stopwatch = Stopwatch::start();
+                    self.signal.wait(seen);
+                    self.counters.stall_micros.add(stopwatch.elapsed_micros());
+                    continue;
+                }
+                if level0_tables >= self.options.level0_slowdown_tables && !slowed_down {
+                    slowed_down = true;
+                    sleep_micros(SLOWDOWN_MICROS);
+                    self.counters.stall_micros.add(SLOWDOWN_MICROS);
+                    continue;
+                }
+            }
+            return if is_full { self.rotate(commit) } else { Ok(()) };
+        }
+    }
+
+    /// Puts the active memtable aside for the flush, if it has entries.
+    pub(super) fn rotate_if_used(&self, commit: &mut CommitState) -> Result<()> {
+        if self.view.load().active.is_empty() {
+            Ok(())
+        } else {
+            self.rotate(commit)
+        }
+    }
+
+    /// Begins a new memtable, with a log of its own. The old log is synced before the new one exists, so that only
+    /// the newest log can ever have a torn tail.
+    fn rotate(&self, commit: &mut CommitState) -> Result<()> {
+        let wal_number = match &mut commit.wal {
+            Some(wal) => {
+                let synced = if wal.is_synced() { Ok(()) } else { wal.sync() };
+                let number = self.allocate_file_number();
+                let created = synced.and_then(|()| self.create_wal(number));
+                *wal = created.map_err(|error| self.fail(error))?;
+                number
+            }
+            None => 0,
+        };
+        self.replace_active(commit.last_seqno, wal_number);
+        Ok(())
+    }
+
+    pub(super) fn replace_active(&self, last_seqno: SeqNo, wal_number: u64) {
+        let active = Arc::new(MemtableSet::new(
+            self.keyspaces.len(),
+            wal_number,
+            last_seqno,
+        ));
+        self.publish_view(|view| {
+            let mut immutable = Vec::with_capacity(view.immutable.len() + 1);
+            if !view.active.is_empty() {
+                immutable.push(Arc::clone(&view.active));
+            }
+            immutable.extend(view.immutable.iter().cloned());
+            View {
+                active,
+                immutable,
+                ..view.clone()
+            }
+        });
+    }
+
+    /// Creates a log whose name is durable.
+    pub(super) fn create_wal(&self, number: u64) -> Result<LogWriter> {
+        let wal = LogWriter::create(
+            &*self.vfs,
+            &FileName::Wal(number).path(&self.dir),
+            LogKind::Wal,
+            number,
+        )?;
+        self.vfs
+            .sync_dir(&self.dir)
+            .map_err(|error| Error::io("sync", &self.dir, error))?;
+        Ok(wal)
+    }
+}

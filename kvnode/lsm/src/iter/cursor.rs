@@ -1,0 +1,252 @@
+//! [`Iter`]: the keys of a keyspace at one sequence number, within bounds, in both directions.
+//!
+//! Walking forward, the merge stands *on* the entry shown: the newest visible version of its key comes first.
+//! Walking back, versions arrive oldest first, so the merge must have left a key before its newest visible version
+//! is known: it stands *before* all versions of the key shown, whose key and value are kept aside. (The scheme of
+//! LevelDB's `DBIter`.)
+
+use super::{InternalIterator, MergeIter};
+use crate::error::Result;
+use crate::slice::Slice;
+use crate::types::{SeqNo, Trailer};
+use std::ops::Bound;
+
+/// After so many steps over versions that are not to be shown, seek instead.
+const STEPS_BEFORE_SEEK: usize = 8;
+
+/// A position among the keys of a snapshot. Starts invalid: seek first. Holds everything it needs (memtables,
+/// tables) and may outlive the snapshot and the database handle. After an error it is invalid until the next seek.
+pub struct Iter {
+    merge: MergeIter,
+    seqno: SeqNo,
+    lower: Bound<Vec<u8>>,
+    upper: Bound<Vec<u8>>,
+    forward: bool,
+    valid: bool,
+    /// Walking back: the key shown. Walking forward: scratch for the key whose other versions are skipped.
+    key: Vec<u8>,
+    /// Walking back: the value shown.
+    value: Slice,
+}
+
+fn owned(bound: Bound<&[u8]>) -> Bound<Vec<u8>> {
+    bound.map(<[u8]>::to_vec)
+}
+
+impl Iter {
+    pub(crate) fn new(
+        merge: MergeIter,
+        seqno: SeqNo,
+        lower: Bound<&[u8]>,
+        upper: Bound<&[u8]>,
+    ) -> Self {
+        let (lower, upper) = (owned(lower), owned(upper));
+        let (key, value) = (Vec::new(), Slice::default());
+        Self {
+            merge,
+            seqno,
+            lower,
+            upper,
+            forward: true,
+            valid: false,
+            key,
+            value,
+        }
+    }
+
+    /// True if the iterator stands on a key.
+    pub fn valid(&self) -> bool {
+        self.valid
+    }
+
+    /// The key under the iterator; empty if not valid.
+    pub fn key(&self) -> &[u8] {
+        match (self.valid, self.forward) {
+            (false, _) => &[],
+            (true, true) => self.merge.user_key(),
+            (true, false) => &self.key,
+        }
+    }
+
+    /// The value under the iterator; empty if not valid.
+    pub fn value(&self) -> &[u8] {
+        match (self.valid, self.forward) {
+            (false, _) => &[],
+            (true, true) => self.merge.value(),
+            (true, false) => &self.value,
+        }
+    }
+
+    /// The value under the iterator as an owned [`Slice`], without a copy.
+    pub fn value_slice(&self) -> Slice {
+        match (self.valid, self.forward) {
+            (false, _) => Slice::default(),
+            (true, true) => self.merge.value_slice(),
+            (true, false) => self.value.clone(),
+        }
+    }
+
+    /// To the first key.
+    pub fn seek_to_first(&mut self) -> Result<()> {
+        self.begin(true);
+        match &self.lower {
+            Bound::Included(key) => self.merge.seek(key, Trailer::at(self.seqno))?,
+            Bound::Excluded(key) => self.merge.seek(key, Trailer::OLDEST)?,
+            Bound::Unbounded => self.merge.seek_to_first()?,
+        }
+        self.settle_forward(false)
+    }
+
+    /// To the last key.
+    pub fn seek_to_last(&mut self) -> Result<()> {
+        self.begin(false);
+        match &self.upper {
+            Bound::Included(key) => self.merge.seek_for_prev(key, Trailer::OLDEST)?,
+            Bound::Excluded(key) => self.merge.seek_for_prev(key, Trailer::NEWEST)?,
+            Bound::Unbounded => self.merge.seek_to_last()?,
+        }
+        self.settle_backward()
+    }
+
+    /// To the first key that is not before `key`.
+    pub fn seek(&mut self, key: &[u8]) -> Result<()> {
+        if self.before_lower(key) {
+            return self.seek_to_first();
+        }
+        self.begin(true);
+        self.merge.seek(key, Trailer::at(self.seqno))?;
+        self.settle_forward(false)
+    }
+
+    /// To the last key that is not after `key`.
+    pub fn seek_for_prev(&mut self, key: &[u8]) -> Result<()> {
+        if self.after_upper(key) {
+            return self.seek_to_last();
+        }
+        self.begin(false);
+        self.merge.seek_for_prev(key, Trailer::OLDEST)?;
+        self.settle_backward()
+    }
+
+    /// To the next key. Does nothing if not valid.
+    // Not `Iterator::next`: keys are borrowed and the walk goes both ways.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<()> {
+        if !self.valid {
+            return Ok(());
+        }
+        self.valid = false;
+        if self.forward {
+            self.key.clear();
+            self.key.extend_from_slice(self.merge.user_key());
+            self.merge.next()?;
+            self.settle_forward(true)
+        } else {
+            self.forward = true;
+            self.merge.seek(&self.key, Trailer::OLDEST)?;
+            self.settle_forward(true)
+        }
+    }
+
+    /// To the key before. Does nothing if not valid.
+    pub fn prev(&mut self) -> Result<()> {
+        if !self.valid {
+            return Ok(());
+        }
+        self.valid = false;
+        if self.forward {
+            self.forward = false;
+            self.key.clear();
+            self.key.extend_from_slice(self.merge.user_key());
+            self.merge.seek_for_prev(&self.key, Trailer::NEWEST)?;
+        }
+        self.settle_backward()
+    }
+
+    fn begin(&mut self, forward: bool) {
+        self.forward = forward;
+        self.valid = false;
+    }
+
+    fn before_lower(&self, key: &[u8]) -> bool {
+        match &self.lower {
+            Bound::Included(lower) => key < lower.as_slice(),
+            Bound::Excluded(lower) => key <= lower.as_slice(),
+            Bound::Unbounded => false,
+        }
+    }
+
+    fn after_upper(&self, key: &[u8]) -> bool {
+        match &self.upper {
+            Bound::Included(upper) => key > upper.as_slice(),
+            Bound::Excluded(upper) => key >= upper.as_slice(),
+            Bound::Unbounded => false,
+        }
+    }
+
+    /// Moves the merge forward to the first entry to be shown. With `skipping`, versions of `self.key` are not.
+    fn settle_forward(&mut self, mut skipping: bool) -> Result<()> {
+        let mut steps = 0;
+        while self.merge.valid() {
+            let (key, trailer) = (self.merge.user_key(), self.merge.trailer());
+            if skipping && key == self.key {
+                steps += 1;
+                if steps > STEPS_BEFORE_SEEK {
+                    self.merge.seek(&self.key, Trailer::OLDEST)?;
+                } else {
+                    self.merge.next()?;
+                }
+                continue;
+            }
+            if self.after_upper(key) {
+                return Ok(());
+            }
+            if trailer.seqno() > self.seqno {
+                steps += 1;
+                if steps > STEPS_BEFORE_SEEK {
+                    let key = key.to_vec();
+                    self.merge.seek(&key, Trailer::at(self.seqno))?;
+                    steps = 0;
+                } else {
+                    self.merge.next()?;
+                }
+                continue;
+            }
+            if !trailer.is_delete() {
+                self.valid = true;
+                return Ok(());
+            }
+            self.key.clear();
+            self.key.extend_from_slice(self.merge.user_key());
+            skipping = true;
+            steps = 0;
+            self.merge.next()?;
+        }
+        Ok(())
+    }
+
+    /// Moves the merge back over one key after the other until one is to be shown.
+    fn settle_backward(&mut self) -> Result<()> {
+        while self.merge.valid() {
+            if self.before_lower(self.merge.user_key()) {
+                return Ok(());
+            }
+            self.key.clear();
+            self.key.extend_from_slice(self.merge.user_key());
+            let mut newest = None;
+            while self.merge.valid() && self.merge.user_key() == self.key {
+                let trailer = self.merge.trailer();
+                if trailer.seqno() <= self.seqno {
+                    newest = (!trailer.is_delete()).then(|| self.merge.value_slice());
+                }
+                self.merge.prev()?;
+            }
+            if let Some(value) = newest {
+                self.value = value;
+                self.valid = true;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,355 @@
+//! The record log: the file format under the write-ahead log and under the manifest.
+//!
+//! ```text
+//! file   := header record*
+//! header := magic 8 | format version u32 | file number u64 | crc32c u32 of the 20 bytes before
+//! record := mark u32 | payload length u32 | synced u64 | tag u64 | payload crc32c u32 | header crc32c u32 | payload
+//! ```
+//!
+//! All numbers are little-endian. The record header's crc also covers the file number, so that a record of another
+//! file is never taken for one of this.
+//!
+//! **Torn tail or corruption?** A crash may tear what was written after the last sync, and only that. So each record
+//! carries `synced`: up to which offset of this file a sync had succeeded when the record was written. When the
+//! reader meets bytes at offset `x` that are no record, it looks through the rest of the file for a record header
+//! with `synced > x`. If there is one, the bytes at `x` had been on stable storage and are damaged: an error that
+//! names file and offset. If there is none, it is a torn tail and the log ends at `x` (rule D3). What this cannot
+//! see is damage in the last synced stretch when nothing was written after it; the manifest therefore follows each
+//! synced edit with an empty record.
+
+use crate::coding::{u32_at, u64_at};
+use crate::error::{Error, Result};
+use crate::vfs::{Vfs, WritableFile};
+use bytes::Bytes;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// Version of the log format.
+const FORMAT_VERSION: u32 = 1;
+/// Length of the file header.
+pub(crate) const HEADER_BYTES: usize = 24;
+/// Length of a record header.
+pub(crate) const RECORD_HEADER_BYTES: usize = 32;
+/// First word of each record.
+const MARK: [u8; 4] = [0xd5, b'L', b'r', 0xec];
+
+/// What a log is for; decides the magic bytes of its header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogKind {
+    Wal,
+    Manifest,
+}
+
+impl LogKind {
+    fn magic(self) -> &'static [u8; 8] {
+        match self {
+            Self::Wal => b"LNDBWAL\n",
+            Self::Manifest => b"LNDBMAN\n",
+        }
+    }
+}
+
+fn record_header_crc(header: &[u8], number: u64) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(header), &number.to_le_bytes())
+}
+
+/// Appends records to one log file.
+pub(crate) struct LogWriter {
+    file: Box<dyn WritableFile>,
+    path: PathBuf,
+    number: u64,
+    offset: u64,
+    synced: u64,
+    buffer: Vec<u8>,
+}
+
+impl LogWriter {
+    /// Creates the file and writes its header. Neither the header nor the name is durable yet.
+    pub fn create(vfs: &dyn Vfs, path: &Path, kind: LogKind, number: u64) -> Result<Self> {
+        let mut file = vfs
+            .create(path)
+            .map_err(|error| Error::io("create", path, error))?;
+        let mut header = Vec::with_capacity(HEADER_BYTES);
+        header.extend_from_slice(kind.magic());
+        header.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        header.extend_from_slice(&number.to_le_bytes());
+        header.extend_from_slice(&crc32c::crc32c(&header).to_le_bytes());
+        file.append(&header)
+            .map_err(|error| Error::io("write", path, error))?;
+        let (path, offset) = (path.to_owned(), HEADER_BYTES as u64);
+        Ok(Self {
+            file,
+            path,
+            number,
+            offset,
+            synced: 0,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Appends one record made of `parts`, in one write. Returns the bytes written.
+    pub fn append(&mut self, tag: u64, parts: &[&[u8]]) -> Result<u64> {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let payload_length = u32::try_from(length).map_err(|_| Error::TooLarge {
+            what: "log record",
+            bytes: length as u64,
+            bytes_max: u64::from(u32::MAX),
+        })?;
+        let payload_crc = parts
+            .iter()
+            .fold(0, |crc, part| crc32c::crc32c_append(crc, part));
+        let buffer = &mut self.buffer;
+        buffer.clear();
+        buffer.extend_from_slice(&MARK);
+        buffer.extend_from_slice(&payload_length.to_le_bytes());
+        buffer.extend_from_slice(&self.synced.to_le_bytes());
+        buffer.extend_from_slice(&tag.to_le_bytes());
+        buffer.extend_from_slice(&payload_crc.to_le_bytes());
+        let header_crc = record_header_crc(buffer, self.number);
+        buffer.extend_from_slice(&header_crc.to_le_bytes());
+        for part in parts {
+            buffer.extend_from_slice(part);
+        }
+        self.file
+            .append(buffer)
+            .map_err(|error| Error::io("write", &self.path, error))?;
+        let written = buffer.len() as u64;
+        self.offset += written;
+        // One huge batch must not pin its size for ever.
+        if self.buffer.capacity() > 4 << 20 {
+            self.buffer = Vec::new();
+        }
+        Ok(written)
+    }
+
+    /// Makes all records durable.
+    pub fn sync(&mut self) -> Result<()> {
+        self.file
+            .sync()
+            .map_err(|error| Error::io("sync", &self.path, error))?;
+        self.synced = self.offset;
+        Ok(())
+    }
+
+    /// Present length of the file.
+    pub fn len(&self) -> u64 {
+        self.offset
+    }
+
+    /// True if everything written is known to be durable.
+    pub fn is_synced(&self) -> bool {
+        self.synced == self.offset
+    }
+}
+
+/// One record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Record<'a> {
+    pub offset: u64,
+    pub tag: u64,
+    pub payload: &'a [u8],
+}
+
+/// Reads the records of one log file in order.
+pub(crate) struct LogReader {
+    path: PathBuf,
+    bytes: Bytes,
+    number: u64,
+    offset: usize,
+    torn: bool,
+}
+
+impl LogReader {
+    /// Opens a log. A file that ends inside its header, or whose header is damaged while nothing in it was ever
+    /// synced, is an empty log with a torn tail.
+    pub fn open(vfs: &dyn Vfs, path: &Path, kind: LogKind, number: u64) -> Result<Self> {
+        let bytes = vfs
+            .map(path)
+            .map_err(|error| Error::io("read", path, error))?;
+        let mut reader = Self {
+            path: path.to_owned(),
+            bytes,
+            number,
+            offset: 0,
+            torn: false,
+        };
+        let header = reader.bytes.get(..HEADER_BYTES).unwrap_or_default();
+        let body = header.get(..HEADER_BYTES - 4).unwrap_or_default();
+        if u32_at(header, HEADER_BYTES - 4) != Some(crc32c::crc32c(body)) {
+            reader.end_torn("the file header does not match its checksum")?;
+            return Ok(reader);
+        }
+        if !header.starts_with(kind.magic()) || u64_at(header, 12) != Some(number) {
+            return Err(Error::corruption(
+                path,
+                "log header",
+                0,
+                "magic bytes or file number do not match",
+            ));
+        }
+        match u32_at(header, 8) {
+            Some(FORMAT_VERSION) => {}
+            found => {
+                let found = found.unwrap_or(0);
+                return Err(Error::UnsupportedFormat {
+                    file: reader.path,
+                    found,
+                    supported: FORMAT_VERSION,
+                });
+            }
+        }
+        reader.offset = HEADER_BYTES;
+        Ok(reader)
+    }
+
+    /// The next record, or `None` at the end. Damage below a synced offset is an error.
+    pub fn next(&mut self) -> Result<Option<Record<'_>>> {
+        if self.torn || self.offset == self.bytes.len() {
+            return Ok(None);
+        }
+        let offset = self.offset;
+        let payload = match self.record_at(offset) {
+            Ok(payload) => payload,
+            Err(what) => {
+                self.end_torn(what)?;
+                return Ok(None);
+            }
+        };
+        self.offset = payload.end;
+        let tag = u64_at(&self.bytes, offset + 16).unwrap_or(0);
+        Ok(Some(Record {
+            offset: offset as u64,
+            tag,
+            payload: self.bytes.get(payload).unwrap_or_default(),
+        }))
+    }
+
+    /// True once the end was reached and bytes after it had to be given up.
+    pub fn is_torn(&self) -> bool {
+        self.torn
+    }
+
+    /// Where the next record is, or the log ends.
+    pub fn offset(&self) -> u64 {
+        self.offset as u64
+    }
+
+    fn record_at(&self, offset: usize) -> Result<Range<usize>, &'static str> {
+        let header = self.header_at(offset).ok_or("no record header")?;
+        let start = offset + RECORD_HEADER_BYTES;
+        let length = u32_at(header, 4).unwrap_or(0) as usize;
+        let end = start.checked_add(length).ok_or("record length overflows")?;
+        let payload = self
+            .bytes
+            .get(start..end)
+            .ok_or("record ends after the file")?;
+        if u32_at(header, 24) != Some(crc32c::crc32c(payload)) {
+            return Err("record payload does not match its checksum");
+        }
+        Ok(start..end)
+    }
+
+    /// The record header at `offset`, if its checksum holds.
+    fn header_at(&self, offset: usize) -> Option<&[u8]> {
+        let header = self.bytes.get(offset..)?.get(..RECORD_HEADER_BYTES)?;
+        let intact = header.starts_with(&MARK)
+            && u32_at(header, 28) == Some(record_header_crc(header.get(..28)?, self.number));
+        intact.then_some(header)
+    }
+
+    /// Ends the log at the present offset, unless a later record proves that this offset had been synced.
+    fn end_torn(&mut self, what: &'static str) -> Result<()> {
+        let bad = self.offset;
+        for offset in bad.saturating_add(1)..self.bytes.len() {
+            let Some(header) = self.header_at(offset) else {
+                continue;
+            };
+            let synced = u64_at(header, 8).unwrap_or(0);
+            if synced > bad as u64 {
+                let what = format!("{what}, though the file had been synced up to {synced}");
+                return Err(Error::corruption(
+                    &self.path,
+                    "log record",
+                    bad as u64,
+                    what,
+                ));
+            }
+        }
+        self.torn = true;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::vfs::SimVfs;
+
+    fn write(records: &[(&[u8], bool)]) -> (SimVfs, PathBuf) {
+        let (vfs, path) = (SimVfs::new(), PathBuf::from("/1.wal"));
+        let mut log = LogWriter::create(&vfs, &path, LogKind::Wal, 1).unwrap();
+        for (index, (payload, sync)) in records.iter().enumerate() {
+            log.append(index as u64, &[payload]).unwrap();
+            if *sync {
+                log.sync().unwrap();
+            }
+        }
+        (vfs, path)
+    }
+
+    fn read(vfs: &SimVfs, path: &Path) -> Result<(Vec<Vec<u8>>, bool)> {
+        let mut reader = LogReader::open(vfs, path, LogKind::Wal, 1)?;
+        let mut payloads = Vec::new();
+        while let Some(record) = reader.next()? {
+            assert_eq!(record.tag, payloads.len() as u64);
+            payloads.push(record.payload.to_vec());
+        }
+        Ok((payloads, reader.is_torn()))
+    }
+
+    #[test]
+    fn records_come_back() {
+        let (vfs, path) = write(&[(b"one", false), (b"", true), (b"three", false)]);
+        let expected = vec![b"one".to_vec(), b"".to_vec(), b"three".to_vec()];
+        assert_eq!(read(&vfs, &path).unwrap(), (expected, false));
+    }
+
+    #[test]
+    fn any_flip_is_cut_off_or_named() {
+        let records: [(&[u8], bool); 4] = [
+            (b"first", true),
+            (b"second", true),
+            (b"third", false),
+            (b"fourth", false),
+        ];
+        let second_end = HEADER_BYTES + 2 * RECORD_HEADER_BYTES + 11;
+        let length = write(&records).0.used();
+        for offset in 0..length {
+            let (vfs, path) = write(&records);
+            vfs.corrupt(&path, offset, 0x40).unwrap();
+            let result = read(&vfs, &path);
+            if offset < second_end as u64 {
+                assert!(
+                    result.unwrap_err().is_corruption(),
+                    "offset {offset} had been synced"
+                );
+            } else {
+                let (payloads, torn) = result.unwrap();
+                assert!(
+                    torn && (2..4).contains(&payloads.len()),
+                    "offset {offset} was never synced"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn any_truncation_is_a_torn_tail() {
+        let (vfs, path) = write(&[(b"first", false), (b"second", false)]);
+        for length in (0..vfs.used()).rev() {
+            vfs.truncate(&path, length).unwrap();
+            assert!(read(&vfs, &path).unwrap().0.len() < 2);
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! A block: sorted entries with prefix-compressed keys and restart points.
+//!
+//! ```text
+//! block := entry* | restart offset u32 * n | n u32
+//! entry := shared varint | unshared varint | value length varint | trailer varint | key suffix | value
+//! ```
+//!
+//! `shared` bytes of the key are those of the entry before; at a restart point `shared` is 0. The trailer
+//! (sequence number and kind) is not part of the shared bytes: that makes two versions of one key cost no key
+//! bytes, and lets [`Block::find`] compare a key without ever putting it together.
+
+use crate::coding::{put_varint, take_varint, u32_at};
+use crate::types::{Trailer, compare};
+use bytes::Bytes;
+use std::cmp::Ordering;
+use std::ops::Range;
+
+/// Entries between restart points of a data block.
+pub(super) const RESTART_INTERVAL: usize = 16;
+
+/// The bytes are not a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Malformed(pub &'static str);
+
+/// An entry before its key is put together; positions are offsets in the block.
+#[derive(Debug, Clone)]
+pub(super) struct RawEntry {
+    pub shared: usize,
+    pub suffix: Range<usize>,
+    pub value: Range<usize>,
+    pub trailer: Trailer,
+}
+
+/// A block in memory: a part of the memory map, or decompressed bytes.
+#[derive(Debug, Clone)]
+pub(crate) struct Block {
+    bytes: Bytes,
+    /// Where the restart array begins, which is where the entries end.
+    restarts_at: u32,
+    restart_count: u32,
+}
+
+/// The same, borrowed: a point read takes no reference count.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BlockView<'a> {
+    pub bytes: &'a [u8],
+    restarts_at: usize,
+    pub restart_count: usize,
+}
+
+impl Block {
+    pub(super) fn new(bytes: Bytes) -> Result<Self, Malformed> {
+        let view = BlockView::new(&bytes)?;
+        // Both are less than the length of a block, which the format limits to 32 bits.
+        let (restarts_at, restart_count) = (view.restarts_at as u32, view.restart_count as u32);
+        Ok(Self {
+            bytes,
+            restarts_at,
+            restart_count,
+        })
+    }
+
+    pub(super) fn view(&self) -> BlockView<'_> {
+        let (restarts_at, restart_count) = (self.restarts_at as usize, self.restart_count as usize);
+        BlockView {
+            bytes: &self.bytes,
+            restarts_at,
+            restart_count,
+        }
+    }
+
+    pub(super) fn slice(&self, range: Range<usize>) -> Bytes {
+        self.bytes.slice(range)
+    }
+
+    /// Length in memory.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+impl<'a> BlockView<'a> {
+    pub fn new(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let too_short = Malformed("block is too short");
+        let count_at = bytes.len().checked_sub(4).ok_or(too_short)?;
+        let restart_count = u32_at(bytes, count_at).ok_or(too_short)? as usize;
+        let restarts_at = restart_count
+            .checked_mul(4)
+            .and_then(|length| count_at.checked_sub(length));
+        let restarts_at = restarts_at.ok_or(Malformed("restart array does not fit the block"))?;
+        if restart_count == 0 || restarts_at == 0 || u32::try_from(bytes.len()).is_err() {
+            return Err(Malformed("block without entries"));
+        }
+        Ok(Self {
+            bytes,
+            restarts_at,
+            restart_count,
+        })
+    }
+
+    /// Where the entries end.
+    pub fn entries_end(&self) -> usize {
+        self.restarts_at
+    }
+
+    /// Offset of the entry at a restart point.
+    pub fn restart(&self, index: usize) -> Result<usize, Malformed> {
+        match u32_at(self.bytes, self.restarts_at + 4 * index) {
+            Some(offset) if (offset as usize) < self.restarts_at => Ok(offset as usize),
+            _ => Err(Malformed("restart point outside of the entries")),
+        }
+    }
+
+    /// Decodes the entry at `offset`.
+    #[inline]
+    pub fn entry(&self, offset: usize) -> Result<RawEntry, Malformed> {
+        self.try_entry(offset)
+            .ok_or(Malformed("entry does not fit the block"))
+    }
+
+    #[inline]
+    fn try_entry(&self, offset: usize) -> Option<RawEntry> {
+        let mut input = self.bytes.get(offset..self.restarts_at)?;
+        let shared = usize::try_from(take_varint(&mut input)?).ok()?;
+        let unshared = usize::try_from(take_varint(&mut input)?).ok()?;
+        let value_length = usize::try_from(take_varint(&mut input)?).ok()?;
+        let trailer = Trailer(take_varint(&mut input)?);
+        let suffix_start = self.restarts_at - input.len();
+        let value_start = suffix_start.checked_add(unshared)?;
+        let value_end = value_start.checked_add(value_length)?;
+        let fits = value_end <= self.restarts_at && trailer.is_known();
+        fits.then_some(RawEntry {
+            shared,
+            suffix: suffix_start..value_start,
+            value: value_start..value_end,
+            trailer,
+        })
+    }
+
+    /// The entry at a restart point with its whole key.
+    pub fn restart_entry(&self, index: usize) -> Result<(&'a [u8], RawEntry), Malformed> {
+        let entry = self.entry(self.restart(index)?)?;
+        if entry.shared != 0 {
+            return Err(Malformed("restart point shares a prefix"));
+        }
+        Ok((&self.bytes[entry.suffix.clone()], entry))
+    }
+
+    /// Index of the first restart point that is not before the target; `restart_count` if all are before.
+    pub fn lower_bound_restart(
+        &self,
+        user_key: &[u8],
+        trailer: Trailer,
+    ) -> Result<usize, Malformed> {
+        let (mut low, mut high) = (0, self.restart_count);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let (key, entry) = self.restart_entry(middle)?;
+            if compare((key, entry.trailer), (user_key, trailer)) == Ordering::Less {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low)
+    }
+
+    /// The first entry at or after the target, if it has the target's user key.
+    ///
+    /// Keys are compared without being put together. While all entries so far were before the target, `matched`
+    /// is how many first bytes the entry before has in common with the target. The next entry keeps `shared`
+    /// bytes of it and its key is larger, so:
+    /// - `shared > matched`: it differs from the target where the one before did; still before the target;
+    /// - `shared < matched`: it is larger than the one before at a place where that one equalled the target;
+    ///   after the target;
+    /// - else its suffix decides.
+    ///
+    /// At the restart point where the scan may end, the count begins anew, as that entry shares nothing.
+    pub fn find(&self, user_key: &[u8], target: Trailer) -> Result<Option<RawEntry>, Malformed> {
+        let restart = self.lower_bound_restart(user_key, target)?;
+        let first_not_before = match restart < self.restart_count {
+            true => self.restart(restart)?,
+            false => self.restarts_at,
+        };
+        let mut offset = self.restart(restart.saturating_sub(1))?;
+        let (mut matched, mut previous_length) = (0, 0);
+        while offset < self.restarts_at {
+            if offset == first_not_before {
+                (matched, previous_length) = (0, 0);
+            }
+            let entry = self.entry(offset)?;
+            offset = entry.value.end;
+            if entry.shared > previous_length {
+                return Err(Malformed("entry shares more than the key before it has"));
+            }
+            previous_length = entry.shared + entry.suffix.len();
+            match entry.shared.cmp(&matched) {
+                Ordering::Less => return Ok(None),
+                Ordering::Greater => continue,
+                Ordering::Equal => {}
+            }
+            let suffix = &self.bytes[entry.suffix.clone()];
+            let rest = &user_key[matched..];
+            let common = common_prefix(suffix, rest);
+            matched += common;
+            match (suffix.get(common), rest.get(common)) {
+                (None, None) if entry.trailer.0 <= target.0 => return Ok(Some(entry)),
+                (None, _) => {}
+                (Some(_), None) => return Ok(None),
+                (Some(own), Some(wanted)) if own > wanted => return Ok(None),
+                (Some(_), Some(_)) => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// How many first bytes two keys have in common.
+#[inline]
+pub(super) fn common_prefix(left: &[u8], right: &[u8]) -> usize {
+    let mut common = 0;
+    for (left, right) in left.chunks_exact(8).zip(right.chunks_exact(8)) {
+        if left != right {
+            break;
+        }
+        common += 8;
+    }
+    common
+        + left[common..]
+            .iter()
+            .zip(&right[common..])
+            .take_while(|(left, right)| left == right)
+            .count()
+}
+
+/// Puts a block together, entry by entry in the order of the tree.
+pub(super) struct BlockBuilder {
+    bytes: Vec<u8>,
+    restarts: Vec<u32>,
+    restart_interval: usize,
+    since_restart: usize,
+    last_key: Vec<u8>,
+}
+
+impl BlockBuilder {
+    pub fn new(restart_interval: usize) -> Self {
+        let (bytes, restarts, last_key) = (Vec::new(), Vec::new(), Vec::new());
+        Self {
+            bytes,
+            restarts,
+            restart_interval,
+            since_restart: 0,
+            last_key,
+        }
+    }
+
+    pub fn add(&mut self, user_key: &[u8], trailer: Trailer, value: &[u8]) {
+        let shared = if self.restarts.is_empty() || self.since_restart == self.restart_interval {
+            // The builder's caller ends a block long before 4 GiB: entries are limited and so is the block size.
+            self.restarts.push(self.bytes.len() as u32);
+            self.since_restart = 0;
+            0
+        } else {
+            common_prefix(&self.last_key, user_key)
+        };
+        put_varint(&mut self.bytes, shared as u64);
+        put_varint(&mut self.bytes, (user_key.len() - shared) as u64);
+        put_varint(&mut self.bytes, value.len() as u64);
+        put_varint(&mut self.bytes, trailer.0);
+        self.bytes.extend_from_slice(&user_key[shared..]);
+        self.bytes.extend_from_slice(value);
+        self.since_restart += 1;
+        self.last_key.truncate(shared);
+        self.last_key.extend_from_slice(&user_key[shared..]);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.restarts.is_empty()
+    }
+
+    pub fn last_key(&self) -> &[u8] {
+        &self.last_key
+    }
+
+    /// Length of the finished block.
+    pub fn len(&self) -> usize {
+        self.bytes.len() + 4 * self.restarts.len() + 4
+    }
+
+    /// The finished block; the builder is to be cleared before it is used again.
+    pub fn finish(&mut self) -> &[u8] {
+        for restart in &self.restarts {
+            self.bytes.extend_from_slice(&restart.to_le_bytes());
+        }
+        self.bytes
+            .extend_from_slice(&(self.restarts.len() as u32).to_le_bytes());
+        &self.bytes
+    }
+
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.restarts.clear();
+        self.last_key.clear();
+        self.since_restart = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::block_iter::BlockIter;
+    use super::*;
+    use crate::types::Kind;
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+
+    /// Keys from a small alphabet share long prefixes.
+    fn keys() -> impl Strategy<Value = Vec<(Vec<u8>, Trailer)>> {
+        let key = vec(prop_oneof![Just(0u8), Just(1), Just(255)], 0..12);
+        btree_map(key, vec(0u64..50, 1..4), 1..60).prop_map(|keys| {
+            let mut entries = Vec::new();
+            for (key, mut seqnos) in keys {
+                seqnos.sort_unstable();
+                seqnos.dedup();
+                entries.extend(
+                    seqnos
+                        .iter()
+                        .rev()
+                        .map(|seqno| (key.clone(), Trailer::new(*seqno, Kind::Put))),
+                );
+            }
+            entries
+        })
+    }
+
+    fn build(entries: &[(Vec<u8>, Trailer)], interval: usize) -> Block {
+        let mut builder = BlockBuilder::new(interval);
+        for (key, trailer) in entries {
+            builder.add(key, *trailer, &trailer.0.to_le_bytes());
+        }
+        assert_eq!(builder.len(), builder.finish().len());
+        Block::new(Bytes::copy_from_slice(&builder.bytes)).unwrap()
+    }
+
+    fn order(entry: &(Vec<u8>, Trailer), key: &[u8], trailer: Trailer) -> Ordering {
+        compare((&entry.0, entry.1), (key, trailer))
+    }
+
+    proptest! {
+        #[test]
+        fn search_and_walk_agree_with_the_list(
+            entries in keys(),
+            interval in 1usize..20,
+            probe in vec(prop_oneof![Just(0u8), Just(1), Just(255)], 0..12),
+            seqno in 0u64..60,
+        ) {
+            let block = build(&entries, interval);
+            let mut iter = BlockIter::new(block.clone());
+            iter.seek_to_first().unwrap();
+            for (key, trailer) in &entries {
+                prop_assert!(iter.valid());
+                prop_assert_eq!((iter.user_key(), iter.trailer()), (&key[..], *trailer));
+                iter.next().unwrap();
+            }
+            prop_assert!(!iter.valid());
+            iter.seek_to_last().unwrap();
+            for (key, trailer) in entries.iter().rev() {
+                prop_assert_eq!((iter.user_key(), iter.trailer()), (&key[..], *trailer));
+                iter.prev().unwrap();
+            }
+            prop_assert!(!iter.valid());
+            let target = Trailer::at(seqno);
+            for key in entries.iter().map(|entry| &entry.0).chain([&probe]) {
+                let expected = entries.iter().find(|entry| order(entry, key, target).is_ge());
+                let found = block.view().find(key, target).unwrap().map(|entry| entry.trailer);
+                prop_assert_eq!(found, expected.filter(|entry| &entry.0 == key).map(|entry| entry.1));
+                iter.seek(key, target).unwrap();
+                let here = iter.valid().then(|| (iter.user_key().to_vec(), iter.trailer()));
+                prop_assert_eq!(here.as_ref(), expected);
+                iter.seek_for_prev(key, target).unwrap();
+                let expected = entries.iter().rev().find(|entry| order(entry, key, target).is_le());
+                let here = iter.valid().then(|| (iter.user_key().to_vec(), iter.trailer()));
+                prop_assert_eq!(here.as_ref(), expected);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes: Vec<u8>, count in 0u32..9, key: Vec<u8>) {
+            let bytes = [&bytes[..], &count.to_le_bytes()].concat();
+            let Ok(block) = Block::new(Bytes::from(bytes)) else { return Ok(()) };
+            let _ = block.view().find(&key, Trailer::NEWEST);
+            let mut iter = BlockIter::new(block);
+            for start in [BlockIter::seek_to_first, BlockIter::seek_to_last] {
+                let mut result = start(&mut iter);
+                for _ in 0..10 {
+                    result = result.and_then(|()| iter.next()).and_then(|()| iter.prev());
+                    result = result.and_then(|()| iter.prev());
+                }
+            }
+            let _ = iter.seek(&key, Trailer::NEWEST);
+        }
+    }
+}

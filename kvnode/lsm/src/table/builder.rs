@@ -1,0 +1,267 @@
+//! Writing a table from sorted entries.
+
+use super::TableMeta;
+use super::block::{BlockBuilder, RESTART_INTERVAL, common_prefix};
+use super::bloom;
+use super::format::{Footer, HEADER_BYTES, Handle, PartKind, encode_header, part_crc};
+use crate::coding::{put_prefixed, put_varint};
+use crate::error::{Error, Result};
+use crate::options::Compression;
+use crate::types::Trailer;
+use crate::vfs::{Vfs, WritableFile};
+use std::path::{Path, PathBuf};
+
+/// Bytes collected before they are handed to the file system.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// How a table is to be written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TableOptions {
+    pub block_bytes: usize,
+    pub bloom_bits_per_key: u32,
+    pub compression: Compression,
+}
+
+/// Writes one table file. Entries come in the order of the tree; nothing is durable before [`Self::finish`].
+pub(crate) struct TableBuilder {
+    file: Box<dyn WritableFile>,
+    path: PathBuf,
+    options: TableOptions,
+    buffer: Vec<u8>,
+    offset: u64,
+    data: BlockBuilder,
+    index: BlockBuilder,
+    /// The last data block and the last trailer in it; its index entry waits for the next block's first key.
+    pending: Option<(Handle, Trailer)>,
+    pending_key: Vec<u8>,
+    block_count: u32,
+    hashes: Vec<u64>,
+    compressed: Vec<u8>,
+    meta: TableMeta,
+    last_trailer: Trailer,
+}
+
+impl TableBuilder {
+    pub fn create(vfs: &dyn Vfs, path: &Path, number: u64, options: TableOptions) -> Result<Self> {
+        let file = vfs
+            .create(path)
+            .map_err(|error| Error::io("create", path, error))?;
+        let meta = TableMeta {
+            number,
+            bytes: 0,
+            smallest_key: Vec::new(),
+            largest_key: Vec::new(),
+            smallest_seqno: u64::MAX,
+            largest_seqno: 0,
+            entries: 0,
+            tombstones: 0,
+        };
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            options,
+            buffer: encode_header().to_vec(),
+            offset: HEADER_BYTES as u64,
+            data: BlockBuilder::new(RESTART_INTERVAL),
+            index: BlockBuilder::new(1),
+            pending: None,
+            pending_key: Vec::new(),
+            block_count: 0,
+            hashes: Vec::new(),
+            compressed: Vec::new(),
+            meta,
+            last_trailer: Trailer::NEWEST,
+        })
+    }
+
+    /// Bytes written so far, without the block being filled.
+    pub fn bytes(&self) -> u64 {
+        self.offset
+    }
+
+    /// Adds the next entry.
+    pub fn add(&mut self, user_key: &[u8], trailer: Trailer, value: &[u8]) -> Result<()> {
+        if self.data.is_empty() {
+            self.index_pending(Some(user_key));
+        }
+        if self.meta.entries == 0 {
+            self.meta.smallest_key = user_key.to_vec();
+        }
+        if self.options.bloom_bits_per_key > 0 {
+            // Versions of one key come one after the other.
+            let hash = bloom::hash(user_key);
+            if self.hashes.last() != Some(&hash) {
+                self.hashes.push(hash);
+            }
+        }
+        self.meta.entries += 1;
+        self.meta.tombstones += u64::from(trailer.is_delete());
+        self.meta.smallest_seqno = self.meta.smallest_seqno.min(trailer.seqno());
+        self.meta.largest_seqno = self.meta.largest_seqno.max(trailer.seqno());
+        self.data.add(user_key, trailer, value);
+        self.last_trailer = trailer;
+        if self.data.len() >= self.options.block_bytes {
+            self.finish_block()?;
+        }
+        Ok(())
+    }
+
+    fn finish_block(&mut self) -> Result<()> {
+        if self.data.is_empty() {
+            return Ok(());
+        }
+        self.pending_key.clear();
+        self.pending_key.extend_from_slice(self.data.last_key());
+        let mut data = std::mem::replace(&mut self.data, BlockBuilder::new(RESTART_INTERVAL));
+        let raw = data.finish();
+        let handle = match self.options.compression {
+            Compression::None => self.write_part(raw, PartKind::Raw)?,
+            Compression::Lz4 => {
+                let mut compressed = std::mem::take(&mut self.compressed);
+                compressed.resize(4 + lz4_flex::block::get_maximum_output_size(raw.len()), 0);
+                compressed[..4].copy_from_slice(&(raw.len() as u32).to_le_bytes());
+                let handle = match lz4_flex::block::compress_into(raw, &mut compressed[4..]) {
+                    Ok(length) if length + 4 <= raw.len() - raw.len() / 8 => {
+                        self.write_part(&compressed[..length + 4], PartKind::Lz4)?
+                    }
+                    _ => self.write_part(raw, PartKind::Raw)?,
+                };
+                self.compressed = compressed;
+                handle
+            }
+        };
+        data.clear();
+        self.data = data;
+        self.pending = Some((handle, self.last_trailer));
+        self.block_count += 1;
+        Ok(())
+    }
+
+    /// Adds the index entry of the last finished block: any key from its last one up to, and not including, the
+    /// first of the next block will do, so take a short one.
+    fn index_pending(&mut self, next_key: Option<&[u8]>) {
+        let Some((handle, mut trailer)) = self.pending.take() else {
+            return;
+        };
+        if let Some(next_key) = next_key
+            && shorten(&mut self.pending_key, next_key)
+        {
+            trailer = Trailer::OLDEST;
+        }
+        let mut encoded = Vec::with_capacity(12);
+        put_varint(&mut encoded, handle.offset);
+        put_varint(&mut encoded, u64::from(handle.length));
+        self.index.add(&self.pending_key, trailer, &encoded);
+    }
+
+    fn write_part(&mut self, bytes: &[u8], kind: PartKind) -> Result<Handle> {
+        let length = u32::try_from(bytes.len()).map_err(|_| Error::TooLarge {
+            what: "table part",
+            bytes: bytes.len() as u64,
+            bytes_max: u64::from(u32::MAX),
+        })?;
+        let handle = Handle {
+            offset: self.offset,
+            length,
+        };
+        self.buffer.extend_from_slice(bytes);
+        self.buffer.push(kind as u8);
+        self.buffer
+            .extend_from_slice(&part_crc(bytes, kind as u8, self.offset).to_le_bytes());
+        self.offset += bytes.len() as u64 + super::format::PART_TRAILER_BYTES as u64;
+        if self.buffer.len() >= WRITE_BYTES {
+            self.write_out()?;
+        }
+        Ok(handle)
+    }
+
+    fn write_out(&mut self) -> Result<()> {
+        self.file
+            .append(&self.buffer)
+            .map_err(|error| Error::io("write", &self.path, error))?;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Writes the rest and syncs the file. The name is durable only after a sync of the folder.
+    pub fn finish(mut self) -> Result<TableMeta> {
+        self.meta.largest_key = match self.data.is_empty() {
+            true => self.pending_key.clone(),
+            false => self.data.last_key().to_vec(),
+        };
+        self.finish_block()?;
+        self.index_pending(None);
+        let filter = bloom::build(&self.hashes, self.options.bloom_bits_per_key);
+        let filter = self.write_part(&filter, PartKind::Raw)?;
+        let properties = self.write_part(&encode_properties(&self.meta), PartKind::Raw)?;
+        let mut index = std::mem::replace(&mut self.index, BlockBuilder::new(1));
+        let index = self.write_part(index.finish(), PartKind::Raw)?;
+        let footer = Footer {
+            filter,
+            properties,
+            index,
+            block_count: self.block_count,
+        }
+        .encode();
+        self.buffer.extend_from_slice(&footer);
+        self.offset += footer.len() as u64;
+        self.write_out()?;
+        self.file
+            .sync()
+            .map_err(|error| Error::io("sync", &self.path, error))?;
+        self.meta.bytes = self.offset;
+        Ok(self.meta)
+    }
+}
+
+/// What a table says about itself, as tagged fields: a reader skips tags that it does not know.
+fn encode_properties(meta: &TableMeta) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let numbers = [
+        (1, meta.entries),
+        (2, meta.tombstones),
+        (3, meta.smallest_seqno),
+        (4, meta.largest_seqno),
+    ];
+    for (tag, number) in numbers {
+        put_varint(&mut bytes, tag);
+        put_prefixed(&mut bytes, &number.to_le_bytes());
+    }
+    for (tag, key) in [(5, &meta.smallest_key), (6, &meta.largest_key)] {
+        put_varint(&mut bytes, tag);
+        put_prefixed(&mut bytes, key);
+    }
+    bytes
+}
+
+/// Replaces `key` by a shorter key that is larger than it and smaller than `next`, if there is a simple one.
+fn shorten(key: &mut Vec<u8>, next: &[u8]) -> bool {
+    let common = common_prefix(key, next);
+    match (key.get(common), next.get(common)) {
+        (Some(own), Some(other)) if own + 1 < *other && common + 1 < key.len() => {
+            key[common] += 1;
+            key.truncate(common + 1);
+            true
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_shortened_key_separates(mut keys in prop::collection::btree_set(any::<Vec<u8>>(), 2..4)) {
+            let (Some(left), Some(right)) = (keys.pop_first(), keys.pop_first()) else { return Ok(()) };
+            let mut separator = left.clone();
+            if shorten(&mut separator, &right) {
+                prop_assert!(left < separator && separator < right && separator.len() < left.len());
+            } else {
+                prop_assert_eq!(separator, left);
+            }
+        }
+    }
+}

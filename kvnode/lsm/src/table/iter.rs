@@ -1,0 +1,246 @@
+//! Walking tables: a [`RunIter`] goes through a sorted run of tables (a level, or one table of level 0) as if it
+//! were one list.
+
+use super::block_iter::BlockIter;
+use super::format::Handle;
+use super::reader::Table;
+use crate::error::Result;
+use crate::iter::InternalIterator;
+use crate::slice::Slice;
+use crate::types::Trailer;
+use std::sync::Arc;
+
+/// A position in one table.
+struct TableIter {
+    table: Arc<Table>,
+    ordinal: usize,
+    handle: Handle,
+    /// The current block; `None` before the first seek.
+    block: Option<BlockIter>,
+}
+
+impl TableIter {
+    fn new(table: Arc<Table>) -> Self {
+        Self {
+            table,
+            ordinal: 0,
+            handle: Handle::default(),
+            block: None,
+        }
+    }
+
+    fn valid(&self) -> bool {
+        self.block.as_ref().is_some_and(BlockIter::valid)
+    }
+
+    fn block_count(&self) -> usize {
+        self.table.index().view().restart_count
+    }
+
+    /// Loads a block unless it is the current one; its position is to be set by `seek`.
+    fn enter(
+        &mut self,
+        ordinal: usize,
+        seek: impl FnOnce(&mut BlockIter) -> Result<(), super::block::Malformed>,
+    ) -> Result<()> {
+        if self.block.is_none() || self.ordinal != ordinal {
+            let (block, handle) = self.table.block(ordinal)?;
+            match &mut self.block {
+                Some(iter) => iter.reset(block),
+                None => self.block = Some(BlockIter::new(block)),
+            }
+            (self.ordinal, self.handle) = (ordinal, handle);
+        }
+        match &mut self.block {
+            Some(iter) => seek(iter).map_err(|error| self.table.block_error(self.handle, error)),
+            None => Ok(()),
+        }
+    }
+
+    fn first_block_at(&self, user_key: &[u8], trailer: Trailer) -> Result<usize> {
+        let index = self.table.index().view();
+        index
+            .lower_bound_restart(user_key, trailer)
+            .map_err(|error| self.table.index_error(error))
+    }
+
+    fn seek_to_first(&mut self) -> Result<()> {
+        self.enter(0, BlockIter::seek_to_first)
+    }
+
+    fn seek_to_last(&mut self) -> Result<()> {
+        self.enter(self.block_count() - 1, BlockIter::seek_to_last)
+    }
+
+    fn seek(&mut self, user_key: &[u8], trailer: Trailer) -> Result<()> {
+        let ordinal = self.first_block_at(user_key, trailer)?;
+        if ordinal == self.block_count() {
+            self.block = None;
+            return Ok(());
+        }
+        self.enter(ordinal, |block| block.seek(user_key, trailer))?;
+        self.skip_forward()
+    }
+
+    fn seek_for_prev(&mut self, user_key: &[u8], trailer: Trailer) -> Result<()> {
+        let ordinal = self
+            .first_block_at(user_key, trailer)?
+            .min(self.block_count() - 1);
+        self.enter(ordinal, |block| block.seek_for_prev(user_key, trailer))?;
+        self.skip_backward()
+    }
+
+    fn next(&mut self) -> Result<()> {
+        let ordinal = self.ordinal;
+        self.enter(ordinal, BlockIter::next)?;
+        self.skip_forward()
+    }
+
+    fn prev(&mut self) -> Result<()> {
+        let ordinal = self.ordinal;
+        self.enter(ordinal, BlockIter::prev)?;
+        self.skip_backward()
+    }
+
+    fn skip_forward(&mut self) -> Result<()> {
+        if !self.valid() && self.ordinal + 1 < self.block_count() {
+            self.enter(self.ordinal + 1, BlockIter::seek_to_first)?;
+        }
+        Ok(())
+    }
+
+    fn skip_backward(&mut self) -> Result<()> {
+        if !self.valid() && self.ordinal > 0 {
+            self.enter(self.ordinal - 1, BlockIter::seek_to_last)?;
+        }
+        Ok(())
+    }
+}
+
+/// Walks disjoint tables in key order. Invalid outside of them.
+pub(crate) struct RunIter {
+    tables: Arc<Vec<Arc<Table>>>,
+    /// Index of the current table.
+    position: usize,
+    current: Option<TableIter>,
+}
+
+impl RunIter {
+    pub fn new(tables: Arc<Vec<Arc<Table>>>) -> Self {
+        Self {
+            tables,
+            position: 0,
+            current: None,
+        }
+    }
+
+    /// Makes the table at `position` current; there may be none.
+    fn enter(&mut self, position: Option<usize>) -> Option<&mut TableIter> {
+        let Some((position, table)) = position.and_then(|at| Some((at, self.tables.get(at)?)))
+        else {
+            self.current = None;
+            return None;
+        };
+        if self.current.is_none() || self.position != position {
+            self.current = Some(TableIter::new(Arc::clone(table)));
+            self.position = position;
+        }
+        self.current.as_mut()
+    }
+
+    fn block(&self) -> Option<&BlockIter> {
+        self.current.as_ref()?.block.as_ref()
+    }
+
+    fn skip_forward(&mut self) -> Result<()> {
+        if self.current.as_ref().is_some_and(|table| !table.valid()) {
+            match self.enter(Some(self.position + 1)) {
+                Some(table) => table.seek_to_first()?,
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn skip_backward(&mut self) -> Result<()> {
+        if self.current.as_ref().is_some_and(|table| !table.valid()) {
+            match self.enter(self.position.checked_sub(1)) {
+                Some(table) => table.seek_to_last()?,
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl InternalIterator for RunIter {
+    fn valid(&self) -> bool {
+        self.block().is_some_and(BlockIter::valid)
+    }
+
+    fn seek_to_first(&mut self) -> Result<()> {
+        match self.enter(Some(0)) {
+            Some(table) => table.seek_to_first(),
+            None => Ok(()),
+        }
+    }
+
+    fn seek_to_last(&mut self) -> Result<()> {
+        match self.enter(self.tables.len().checked_sub(1)) {
+            Some(table) => table.seek_to_last(),
+            None => Ok(()),
+        }
+    }
+
+    fn seek(&mut self, user_key: &[u8], trailer: Trailer) -> Result<()> {
+        let position = self
+            .tables
+            .partition_point(|table| table.meta.largest_key.as_slice() < user_key);
+        if let Some(table) = self.enter(Some(position)) {
+            table.seek(user_key, trailer)?;
+        }
+        self.skip_forward()
+    }
+
+    fn seek_for_prev(&mut self, user_key: &[u8], trailer: Trailer) -> Result<()> {
+        let after = self
+            .tables
+            .partition_point(|table| table.meta.smallest_key.as_slice() <= user_key);
+        if let Some(table) = self.enter(after.checked_sub(1)) {
+            table.seek_for_prev(user_key, trailer)?;
+        }
+        self.skip_backward()
+    }
+
+    fn next(&mut self) -> Result<()> {
+        if let Some(table) = &mut self.current {
+            table.next()?;
+        }
+        self.skip_forward()
+    }
+
+    fn prev(&mut self) -> Result<()> {
+        if let Some(table) = &mut self.current {
+            table.prev()?;
+        }
+        self.skip_backward()
+    }
+
+    fn user_key(&self) -> &[u8] {
+        self.block().map(BlockIter::user_key).unwrap_or_default()
+    }
+
+    fn trailer(&self) -> Trailer {
+        self.block().map_or(Trailer::OLDEST, BlockIter::trailer)
+    }
+
+    fn value(&self) -> &[u8] {
+        self.block().map(BlockIter::value).unwrap_or_default()
+    }
+
+    fn value_slice(&self) -> Slice {
+        self.block()
+            .map(|block| block.value_bytes().into())
+            .unwrap_or_default()
+    }
+}

@@ -1,0 +1,298 @@
+//! An open table: memory map, index, filter, and the way to a block.
+//!
+//! A block stored as it is gets its checksum verified at its first use (a bit per block remembers) and is then
+//! read in place. A compressed block is verified and decompressed into the block cache.
+//!
+//! The file of a table that the manifest has dropped is removed when the last reader lets go of the [`Table`].
+
+use super::block::{Block, BlockView, Malformed};
+use super::format::{
+    FOOTER_BYTES, FORMAT_VERSION, Footer, HEADER_BYTES, HEADER_MAGIC, Handle, PART_TRAILER_BYTES,
+    PartKind, part_crc,
+};
+use super::{TableMeta, bloom};
+use crate::cache::BlockCache;
+use crate::coding::u32_at;
+use crate::error::{Error, Result};
+use crate::slice::Slice;
+use crate::statistics::Counters;
+use crate::types::Trailer;
+use crate::vfs::Vfs;
+use bytes::Bytes;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Largest block a table may claim to decompress to: a key, a value and the rest of a block, with room.
+const BLOCK_BYTES_MAX: usize = 256 << 20;
+
+/// What all tables of a database share.
+pub(crate) struct TableContext {
+    pub vfs: Arc<dyn Vfs>,
+    pub cache: BlockCache,
+    pub counters: Arc<Counters>,
+    /// False once the database is closed: another process may own the folder by then.
+    pub removals_allowed: AtomicBool,
+}
+
+/// An open table file.
+pub(crate) struct Table {
+    pub meta: TableMeta,
+    path: PathBuf,
+    map: Bytes,
+    index: Block,
+    filter: Range<usize>,
+    /// One bit per data block: its checksum was found right.
+    verified: Vec<AtomicU64>,
+    context: Arc<TableContext>,
+    obsolete: AtomicBool,
+}
+
+impl Table {
+    /// Maps the file and verifies everything but the data blocks.
+    pub fn open(context: &Arc<TableContext>, path: &Path, meta: TableMeta) -> Result<Self> {
+        let map = context
+            .vfs
+            .map(path)
+            .map_err(|error| Error::io("map", path, error))?;
+        let corrupt = |part, offset: usize, what: &str| {
+            Err(Error::corruption(path, part, offset as u64, what))
+        };
+        if map.len() as u64 != meta.bytes || map.len() < HEADER_BYTES + FOOTER_BYTES {
+            let what = format!(
+                "the file has {} bytes, the manifest says {}",
+                map.len(),
+                meta.bytes
+            );
+            return corrupt("file", 0, &what);
+        }
+        if !map.starts_with(HEADER_MAGIC) || u32_at(&map, 12) != Some(crc32c::crc32c(&map[..12])) {
+            return corrupt("header", 0, "magic bytes or checksum do not match");
+        }
+        let found = u32_at(&map, 8).unwrap_or(0);
+        if found != FORMAT_VERSION {
+            return Err(Error::UnsupportedFormat {
+                file: path.to_owned(),
+                found,
+                supported: FORMAT_VERSION,
+            });
+        }
+        let footer_at = map.len() - FOOTER_BYTES;
+        let footer = match Footer::decode(&map[footer_at..]) {
+            Ok(footer) => footer,
+            Err(what) => return corrupt("footer", footer_at, what),
+        };
+        let part = |handle: Handle, part: &'static str| match verify_part(&map, handle) {
+            Ok((range, PartKind::Raw)) => Ok(range),
+            Ok(_) => Err(Error::corruption(
+                path,
+                part,
+                handle.offset,
+                "unexpected compression",
+            )),
+            Err(what) => Err(Error::corruption(path, part, handle.offset, what)),
+        };
+        let filter = part(footer.filter, "filter")?;
+        part(footer.properties, "properties")?;
+        let index = Block::new(map.slice(part(footer.index, "index block")?)).map_err(
+            |Malformed(what)| Error::corruption(path, "index block", footer.index.offset, what),
+        )?;
+        if index.view().restart_count != footer.block_count as usize {
+            return corrupt(
+                "index block",
+                footer.index.offset as usize,
+                "wrong number of entries",
+            );
+        }
+        let verified = (0..footer.block_count.div_ceil(64))
+            .map(|_| AtomicU64::new(0))
+            .collect();
+        let (context, obsolete) = (Arc::clone(context), AtomicBool::new(false));
+        Ok(Self {
+            meta,
+            path: path.to_owned(),
+            map,
+            index,
+            filter,
+            verified,
+            context,
+            obsolete,
+        })
+    }
+
+    /// The file may go when the last reader has gone. To be called after the edit that drops it is durable.
+    pub fn mark_obsolete(&self) {
+        self.obsolete.store(true, Ordering::Release);
+    }
+
+    /// The newest entry of a key that a reader starting at `trailer` sees.
+    pub fn get(&self, user_key: &[u8], trailer: Trailer) -> Result<Option<(Trailer, Slice)>> {
+        let counters = &self.context.counters;
+        if !self.filter.is_empty() {
+            if !bloom::may_contain(&self.map[self.filter.clone()], bloom::hash(user_key)) {
+                counters.bloom_useful.add(1);
+                return Ok(None);
+            }
+            counters.bloom_passed.add(1);
+        }
+        let index = self.index.view();
+        let ordinal = index
+            .lower_bound_restart(user_key, trailer)
+            .map_err(|error| self.index_error(error))?;
+        if ordinal == index.restart_count {
+            return Ok(None);
+        }
+        let handle = self.handle(ordinal)?;
+        if let Some(range) = self.raw_block(ordinal, handle)? {
+            let block = BlockView::new(&self.map[range.clone()]);
+            let found = block.and_then(|block| block.find(user_key, trailer));
+            let found = found.map_err(|error| self.block_error(handle, error))?;
+            return Ok(found.map(|entry| {
+                let value = range.start + entry.value.start..range.start + entry.value.end;
+                (entry.trailer, self.map.slice(value).into())
+            }));
+        }
+        let block = self.compressed_block(handle)?;
+        let found = block
+            .view()
+            .find(user_key, trailer)
+            .map_err(|error| self.block_error(handle, error))?;
+        Ok(found.map(|entry| (entry.trailer, block.slice(entry.value).into())))
+    }
+
+    pub(super) fn index(&self) -> &Block {
+        &self.index
+    }
+
+    /// Handle of a data block, from the index.
+    pub(super) fn handle(&self, ordinal: usize) -> Result<Handle> {
+        let index = self.index.view();
+        let (_, entry) = index
+            .restart_entry(ordinal)
+            .map_err(|error| self.index_error(error))?;
+        Handle::decode(&index.bytes[entry.value])
+            .ok_or_else(|| self.index_error(Malformed("entry is not a block handle")))
+    }
+
+    /// A data block, verified, decompressed and ready for use.
+    pub(super) fn block(&self, ordinal: usize) -> Result<(Block, Handle)> {
+        let handle = self.handle(ordinal)?;
+        let block = match self.raw_block(ordinal, handle)? {
+            Some(range) => Block::new(self.map.slice(range))
+                .map_err(|error| self.block_error(handle, error))?,
+            None => self.compressed_block(handle)?,
+        };
+        Ok((block, handle))
+    }
+
+    /// Where a block lies in the map, if it is stored as it is; `None` if it is compressed.
+    fn raw_block(&self, ordinal: usize, handle: Handle) -> Result<Option<Range<usize>>> {
+        let (word, bit) = (self.verified.get(ordinal / 64), 1 << (ordinal % 64));
+        let range = part_range(&self.map, handle).ok_or_else(|| {
+            self.block_error(handle, Malformed("block handle points outside of the file"))
+        })?;
+        if self.map[range.end] != PartKind::Raw as u8 {
+            return Ok(None);
+        }
+        if word.is_none_or(|word| word.load(Ordering::Relaxed) & bit == 0) {
+            verify_part(&self.map, handle)
+                .map_err(|what| self.block_error(handle, Malformed(what)))?;
+            if let Some(word) = word {
+                word.fetch_or(bit, Ordering::Relaxed);
+            }
+        }
+        self.context.counters.blocks_mapped.add(1);
+        Ok(Some(range))
+    }
+
+    fn compressed_block(&self, handle: Handle) -> Result<Block> {
+        let key = (self.meta.number, handle.offset);
+        if let Some(block) = self.context.cache.get(key) {
+            self.context.counters.cache_hits.add(1);
+            return Ok(block);
+        }
+        self.context.counters.cache_misses.add(1);
+        let block = self
+            .decompress(handle)
+            .map_err(|what| self.block_error(handle, Malformed(what)))?;
+        let block =
+            Block::new(Bytes::from(block)).map_err(|error| self.block_error(handle, error))?;
+        self.context.cache.insert(key, block.clone());
+        Ok(block)
+    }
+
+    fn decompress(&self, handle: Handle) -> Result<Vec<u8>, &'static str> {
+        let (range, kind) = verify_part(&self.map, handle)?;
+        if kind != PartKind::Lz4 {
+            return Err("compression kind changed");
+        }
+        let stored = &self.map[range];
+        let length = u32_at(stored, 0).ok_or("compressed block is too short")? as usize;
+        if length > BLOCK_BYTES_MAX {
+            return Err("compressed block claims to be too large");
+        }
+        let mut block = vec![0; length];
+        match lz4_flex::block::decompress_into(&stored[4..], &mut block) {
+            Ok(written) if written == length => Ok(block),
+            _ => Err("block does not decompress"),
+        }
+    }
+
+    pub(super) fn index_error(&self, Malformed(what): Malformed) -> Error {
+        let offset = self.map.len() - FOOTER_BYTES;
+        let offset =
+            Footer::decode(&self.map[offset..]).map_or(offset as u64, |footer| footer.index.offset);
+        Error::corruption(&self.path, "index block", offset, what)
+    }
+
+    pub(super) fn block_error(&self, handle: Handle, Malformed(what): Malformed) -> Error {
+        Error::corruption(&self.path, "data block", handle.offset, what)
+    }
+
+    /// Estimated bytes of the blocks with keys in `start..end`.
+    pub fn approximate_size(&self, start: &[u8], end: &[u8]) -> u64 {
+        self.approximate_offset(end)
+            .saturating_sub(self.approximate_offset(start))
+    }
+
+    fn approximate_offset(&self, key: &[u8]) -> u64 {
+        if key <= self.meta.smallest_key.as_slice() {
+            return 0;
+        }
+        let ordinal = self.index.view().lower_bound_restart(key, Trailer::NEWEST);
+        match ordinal.map(|ordinal| self.handle(ordinal)) {
+            Ok(Ok(handle)) => handle.offset,
+            _ => self.meta.bytes,
+        }
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        let context = &self.context;
+        if self.obsolete.load(Ordering::Acquire) && context.removals_allowed.load(Ordering::Acquire)
+        {
+            // What cannot be removed now is an orphan that the next open removes.
+            if let Err(error) = context.vfs.remove(&self.path) {
+                tracing::warn!(path = %self.path.display(), %error, "cannot remove an obsolete table");
+            }
+        }
+    }
+}
+
+/// The bytes of a part, if they and the trailer behind them lie within the file.
+fn part_range(map: &[u8], handle: Handle) -> Option<Range<usize>> {
+    let start = usize::try_from(handle.offset).ok()?;
+    let end = start.checked_add(handle.length as usize)?;
+    (end.checked_add(PART_TRAILER_BYTES)? <= map.len()).then_some(start..end)
+}
+
+fn verify_part(map: &[u8], handle: Handle) -> Result<(Range<usize>, PartKind), &'static str> {
+    let range = part_range(map, handle).ok_or("handle points outside of the file")?;
+    let kind = map[range.end];
+    if u32_at(map, range.end + 1) != Some(part_crc(&map[range.clone()], kind, handle.offset)) {
+        return Err("contents do not match their checksum");
+    }
+    Ok((range, PartKind::decode(kind).ok_or("unknown kind of part")?))
+}

@@ -1,0 +1,161 @@
+//! [`Version`]: which tables make up the database at one moment. Immutable; an edit makes the next one.
+//!
+//! Per keyspace a [`Tree`] of [`LEVELS`] levels. Invariants, checked by [`Version::apply`] on each edit:
+//!
+//! - level 0 holds what flushes wrote, newest first; its tables may overlap;
+//! - each deeper level is sorted and its tables are disjoint in user keys, so all versions of one key that a level
+//!   holds are in one table;
+//! - whatever a table of a level says about a key is newer than what any deeper level says.
+
+mod edit;
+
+pub(crate) use edit::VersionEdit;
+
+use crate::error::Result;
+use crate::slice::Slice;
+use crate::table::{Table, TableMeta};
+use crate::types::Trailer;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Number of levels.
+pub(crate) const LEVELS: usize = 7;
+
+/// The tables of one level.
+pub(crate) type Level = Arc<Vec<Arc<Table>>>;
+
+/// The tables of one keyspace.
+#[derive(Clone, Default)]
+pub(crate) struct Tree {
+    pub levels: [Level; LEVELS],
+}
+
+impl Tree {
+    /// The newest entry of a key that a reader starting at `trailer` sees.
+    pub fn get(&self, user_key: &[u8], trailer: Trailer) -> Result<Option<(Trailer, Slice)>> {
+        let [level0, deeper @ ..] = &self.levels;
+        for table in level0
+            .iter()
+            .filter(|table| table.meta.overlaps(user_key, user_key))
+        {
+            if let Some(found) = table.get(user_key, trailer)? {
+                return Ok(Some(found));
+            }
+        }
+        for level in deeper {
+            let at = level.partition_point(|table| table.meta.largest_key.as_slice() < user_key);
+            let Some(table) = level
+                .get(at)
+                .filter(|table| table.meta.smallest_key.as_slice() <= user_key)
+            else {
+                continue;
+            };
+            if let Some(found) = table.get(user_key, trailer)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// True if a level deeper than `level` may hold the key.
+    pub fn is_below(&self, level: usize, user_key: &[u8]) -> bool {
+        self.levels.iter().skip(level + 1).any(|tables| {
+            let at = tables.partition_point(|table| table.meta.largest_key.as_slice() < user_key);
+            tables
+                .get(at)
+                .is_some_and(|table| table.meta.smallest_key.as_slice() <= user_key)
+        })
+    }
+
+    /// Estimated bytes of the keys in `start..end`.
+    pub fn approximate_size(&self, start: &[u8], end: &[u8]) -> u64 {
+        let tables = self.levels.iter().flat_map(|level| level.iter());
+        tables
+            .filter(|table| table.meta.overlaps(start, end))
+            .map(|table| table.approximate_size(start, end))
+            .sum()
+    }
+}
+
+/// The tables of all keyspaces.
+#[derive(Clone, Default)]
+pub(crate) struct Version {
+    pub trees: Vec<Tree>,
+}
+
+impl Version {
+    pub fn new(keyspace_count: usize) -> Self {
+        Self {
+            trees: (0..keyspace_count).map(|_| Tree::default()).collect(),
+        }
+    }
+
+    /// The next version. `tables` holds the added tables by number. An edit that does not fit says why.
+    pub fn apply(
+        &self,
+        edit: &VersionEdit,
+        tables: &BTreeMap<u64, Arc<Table>>,
+    ) -> Result<Self, String> {
+        let mut next = self.clone();
+        for (keyspace, level, number) in &edit.removed {
+            let level = next.level_mut(*keyspace, *level)?;
+            let before = level.len();
+            level.retain(|table| table.meta.number != *number);
+            if level.len() == before {
+                return Err(format!("table {number} is dropped but not there"));
+            }
+        }
+        for (keyspace, level, meta) in &edit.added {
+            let table = tables
+                .get(&meta.number)
+                .ok_or_else(|| format!("table {} is not open", meta.number))?;
+            next.level_mut(*keyspace, *level)?.push(Arc::clone(table));
+        }
+        for (keyspace, level, _) in &edit.added {
+            let tables = next.level_mut(*keyspace, *level)?;
+            if *level == 0 {
+                tables.sort_by_key(|table| std::cmp::Reverse(table.meta.number));
+            } else {
+                tables.sort_by(|left, right| left.meta.smallest_key.cmp(&right.meta.smallest_key));
+                let metas: Vec<&TableMeta> = tables.iter().map(|table| &table.meta).collect();
+                check_disjoint(&metas)?;
+            }
+        }
+        Ok(next)
+    }
+
+    fn level_mut(&mut self, keyspace: u32, level: usize) -> Result<&mut Vec<Arc<Table>>, String> {
+        let tree = self
+            .trees
+            .get_mut(keyspace as usize)
+            .ok_or_else(|| format!("no keyspace {keyspace}"))?;
+        tree.levels
+            .get_mut(level)
+            .map(Arc::make_mut)
+            .ok_or_else(|| format!("no level {level}"))
+    }
+
+    /// The largest number of level-0 tables that a tree has.
+    pub fn level0_tables_max(&self) -> usize {
+        self.trees
+            .iter()
+            .map(|tree| tree.levels[0].len())
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+/// A level below level 0, in order, must not have two tables with a common key.
+fn check_disjoint(tables: &[&TableMeta]) -> Result<(), String> {
+    for pair in tables.windows(2) {
+        if let [left, right] = pair
+            && left.largest_key >= right.smallest_key
+        {
+            return Err(format!(
+                "tables {} and {} of one level overlap",
+                left.number, right.number
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! Integration tests of the storage engine, in one binary.
+#![allow(clippy::unwrap_used)]
+
+mod corruption;
+mod crash;
+mod faults;
+mod model;
+mod real;
+mod support;

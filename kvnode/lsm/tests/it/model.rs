@@ -1,0 +1,189 @@
+//! Random operations against a `BTreeMap`: writes, reads, snapshots, walks in both directions within bounds,
+//! flushes, compactions, reopening. A failing seed prints itself.
+
+use crate::support::*;
+use lineradb_lsm::{CrashLoss, KeyspaceId, SimVfs, Snapshot, Statistics, WriteOptions};
+use rand::Rng;
+use rand::rngs::StdRng;
+use std::ops::Bound;
+
+fn random_bound(rng: &mut StdRng) -> Bound<Vec<u8>> {
+    match rng.random_range(0..3) {
+        0 => Bound::Unbounded,
+        1 => Bound::Included(random_key(rng)),
+        _ => Bound::Excluded(random_key(rng)),
+    }
+}
+
+fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
+    bound.as_ref().map(Vec::as_slice)
+}
+
+/// A random walk with a random iterator; every position is compared.
+fn walk(rng: &mut StdRng, snapshot: &Snapshot, keyspace: KeyspaceId, map: &Map) {
+    let (lower, upper) = (random_bound(rng), random_bound(rng));
+    let inside = |key: &Vec<u8>| {
+        let above = match &lower {
+            Bound::Included(bound) => key >= bound,
+            Bound::Excluded(bound) => key > bound,
+            Bound::Unbounded => true,
+        };
+        above
+            && match &upper {
+                Bound::Included(bound) => key <= bound,
+                Bound::Excluded(bound) => key < bound,
+                Bound::Unbounded => true,
+            }
+    };
+    let visible: Vec<_> = map.iter().filter(|(key, _)| inside(key)).collect();
+    let mut iter = snapshot.iter(keyspace, as_slice(&lower), as_slice(&upper));
+    assert!(!iter.valid());
+    let mut position: Option<usize> = None;
+    for _ in 0..40 {
+        match rng.random_range(0..12) {
+            0 => {
+                iter.seek_to_first().unwrap();
+                position = (!visible.is_empty()).then_some(0);
+            }
+            1 => {
+                iter.seek_to_last().unwrap();
+                position = visible.len().checked_sub(1);
+            }
+            2 => {
+                let key = random_key(rng);
+                iter.seek(&key).unwrap();
+                position = visible.iter().position(|entry| *entry.0 >= key);
+            }
+            3 => {
+                let key = random_key(rng);
+                iter.seek_for_prev(&key).unwrap();
+                position = visible.iter().rposition(|entry| *entry.0 <= key);
+            }
+            4..8 => {
+                iter.next().unwrap();
+                position = position.map(|at| at + 1).filter(|at| *at < visible.len());
+            }
+            _ => {
+                iter.prev().unwrap();
+                position = position.and_then(|at| at.checked_sub(1));
+            }
+        }
+        assert_at(&iter, position.map(|at| visible[at]));
+    }
+}
+
+/// Runs one seed; adds what the engine did to `done`.
+fn run(seed: u64, wal: bool, done: &mut Done) {
+    let rng = &mut rng(seed);
+    let vfs = SimVfs::new();
+    let (mut db, mut keyspaces) = open(&vfs, tiny(wal)).unwrap();
+    let mut model = empty_model();
+    let mut snapshots: Vec<(Snapshot, Model)> = Vec::new();
+    for _ in 0..600 {
+        match rng.random_range(0..100) {
+            0..60 => {
+                let batch = random_batch(rng, keyspaces, &mut model);
+                db.write(batch, WriteOptions { sync: rng.random() })
+                    .unwrap();
+            }
+            60..75 => {
+                let (at, key) = (rng.random_range(0..2), random_key(rng));
+                let found = db.get(keyspaces[at], &key).unwrap();
+                assert_eq!(found.as_deref(), model[at].get(&key).map(Vec::as_slice));
+            }
+            75..80 => snapshots.push((db.snapshot(), model.clone())),
+            80..85 if !snapshots.is_empty() => {
+                snapshots.swap_remove(rng.random_range(0..snapshots.len()));
+            }
+            85..95 if !snapshots.is_empty() => {
+                let (snapshot, then) = &snapshots[rng.random_range(0..snapshots.len())];
+                let (at, key) = (rng.random_range(0..2), random_key(rng));
+                let found = snapshot.get(keyspaces[at], &key).unwrap();
+                assert_eq!(found.as_deref(), then[at].get(&key).map(Vec::as_slice));
+                walk(rng, snapshot, keyspaces[at], &then[at]);
+            }
+            95..98 => {
+                let last = db.last_seqno();
+                assert!(db.flush().unwrap() >= last);
+            }
+            98 => {
+                // An iterator outlives its snapshot, the close, and the files.
+                let mut iter = db
+                    .snapshot()
+                    .iter(keyspaces[0], Bound::Unbounded, Bound::Unbounded);
+                let last = db.last_seqno();
+                done.add(&db.statistics());
+                db.close().unwrap();
+                (db, keyspaces) = open(&vfs, tiny(wal)).unwrap();
+                assert_eq!((db.last_seqno(), db.flushed_seqno()), (last, last));
+                snapshots.clear();
+                iter.seek_to_first().unwrap();
+                assert_at(&iter, model[0].first_key_value());
+            }
+            _ => {
+                let at = rng.random_range(0..2);
+                walk(rng, &db.snapshot(), keyspaces[at], &model[at]);
+            }
+        }
+    }
+    assert_eq!(all_contents(&db, keyspaces).unwrap(), model);
+    done.add(&db.statistics());
+    // What was closed is there after a crash.
+    drop(snapshots);
+    db.close().unwrap();
+    drop(db);
+    vfs.crash(CrashLoss::Everything);
+    let (db, keyspaces) = open(&vfs, tiny(wal)).unwrap();
+    assert_eq!(all_contents(&db, keyspaces).unwrap(), model);
+}
+
+/// Shows that the runs reached what they are meant to reach.
+#[derive(Debug, Default)]
+struct Done {
+    flushes: u64,
+    compactions: u64,
+    trivial_moves: u64,
+    bloom_useful: u64,
+    cache_hits: u64,
+}
+
+impl Done {
+    fn add(&mut self, statistics: &Statistics) {
+        self.flushes += statistics.flushes;
+        self.compactions += statistics.compactions;
+        self.trivial_moves += statistics.trivial_moves;
+        self.bloom_useful += statistics.bloom_useful;
+        self.cache_hits += statistics.cache_hits;
+    }
+}
+
+fn run_seeds(seeds: std::ops::Range<u64>, wal: bool) {
+    let mut done = Done::default();
+    for seed in seeds {
+        println!("seed {seed}");
+        run(seed, wal, &mut done);
+    }
+    let least = [
+        done.flushes,
+        done.compactions,
+        done.trivial_moves,
+        done.bloom_useful,
+    ];
+    assert!(
+        least
+            .into_iter()
+            .chain([done.cache_hits])
+            .all(|count| count > 20),
+        "{done:?}"
+    );
+}
+
+#[test]
+fn random_operations_with_a_log() {
+    run_seeds(0..30, true);
+}
+
+#[test]
+fn random_operations_without_a_log() {
+    run_seeds(100..130, false);
+}

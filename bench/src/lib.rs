@@ -4,5 +4,6 @@
 pub mod figures;
 pub mod kv;
 pub mod storage;
+pub mod tpch;
 
 pub use figures::Figure;

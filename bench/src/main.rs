@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use lineradb_bench::{figures, kv, storage};
+use lineradb_bench::{figures, kv, storage, tpch};
 use std::path::PathBuf;
 
 #[derive(Parser)]
@@ -26,6 +26,19 @@ enum Suite {
         /// Where the databases go; a temporary folder unless given.
         #[arg(long)]
         data: Option<PathBuf>,
+    },
+    /// The 22 TPC-H queries through a running gateway, checked against and timed
+    /// beside DataFusion on the same data in memory.
+    Tpch {
+        /// The gateway.
+        #[arg(long, default_value = "postgres://lineradb@127.0.0.1:5432/lineradb")]
+        url: String,
+        /// Scale factor.
+        #[arg(long, default_value_t = 0.1)]
+        scale: f64,
+        /// Create and fill the tables first.
+        #[arg(long)]
+        load: bool,
     },
     /// The KV API of a running cluster.
     Kv {
@@ -50,6 +63,7 @@ async fn main() -> Result<()> {
             let folder = tempfile::tempdir()?;
             storage::run(data.as_deref().unwrap_or(folder.path()), scale)?
         }
+        Suite::Tpch { url, scale, load } => tpch::run(&url, scale, load).await?,
         Suite::Kv { addresses, clients, seconds } => kv::run(&addresses, &clients, seconds).await?,
     };
     figures::report(&results, arguments.json.as_deref())

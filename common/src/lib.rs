@@ -14,6 +14,7 @@ pub mod keys;
 pub mod limits;
 pub mod random;
 pub mod spawn;
+pub mod sql;
 pub mod telemetry;
 pub mod timestamp;
 

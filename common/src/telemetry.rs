@@ -32,6 +32,9 @@ pub fn render_metrics() -> String {
     String::from_utf8(out).unwrap_or_default()
 }
 
+/// Libraries that log their inner life at the levels of ours.
+const QUIET: &str = "openraft=warn,h2=warn,hyper=warn,tonic=warn,datafusion=warn";
+
 /// How logs look.
 #[derive(
     Clone,
@@ -56,7 +59,9 @@ pub enum LogFormat {
 /// Starts logging to standard error. `filter` is a level or a list of
 /// `target=level`. A second call changes nothing.
 pub fn init_logging(format: LogFormat, filter: &str) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    // Libraries speak up only when something is wrong, unless asked by name.
+    let quiet = format!("{QUIET},{filter}");
+    let filter = EnvFilter::try_new(quiet).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -10,5 +10,14 @@
 pub mod command;
 pub mod consensus;
 pub mod error;
+pub mod kv_service;
+pub mod mvcc;
+pub mod node;
+pub mod query;
+pub mod raft_log;
+pub mod service;
+pub mod snapshot;
+pub mod transport;
+pub mod txn;
 
 pub use error::{Error, Result};

@@ -30,6 +30,8 @@ mod key;
 mod layout;
 mod numeric;
 mod row;
+#[cfg(test)]
+mod tests;
 mod types;
 
 pub use arrow_batch::RowBatchBuilder;

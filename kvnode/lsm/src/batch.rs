@@ -16,6 +16,8 @@ use crate::types::{BATCH_BYTES_MAX, KEY_BYTES_MAX, KeyspaceId, Kind, VALUE_BYTES
 pub struct WriteBatch {
     bytes: Vec<u8>,
     count: u32,
+    /// One more than the largest keyspace index used.
+    keyspaces_end: usize,
     /// The first key, value or batch that was too large; reported when the batch is written.
     oversize: Option<(&'static str, usize)>,
 }
@@ -60,6 +62,7 @@ impl WriteBatch {
             return false;
         }
         self.count += 1;
+        self.keyspaces_end = self.keyspaces_end.max(keyspace.index() + 1);
         self.bytes.push(kind as u8);
         put_varint(&mut self.bytes, u64::from(keyspace.0));
         put_varint(&mut self.bytes, key.len() as u64);
@@ -85,6 +88,7 @@ impl WriteBatch {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.count = 0;
+        self.keyspaces_end = 0;
         self.oversize = None;
     }
 
@@ -92,6 +96,7 @@ impl WriteBatch {
     pub fn append(&mut self, other: &WriteBatch) {
         self.bytes.extend_from_slice(&other.bytes);
         self.count += other.count;
+        self.keyspaces_end = self.keyspaces_end.max(other.keyspaces_end);
         self.oversize = self.oversize.or(other.oversize);
     }
 
@@ -122,12 +127,9 @@ impl WriteBatch {
                 bytes_max,
             });
         }
-        for operation in operations(&self.bytes).flatten() {
-            if operation.keyspace >= keyspace_count {
-                return Err(Error::UnknownKeyspace {
-                    name: format!("#{}", operation.keyspace),
-                });
-            }
+        if self.keyspaces_end > keyspace_count {
+            let name = format!("#{}", self.keyspaces_end - 1);
+            return Err(Error::UnknownKeyspace { name });
         }
         Ok(())
     }

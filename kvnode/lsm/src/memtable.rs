@@ -204,10 +204,10 @@ impl Memtable {
         self.entries.is_empty()
     }
 
-    /// Estimated bytes of the entries in `start..end`. Exact for ranges of up to some thousand entries; a larger
-    /// range counts as everything.
+    /// Estimated bytes of the entries in `start..end`. Exact for ranges of up to 100 000 entries; a larger range
+    /// counts as everything.
     pub fn approximate_size(&self, start: &[u8], end: &[u8]) -> u64 {
-        const ENTRIES_COUNTED_MAX: usize = 8192;
+        const ENTRIES_COUNTED_MAX: usize = 100_000;
         let first = with_encoded(start, Trailer::NEWEST, |key| {
             self.entries.lower_bound(Bound::Included(key))
         });

@@ -1,9 +1,10 @@
 //! What the layers above see of consensus.
 
-use crate::command::{Command, Verdict};
-use crate::{Error, Result};
-use lineradb_common::{NodeId, ReplicaId, ShardId};
-use lineradb_proto::meta::v1 as meta;
+use super::Group;
+use crate::command::Tree;
+use crate::raft_log;
+use crate::transport::Transport;
+use lineradb_common::{NodeId, ShardId};
 use lineradb_proto::shard::v1::ShardDescriptor;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -89,60 +90,6 @@ pub struct SplitApplied {
     pub term: u64,
 }
 
-/// One replica of a shard on this node. Cheap to clone.
-#[derive(Clone)]
-pub struct Group;
-
-impl Group {
-    /// The shard.
-    pub fn shard_id(&self) -> ShardId {
-        ShardId(0)
-    }
-
-    /// This replica.
-    pub fn replica_id(&self) -> ReplicaId {
-        ReplicaId(0)
-    }
-
-    /// Range, version and replicas as applied here.
-    pub fn descriptor(&self) -> Arc<ShardDescriptor> {
-        Arc::new(ShardDescriptor::default())
-    }
-
-    /// Who leads. Cheap and synchronous: a hint that [`Group::propose`] and
-    /// [`Group::read_index`] check.
-    pub fn leadership(&self) -> Leadership {
-        Leadership::Follower { leader: None }
-    }
-
-    /// Has a command decided, and waits until it is applied here. It never
-    /// lands in another term than `command.term` (C2).
-    ///
-    /// # Errors
-    /// See [`ProposeError`].
-    pub async fn propose(&self, command: Command) -> Result<Verdict, ProposeError> {
-        let _ = command;
-        Err(ProposeError::Unavailable("not built yet".into()))
-    }
-
-    /// Confirms, by a quorum round begun after the call, that this replica
-    /// still leads `term`, and waits until everything committed before the
-    /// round is applied. Concurrent calls share a round.
-    ///
-    /// # Errors
-    /// See [`ReadError`].
-    pub async fn read_index(&self, term: u64) -> Result<(), ReadError> {
-        let _ = term;
-        Err(ReadError::Unavailable("not built yet".into()))
-    }
-
-    /// Sets the one observer. Told of leadership at once when this replica
-    /// already leads.
-    pub fn set_observer(&self, observer: Arc<dyn GroupObserver>) {
-        let _ = observer;
-    }
-}
-
 /// A group came or went.
 #[derive(Clone)]
 pub enum GroupEvent {
@@ -152,7 +99,8 @@ pub enum GroupEvent {
     Removed(ShardId),
 }
 
-/// How groups run. `Default` suits a local network.
+/// How groups run. `Default` suits a local network: a dead leader is replaced
+/// within about two of the longest election timeouts.
 #[derive(Clone, Debug)]
 pub struct Timing {
     /// How often leaders say that they are there.
@@ -173,12 +121,37 @@ impl Default for Timing {
     }
 }
 
-/// What [`Groups::open`] needs.
+/// How much log is kept for followers that lag; below it only what is durable
+/// in the storage engine is purged (D1).
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Bytes kept per group.
+    pub group_bytes: u64,
+    /// Entries kept per group.
+    pub group_entries: u64,
+    /// Size of the whole log above which nothing is kept for laggards and the
+    /// storage engine is flushed; a follower beyond it gets a snapshot.
+    pub log_bytes: u64,
+    /// How often all this is looked at.
+    pub interval: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Retention {
+            group_bytes: 64 << 20,
+            group_entries: 100_000,
+            log_bytes: 512 << 20,
+            interval: Duration::from_millis(500),
+        }
+    }
+}
+
+/// What [`super::Groups::open`] needs.
 pub struct GroupsOptions {
     /// Holds the raft log in `raft/`.
     pub data_dir: PathBuf,
-    /// Opened without a log of its own, with the keyspaces of
-    /// [`crate::command::Tree::ALL`].
+    /// Opened with [`storage_options`].
     pub db: lineradb_lsm::Db,
     /// This node.
     pub node_id: NodeId,
@@ -186,72 +159,43 @@ pub struct GroupsOptions {
     pub resolve: Arc<dyn AddressBook>,
     /// Timeouts.
     pub timing: Timing,
+    /// How much log is kept.
+    pub retention: Retention,
+    /// The raft log.
+    pub log: raft_log::Options,
+    /// Files of the raft log.
+    pub vfs: Arc<dyn lineradb_lsm::Vfs>,
+    /// How messages travel; `None`: gRPC to the addresses of `resolve`.
+    pub transport: Option<Arc<dyn Transport>>,
 }
 
-/// All groups of a node. Cheap to clone.
-#[derive(Clone)]
-pub struct Groups;
-
-impl Groups {
-    /// Opens the raft log and restarts every replica that is found on disk.
-    ///
-    /// # Errors
-    /// When the log or the engine is damaged; the message names file and groups.
-    pub async fn open(options: GroupsOptions) -> Result<Groups> {
-        let _ = options;
-        Err(Error::Unavailable("not built yet".into()))
+impl GroupsOptions {
+    /// The defaults, on the real file system and over gRPC.
+    pub fn new(
+        data_dir: impl Into<PathBuf>,
+        db: lineradb_lsm::Db,
+        node_id: NodeId,
+        resolve: Arc<dyn AddressBook>,
+    ) -> Self {
+        GroupsOptions {
+            data_dir: data_dir.into(),
+            db,
+            node_id,
+            resolve,
+            timing: Timing::default(),
+            retention: Retention::default(),
+            log: raft_log::Options::default(),
+            vfs: Arc::new(lineradb_lsm::RealVfs),
+            transport: None,
+        }
     }
+}
 
-    /// The replica of a shard on this node.
-    pub fn get(&self, shard: ShardId) -> Option<Group> {
-        let _ = shard;
-        None
+/// How a node opens its storage engine: the four trees, and no log of the
+/// engine's own, for the raft log is the node's log (D1).
+pub fn storage_options() -> lineradb_lsm::Options {
+    lineradb_lsm::Options {
+        wal: false,
+        ..lineradb_lsm::Options::with_keyspaces(Tree::ALL.map(Tree::name))
     }
-
-    /// All replicas of this node.
-    pub fn list(&self) -> Vec<Group> {
-        Vec::new()
-    }
-
-    /// Told of every group that comes or goes. A receiver that lags calls
-    /// [`Groups::list`] again.
-    pub fn subscribe(&self) -> tokio::sync::broadcast::Receiver<GroupEvent> {
-        tokio::sync::broadcast::channel(1).1
-    }
-
-    /// Creates a replica. Idempotent.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] when the replica was destroyed here before (C3).
-    pub async fn create_replica(&self, order: meta::CreateReplica) -> Result<()> {
-        let _ = order;
-        Err(Error::Unavailable("not built yet".into()))
-    }
-
-    /// Destroys a replica and leaves a tombstone (C3). Idempotent.
-    ///
-    /// # Errors
-    /// When the engine or the log fails.
-    pub async fn destroy_replica(&self, order: meta::DestroyReplica) -> Result<()> {
-        let _ = order;
-        Err(Error::Unavailable("not built yet".into()))
-    }
-
-    /// As leader: adds `new`, waits until it has caught up, promotes it and
-    /// removes `old`. May be repeated until the descriptor shows it done.
-    ///
-    /// # Errors
-    /// When this replica does not lead or there is no quorum.
-    pub async fn replace_replica(&self, order: meta::ReplaceReplica) -> Result<()> {
-        let _ = order;
-        Err(Error::Unavailable("not built yet".into()))
-    }
-
-    /// What heartbeats report.
-    pub fn status(&self) -> Vec<meta::ReplicaStatus> {
-        Vec::new()
-    }
-
-    /// Stops all groups and syncs the log.
-    pub async fn shutdown(&self) {}
 }

@@ -37,7 +37,8 @@ impl Retention {
             .partition_point(|snapshot| *snapshot < trailer.seqno());
         let shadowed = !new_key && self.last_stripe == Some(stripe);
         self.last_stripe = Some(stripe);
-        !shadowed && !(trailer.is_delete() && stripe == 0 && !is_below())
+        let hides_nothing = || trailer.is_delete() && stripe == 0 && !is_below();
+        !(shadowed || hides_nothing())
     }
 }
 

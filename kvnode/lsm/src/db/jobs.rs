@@ -17,15 +17,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
+/// One step of a background job: false if there was nothing to do.
+type Step = fn(&Inner) -> Result<bool>;
+
 /// Starts the threads of a database.
 pub(super) fn start(inner: &Arc<Inner>, workers: &Workers) -> Result<()> {
-    let jobs: [(&str, &'static str, fn(&Inner) -> Result<bool>); 2] = [
-        ("lsm-flush", "flush", Inner::flush_next),
-        ("lsm-compact", "compaction", Inner::compact_next),
+    let jobs: [(&'static str, Step); 2] = [
+        ("flush", Inner::flush_next),
+        ("compaction", Inner::compact_next),
     ];
-    for (thread, job, step) in jobs {
+    for (job, step) in jobs {
         let shared = Arc::clone(inner);
-        let spawned = workers.spawn(thread, move || shared.run_job(job, step));
+        let spawned = workers.spawn(&format!("lsm-{job}"), move || shared.run_job(job, step));
         spawned.map_err(|error| Error::io("start threads for", &inner.dir, error))?;
     }
     Ok(())
@@ -33,7 +36,7 @@ pub(super) fn start(inner: &Arc<Inner>, workers: &Workers) -> Result<()> {
 
 impl Inner {
     /// Body of a thread: does `step` while there is something to do, else waits for a change.
-    fn run_job(&self, job: &'static str, step: fn(&Inner) -> Result<bool>) {
+    fn run_job(&self, job: &'static str, step: Step) {
         loop {
             let seen = self.signal.generation();
             if self.is_stopping() {

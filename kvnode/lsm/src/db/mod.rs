@@ -339,3 +339,18 @@ fn remove_files(vfs: &dyn Vfs, dir: &Path, files: impl IntoIterator<Item = FileN
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_cross_threads() {
+        fn shared<T: Send + Sync + Clone + 'static>() {}
+        fn sent<T: Send + 'static>() {}
+        shared::<Db>();
+        shared::<Snapshot>();
+        shared::<Slice>();
+        sent::<crate::Iter>();
+    }
+}

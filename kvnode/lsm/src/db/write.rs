@@ -134,7 +134,7 @@ impl Inner {
                 None => self.lead(&pending.batch, pending.sync),
             },
         };
-        if self.runs_inline() && result.is_ok() {
+        if self.runs_inline() && !self.view.load().immutable.is_empty() {
             // The write has happened; should a job fail, that is the failure of the database.
             let _ = self.run_jobs_inline();
         }

@@ -9,6 +9,7 @@
 //! - a rename replaces the target atomically;
 //! - after a failed sync, nothing is known about the file any more (rule D3).
 
+mod disk;
 mod real;
 mod sim;
 
@@ -78,4 +79,94 @@ pub trait Vfs: Send + Sync {
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Takes the exclusive lock of a folder by the lock file `path` and writes the own process id into it.
     fn lock(&self, path: &Path) -> Result<Box<dyn DirLock>, LockError>;
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Both file systems keep the same promises while nothing crashes.
+    fn conforms(vfs: &dyn Vfs, dir: &Path) {
+        let (path, other) = (dir.join("a"), dir.join("b"));
+        vfs.create_dir_all(dir).unwrap();
+        let mut file = vfs.create(&path).unwrap();
+        file.append(b"hello ").unwrap();
+        file.append(b"world").unwrap();
+        file.sync().unwrap();
+        vfs.sync_dir(dir).unwrap();
+        assert_eq!(vfs.map(&path).unwrap(), &b"hello world"[..]);
+        let reader = vfs.open_read(&path).unwrap();
+        let mut buffer = [0; 5];
+        reader.read_exact_at(&mut buffer, 6).unwrap();
+        assert_eq!((&buffer, reader.len().unwrap()), (b"world", 11));
+        assert!(reader.read_exact_at(&mut buffer, 7).is_err());
+        vfs.truncate(&path, 5).unwrap();
+        vfs.truncate(&path, 50).unwrap();
+        let mut file = vfs.open_append(&path).unwrap();
+        file.append(b"!").unwrap();
+        file.sync().unwrap();
+        assert_eq!(vfs.map(&path).unwrap(), &b"hello!"[..]);
+        vfs.create(&other).unwrap();
+        assert!(
+            vfs.open_read(&other).unwrap().is_empty().unwrap()
+                && vfs.map(&other).unwrap().is_empty()
+        );
+        vfs.rename(&path, &other).unwrap();
+        assert!(!vfs.exists(&path).unwrap() && vfs.exists(&other).unwrap());
+        assert_eq!(vfs.list(dir).unwrap(), ["b"]);
+        let lock = vfs.lock(&dir.join("c")).unwrap();
+        let held = vfs.lock(&dir.join("c"));
+        assert!(matches!(held, Err(LockError::Held(Some(pid))) if pid == std::process::id()));
+        drop(lock);
+        drop(vfs.lock(&dir.join("c")).unwrap());
+        vfs.remove(&other).unwrap();
+        assert!(vfs.open_append(&other).is_err() && vfs.map(&other).is_err());
+    }
+
+    #[test]
+    fn both_file_systems_conform() {
+        conforms(&SimVfs::new(), Path::new("/sim/db"));
+        let folder = tempfile::tempdir().unwrap();
+        conforms(&RealVfs, &folder.path().join("db"));
+    }
+
+    #[test]
+    fn a_crash_loses_what_was_not_synced() {
+        let (vfs, dir) = (SimVfs::new(), Path::new("/d"));
+        let write = |name: &str, sync: bool| {
+            let mut file = vfs.create(&dir.join(name)).unwrap();
+            file.append(b"old").unwrap();
+            file.sync().unwrap();
+            file.append(b"new").unwrap();
+            if sync {
+                file.sync().unwrap();
+            }
+            file
+        };
+        let (mut synced, _unsynced) = (write("synced", true), write("unsynced", false));
+        vfs.sync_dir(dir).unwrap();
+        let _nameless = write("nameless", true);
+        vfs.crash(CrashLoss::Everything);
+        assert_eq!(vfs.list(dir).unwrap(), ["synced", "unsynced"]);
+        assert_eq!(vfs.read(&dir.join("synced")).unwrap(), b"oldnew");
+        assert_eq!(vfs.read(&dir.join("unsynced")).unwrap(), b"old");
+        assert!(
+            synced.append(b"x").is_err(),
+            "files opened before the crash are dead"
+        );
+    }
+
+    #[test]
+    fn a_failed_sync_is_never_made_good() {
+        let (vfs, path) = (SimVfs::new(), Path::new("/d/f"));
+        let mut file = vfs.create(path).unwrap();
+        vfs.sync_dir(Path::new("/d")).unwrap();
+        file.append(b"lost").unwrap();
+        vfs.fail_at(vfs.operations() + 1, Fault::Io);
+        assert!(file.sync().is_err());
+        assert!(file.sync().is_ok());
+        vfs.crash(CrashLoss::Everything);
+        assert!(vfs.read(path).unwrap().is_empty());
+    }
 }

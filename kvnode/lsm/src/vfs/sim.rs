@@ -12,10 +12,10 @@
 //! Not modelled: reordering of the bytes inside one file (a torn tail is a prefix, or a prefix and garbage) and
 //! folders that get lost themselves.
 
+use super::disk::{NameChange, State, Verdict, apply, dead, not_found};
 use super::{DirLock, LockError, ReadableFile, Vfs, WritableFile};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,202 +40,25 @@ pub enum Fault {
     NoSpace,
 }
 
-/// How many operations the trace remembers.
-const TRACE_LINES: usize = 64;
-
-#[derive(Debug, Default)]
-struct Inode {
-    current: Vec<u8>,
-    durable: Vec<u8>,
-    /// `durable` is not a prefix of `current` (the file was cut since its last sync).
-    rewritten: bool,
-    /// A sync failed: later syncs of this file claim success and keep nothing.
-    poisoned: bool,
-}
-
-#[derive(Debug, Clone)]
-enum NameChange {
-    Link(PathBuf, u64),
-    Unlink(PathBuf),
-    Rename(PathBuf, PathBuf, u64),
-}
-
-#[derive(Debug, Default)]
-struct State {
-    inodes: BTreeMap<u64, Inode>,
-    next_inode: u64,
-    names: BTreeMap<PathBuf, u64>,
-    durable_names: BTreeMap<PathBuf, u64>,
-    pending_names: Vec<NameChange>,
-    dirs: BTreeSet<PathBuf>,
-    locks: BTreeSet<PathBuf>,
-    /// Counts crashes; files opened before the last one are dead.
-    epoch: u64,
-    operations: u64,
-    crash_at: Option<u64>,
-    crashed: bool,
-    faults: BTreeMap<u64, Fault>,
-    capacity: Option<u64>,
-    trace: VecDeque<String>,
-}
-
 /// A simulated file system; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct SimVfs {
     state: Arc<Mutex<State>>,
 }
 
-/// What is to happen with an operation.
-enum Verdict {
-    Proceed,
-    /// The world stops here; the operation may leave this share (of 256) of its effect behind.
-    Crash(u64),
-}
-
-fn dead() -> io::Error {
-    io::Error::other("simulated crash: the machine is off")
-}
-
-fn not_found(path: &Path) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::NotFound,
-        format!("{}: no such simulated file", path.display()),
-    )
-}
-
-/// One step of splitmix64: enough chance for a disk.
-fn next_random(seed: &mut u64) -> u64 {
-    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *seed;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-impl State {
-    /// Counts one changing operation and decides its fate.
-    fn step(&mut self, what: &str, path: &Path) -> io::Result<Verdict> {
-        if self.crashed {
-            return Err(dead());
-        }
-        self.operations += 1;
-        if self.trace.len() == TRACE_LINES {
-            self.trace.pop_front();
-        }
-        self.trace
-            .push_back(format!("{} {what} {}", self.operations, path.display()));
-        if self.crash_at == Some(self.operations) {
-            self.crashed = true;
-            let mut seed = self.operations;
-            return Ok(Verdict::Crash(next_random(&mut seed) % 257));
-        }
-        match self.faults.remove(&self.operations) {
-            None => Ok(Verdict::Proceed),
-            Some(Fault::Io) => Err(io::Error::other("simulated I/O error")),
-            Some(Fault::NoSpace) => Err(io::Error::new(
-                io::ErrorKind::StorageFull,
-                "simulated full disk",
-            )),
-        }
-    }
-
-    fn used(&self) -> u64 {
-        self.names
-            .values()
-            .filter_map(|id| self.inodes.get(id))
-            .map(|file| file.current.len() as u64)
-            .sum()
-    }
-
-    fn inode(&self, path: &Path) -> io::Result<u64> {
-        self.names.get(path).copied().ok_or_else(|| not_found(path))
-    }
-
-    fn change_name(&mut self, change: NameChange) {
-        apply(&mut self.names, &change);
-        self.pending_names.push(change);
-    }
-
-    fn crash(&mut self, loss: CrashLoss) {
-        let mut seed = match loss {
-            CrashLoss::Torn(seed) => seed,
-            _ => 0,
-        };
-        let mut keep = |_: &NameChange| match loss {
-            CrashLoss::Everything => false,
-            CrashLoss::Nothing => true,
-            CrashLoss::Torn(_) => next_random(&mut seed) & 1 == 1,
-        };
-        for change in std::mem::take(&mut self.pending_names) {
-            if keep(&change) {
-                apply(&mut self.durable_names, &change);
-            }
-        }
-        for inode in self.inodes.values_mut() {
-            match loss {
-                CrashLoss::Everything => {}
-                CrashLoss::Nothing => inode.durable.clone_from(&inode.current),
-                CrashLoss::Torn(_) if inode.rewritten => {
-                    if next_random(&mut seed) & 1 == 1 {
-                        inode.durable.clone_from(&inode.current);
-                    }
-                }
-                CrashLoss::Torn(_) => tear(inode, &mut seed),
-            }
-            inode.current.clone_from(&inode.durable);
-            inode.rewritten = false;
-            inode.poisoned = false;
-        }
-        self.names.clone_from(&self.durable_names);
-        let live: BTreeSet<u64> = self.names.values().copied().collect();
-        self.inodes.retain(|id, _| live.contains(id));
-        self.locks.clear();
-        self.faults.clear();
-        self.crash_at = None;
-        self.crashed = false;
-        self.epoch += 1;
-    }
-}
-
-/// Keeps a prefix of the unsynced tail, sometimes with garbage after it.
-fn tear(inode: &mut Inode, seed: &mut u64) {
-    let synced = inode.durable.len();
-    let unsynced = inode.current.len() - synced;
-    if unsynced == 0 {
-        return;
-    }
-    let kept = (next_random(seed) % (unsynced as u64 + 1)) as usize;
-    inode
-        .durable
-        .extend_from_slice(&inode.current[synced..synced + kept]);
-    let garbage = match next_random(seed) % 3 {
-        0 => (unsynced - kept).min(64),
-        _ => 0,
-    };
-    for _ in 0..garbage {
-        inode.durable.push(next_random(seed) as u8);
-    }
-}
-
-fn apply(names: &mut BTreeMap<PathBuf, u64>, change: &NameChange) {
-    match change {
-        NameChange::Link(path, inode) => {
-            names.insert(path.clone(), *inode);
-        }
-        NameChange::Unlink(path) => {
-            names.remove(path);
-        }
-        NameChange::Rename(from, to, inode) => {
-            names.remove(from);
-            names.insert(to.clone(), *inode);
-        }
-    }
-}
-
 impl SimVfs {
     /// An empty disk without faults.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An independent copy of the disk as it is now, without the locks.
+    pub fn fork(&self) -> Self {
+        let mut state = self.state.lock().clone();
+        state.locks.clear();
+        Self {
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
     /// Number of changing operations so far.
@@ -433,7 +256,7 @@ impl Vfs for SimVfs {
         }
         let inode = state.next_inode;
         state.next_inode += 1;
-        state.inodes.insert(inode, Inode::default());
+        state.inodes.insert(inode, Default::default());
         state.change_name(NameChange::Link(path.to_owned(), inode));
         if state.crashed {
             return Err(dead());

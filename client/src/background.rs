@@ -1,0 +1,253 @@
+//! What goes on when nobody waits for it: resolving the intents of decided
+//! transactions, releasing locks, and the heartbeat of live ones.
+//!
+//! All of it is a courtesy: a lost job costs others a push (intents) or five
+//! seconds (locks), never correctness. So the queue is bounded, handing over
+//! never blocks, and what does not fit is dropped.
+
+use crate::contention::{Contention, Fate};
+use crate::failure::Effect;
+use crate::receipt::Receipt;
+use crate::router::{Context, Routed, Router};
+use crate::transaction::items::WriteItem;
+use bytes::Bytes;
+use lineradb_common::clock::deadline_after;
+use lineradb_common::{TxnId, spawn};
+use lineradb_proto::shard::v1 as pb;
+use lineradb_proto::shard::v1::{ShardDescriptor, request};
+use parking_lot::Mutex;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc};
+
+/// Jobs waiting at most.
+const JOBS_MAX: usize = 8 * 1024;
+/// Jobs under way at once.
+const PARALLEL_MAX: usize = 64;
+/// A job that takes longer is given up.
+const JOB_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes of keys in one Resolve.
+const RESOLVE_BYTES_MAX: usize = 512 * 1024;
+/// Memory locks expire five seconds after the last heartbeat.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Something to do later.
+pub enum Job {
+    /// Release memory locks.
+    Release {
+        /// Whose.
+        txn: TxnId,
+        /// On which keys.
+        keys: Vec<Bytes>,
+    },
+    /// Make the intents of a decided transaction versions, or remove them.
+    Resolve {
+        /// Whose.
+        txn: TxnId,
+        /// What was written.
+        items: Vec<WriteItem>,
+        /// 0: aborted, or not known.
+        commit_ts: u64,
+        /// Set when it is not known to have committed: the push at its anchor
+        /// says how it ended, or ends it, so that parts that still arrive find
+        /// their fate.
+        decide: Option<pb::Push>,
+    },
+}
+
+/// Takes jobs and heartbeats.
+pub struct Janitor {
+    jobs: mpsc::Sender<Job>,
+    live: Arc<Mutex<HashMap<TxnId, Weak<dyn Alive>>>>,
+}
+
+/// What the heartbeat needs to know of a live transaction.
+pub trait Alive: Send + Sync {
+    /// One key in each place where it must be known to live.
+    fn keys(&self) -> Vec<Bytes>;
+}
+
+impl Janitor {
+    /// Hands over a job; never blocks.
+    pub fn submit(&self, job: Job) {
+        if self.jobs.try_send(job).is_err() {
+            tracing::debug!("a clean-up job was dropped: too many are waiting");
+        }
+    }
+
+    /// Sends heartbeats for a transaction until it is forgotten or dropped.
+    pub fn keep_alive(&self, txn: TxnId, alive: Weak<dyn Alive>) {
+        self.live.lock().insert(txn, alive);
+    }
+
+    /// Stops the heartbeats.
+    pub fn forget(&self, txn: TxnId) {
+        self.live.lock().remove(&txn);
+    }
+}
+
+/// Starts the two tasks; they end when the janitor is dropped.
+pub fn start(router: Arc<Router>) -> Janitor {
+    let (jobs, queue) = mpsc::channel(JOBS_MAX);
+    let live = Arc::new(Mutex::new(HashMap::new()));
+    spawn::task("clean-up", work_off(router.clone(), queue));
+    spawn::task(
+        "lock-heartbeat",
+        beat(Arc::downgrade(&router), Arc::downgrade(&live)),
+    );
+    Janitor { jobs, live }
+}
+
+async fn work_off(router: Arc<Router>, mut queue: mpsc::Receiver<Job>) {
+    let permits = Arc::new(Semaphore::new(PARALLEL_MAX));
+    while let Some(job) = queue.recv().await {
+        let Ok(permit) = permits.clone().acquire_owned().await else {
+            return;
+        };
+        let router = router.clone();
+        spawn::task("clean-up-job", async move {
+            let _permit = permit;
+            run(&router, job).await;
+        });
+    }
+}
+
+async fn run(router: &Router, job: Job) {
+    let receipt = Receipt::default();
+    let context = Context {
+        deadline: deadline_after(JOB_TIMEOUT),
+        receipt: &receipt,
+        contention: Contention::PATIENT,
+    };
+    match job {
+        Job::Release { txn, keys } => {
+            to_each_shard(router, keys, &context, || {
+                request::Body::ReleaseLocks(pb::ReleaseLocks {
+                    txn_id: id_bytes(txn),
+                })
+            })
+            .await;
+        }
+        Job::Resolve {
+            txn,
+            items,
+            commit_ts,
+            decide,
+        } => {
+            let commit_ts = match decide {
+                None => commit_ts,
+                Some(push) => match router.push(push, &context).await {
+                    Ok(Fate::Committed(at)) => at,
+                    Ok(Fate::Aborted) => 0,
+                    undecided => {
+                        tracing::debug!(?undecided, "intents are left for others to decide");
+                        return;
+                    }
+                },
+            };
+            let make = |_: &ShardDescriptor, items: &[WriteItem]| {
+                let mut resolve = pb::Resolve {
+                    txn_id: id_bytes(txn),
+                    commit_ts,
+                    ..pb::Resolve::default()
+                };
+                for item in items {
+                    match item {
+                        WriteItem::Key { key, .. } => resolve.keys.push(key.clone()),
+                        WriteItem::Schema { table, .. } => resolve.schema_tables.push(table.0),
+                    }
+                }
+                (request::Body::Resolve(resolve), Vec::new())
+            };
+            let keys_only = items.into_iter().map(WriteItem::without_value).collect();
+            if let Err(failure) = router
+                .scatter(
+                    keys_only,
+                    make,
+                    Effect::Repeatable,
+                    RESOLVE_BYTES_MAX,
+                    &context,
+                )
+                .await
+            {
+                tracing::debug!(?failure, "intents are left for others to resolve");
+            }
+        }
+    }
+}
+
+/// One message to each shard that holds one of the keys. Failing is no harm.
+async fn to_each_shard<F>(router: &Router, keys: Vec<Bytes>, context: &Context<'_>, body: F)
+where
+    F: Fn() -> request::Body + Send + Sync,
+{
+    let make = |_: &ShardDescriptor, _: &[Bytes]| (body(), Vec::new());
+    if let Err(failure) = router
+        .scatter(keys, make, Effect::Repeatable, usize::MAX, context)
+        .await
+    {
+        tracing::debug!(?failure, "a courtesy message was not delivered");
+    }
+}
+
+async fn beat(router: Weak<Router>, live: Weak<Mutex<HashMap<TxnId, Weak<dyn Alive>>>>) {
+    let under_way = Arc::new(Semaphore::new(PARALLEL_MAX));
+    loop {
+        tokio::time::sleep(HEARTBEAT).await;
+        let (Some(router), Some(live)) = (router.upgrade(), live.upgrade()) else {
+            return;
+        };
+        let alive: Vec<(TxnId, Arc<dyn Alive>)> = {
+            let mut live = live.lock();
+            live.retain(|_, t| t.strong_count() > 0);
+            live.iter()
+                .filter_map(|(id, t)| Some((*id, t.upgrade()?)))
+                .collect()
+        };
+        for (txn, transaction) in alive {
+            let keys = transaction.keys();
+            drop(transaction);
+            let keys = one_per_shard(&router, keys);
+            if keys.is_empty() {
+                continue;
+            }
+            let Ok(permit) = under_way.clone().acquire_owned().await else {
+                return;
+            };
+            let router = router.clone();
+            spawn::task("lock-heartbeat-one", async move {
+                let _permit = permit;
+                let receipt = Receipt::default();
+                let context = Context {
+                    deadline: deadline_after(HEARTBEAT * 2),
+                    receipt: &receipt,
+                    contention: Contention::PATIENT,
+                };
+                to_each_shard(&router, keys, &context, || {
+                    request::Body::HeartbeatLocks(pb::HeartbeatLocks {
+                        txn_id: id_bytes(txn),
+                    })
+                })
+                .await;
+            });
+        }
+    }
+}
+
+/// Keeps one key for each shard.
+fn one_per_shard(router: &Router, keys: Vec<Bytes>) -> Vec<Bytes> {
+    let map = router.map();
+    let mut seen = BTreeSet::new();
+    keys.into_iter()
+        .filter(|key| {
+            map.lookup(Routed::start(key))
+                .is_none_or(|shard| seen.insert(shard.shard_id))
+        })
+        .collect()
+}
+
+/// A transaction id as it stands in messages.
+pub fn id_bytes(txn: TxnId) -> Bytes {
+    Bytes::copy_from_slice(&txn.0)
+}

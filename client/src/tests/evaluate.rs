@@ -1,0 +1,254 @@
+//! How the cluster in memory answers each kind of request.
+
+use super::fake::{Intent, PAGE_ROWS, Record, Store, error, now_us, to_arrow, to_span};
+use crate::Span;
+use bytes::Bytes;
+use lineradb_common::Timestamp;
+use lineradb_proto::shard::v1::*;
+use std::collections::BTreeMap;
+
+/// A coordinator that has been silent for so long is dead.
+const DEAD_AFTER_US: u64 = 5_000_000;
+
+impl Store {
+    pub fn evaluate(&mut self, request: Request) -> Result<(reply::Body, u64), Box<Error>> {
+        let mut observed = 0;
+        let body = match request.body.expect("a body") {
+            request::Body::Get(mut get) => {
+                if get.read_ts == 0 {
+                    get.read_ts = Timestamp::from_micros(now_us()).raw();
+                }
+                self.check_schema(&request.schema, get.read_ts)?;
+                let mut values = Vec::new();
+                for key in &get.keys {
+                    let value = self.read(key, get.read_ts, &get.txn_id)?;
+                    observed = observed.max(value.version_ts);
+                    values.push(value);
+                }
+                reply::Body::Get(GetReply {
+                    read_ts: get.read_ts,
+                    values,
+                })
+            }
+            request::Body::Scan(scan) => {
+                self.check_schema(&request.schema, scan.read_ts)?;
+                let span = to_span(scan.span.as_ref());
+                let limit = match scan.limit {
+                    0 => PAGE_ROWS,
+                    n => PAGE_ROWS.min(n as usize),
+                };
+                let (pairs, resume) =
+                    self.rows(&span, scan.reverse, limit, scan.read_ts, &scan.txn_id)?;
+                observed = pairs.iter().map(|p| p.version_ts).max().unwrap_or(0);
+                reply::Body::Scan(ScanReply {
+                    pairs,
+                    more: resume.is_some(),
+                    resume: resume.unwrap_or_default(),
+                    read_ts: scan.read_ts,
+                })
+            }
+            request::Body::Fragment(f) => {
+                self.check_schema(&request.schema, f.read_ts)?;
+                let span = to_span(f.span.as_ref());
+                let (pairs, resume) =
+                    self.rows(&span, f.reverse, PAGE_ROWS, f.read_ts, &f.txn_id)?;
+                let examined = match (&resume, f.reverse) {
+                    (Some(r), false) => Span::new(span.start, r.clone()),
+                    (Some(r), true) => Span::new(r.clone(), span.end),
+                    (None, _) => span,
+                };
+                let mut rows: BTreeMap<Bytes, Bytes> =
+                    pairs.into_iter().map(|p| (p.key, p.value)).collect();
+                for write in f.overlay.iter().filter(|w| examined.contains(&w.key)) {
+                    match &write.value {
+                        Some(value) => rows.insert(write.key.clone(), value.clone()),
+                        None => rows.remove(&write.key),
+                    };
+                }
+                reply::Body::Fragment(FragmentReply {
+                    arrow_ipc: to_arrow(&rows),
+                    more: resume.is_some(),
+                    resume: resume.unwrap_or_default(),
+                    rows_examined: rows.len() as u64,
+                })
+            }
+            request::Body::LockingRead(lock) => {
+                let meta = lock.txn.expect("txn");
+                for key in &lock.keys {
+                    if self.locks.get(key).is_some_and(|t| *t != meta.id) {
+                        let code = if lock.wait {
+                            ErrorCode::LockTimeout
+                        } else {
+                            ErrorCode::Locked
+                        };
+                        return Err(error(code, "held"));
+                    }
+                    let foreign = self.foreign_intents(&Span::point(key), u64::MAX, &meta.id);
+                    if !foreign.is_empty() {
+                        return Err(self.locked(&foreign));
+                    }
+                }
+                let newest = lock.keys.iter().filter_map(|k| self.newest(k, u64::MAX));
+                let at = newest
+                    .map(|(ts, _)| ts)
+                    .max()
+                    .unwrap_or(0)
+                    .max(lock.read_ts);
+                self.check_schema(&request.schema, at)?;
+                let mut values = Vec::new();
+                for key in &lock.keys {
+                    self.locks.insert(key.clone(), meta.id.clone());
+                    values.push(self.read(key, at, &meta.id)?);
+                }
+                observed = values.iter().map(|v| v.version_ts).max().unwrap_or(0);
+                reply::Body::LockingRead(LockingReadReply {
+                    values,
+                    read_ts: at,
+                })
+            }
+            request::Body::OnePhaseCommit(c) => {
+                let meta = c.txn.expect("txn");
+                let s = self.admit(&meta, c.read_ts, &c.writes)?;
+                if s > c.read_ts && c.reads_elsewhere {
+                    return Ok((
+                        reply::Body::OnePhaseCommit(OnePhaseCommitReply {
+                            commit_ts: 0,
+                            needs_ts: s,
+                        }),
+                        0,
+                    ));
+                }
+                for span in &c.reads {
+                    let span = to_span(Some(span));
+                    if let Some(key) = self.changed(&span, c.read_ts, s, &meta.id) {
+                        let mut e = error(ErrorCode::WriteConflict, "a read changed");
+                        e.key = key;
+                        return Err(e);
+                    }
+                    self.reads.push((span, s, meta.id.clone()));
+                }
+                self.check_schema(&request.schema, s)?;
+                for write in c.writes {
+                    if let Some(write::Target::Key(key)) = write.target {
+                        self.put_version(key, s, write.value, meta.id.clone());
+                    }
+                }
+                reply::Body::OnePhaseCommit(OnePhaseCommitReply {
+                    commit_ts: s,
+                    needs_ts: 0,
+                })
+            }
+            request::Body::Prewrite(p) => {
+                let meta = p.txn.expect("txn");
+                let s = self.admit(&meta, p.read_ts.max(p.min_ts), &p.writes)?;
+                self.check_schema(&request.schema, s)?;
+                for write in p.writes {
+                    if let Some(write::Target::Key(key)) = write.target {
+                        let intent = Intent {
+                            meta: meta.clone(),
+                            ts: s,
+                            value: write.value,
+                        };
+                        self.intents.insert(key, intent);
+                    }
+                }
+                reply::Body::Prewrite(PrewriteReply { timestamp: s })
+            }
+            request::Body::CommitRecord(c) => {
+                let meta = c.txn.expect("txn");
+                let at = (meta.anchor.clone(), meta.id.clone());
+                let outcome = match (self.records.get(&at), &c.idempotency) {
+                    (Some(Record::Committed(ts)), _) => {
+                        commit_record_reply::Outcome::Committed(*ts)
+                    }
+                    (Some(Record::Aborted), _) => commit_record_reply::Outcome::Aborted(true),
+                    (None, Some(_)) if self.outcomes.contains_key(&meta.anchor) => {
+                        let earlier = self.outcomes[&meta.anchor].clone();
+                        commit_record_reply::Outcome::Earlier(earlier)
+                    }
+                    (None, keyed) => {
+                        self.records.insert(at, Record::Committed(c.commit_ts));
+                        if let Some(keyed) = keyed {
+                            let outcome = EarlierOutcome {
+                                commit_ts: c.commit_ts,
+                                request_hash: keyed.request_hash.clone(),
+                                result_summary: keyed.result_summary.clone(),
+                            };
+                            self.outcomes.insert(meta.anchor.clone(), outcome);
+                        }
+                        commit_record_reply::Outcome::Committed(c.commit_ts)
+                    }
+                };
+                reply::Body::CommitRecord(CommitRecordReply {
+                    outcome: Some(outcome),
+                })
+            }
+            request::Body::Push(p) => {
+                let at = (p.anchor.clone(), p.txn_id.clone());
+                let found = self.records.get(&at).copied().or_else(|| {
+                    let versions = self.data.iter();
+                    let mut versions = versions.filter(|((k, _), _)| *k == p.anchor);
+                    let version = versions.find(|(_, v)| v.writer == p.txn_id)?;
+                    Some(Record::Committed(version.0.1.0))
+                });
+                let age = now_us().saturating_sub(Timestamp::from_raw(p.attempt_ts).micros());
+                let status = match found {
+                    Some(Record::Committed(ts)) => push_reply::Status::Committed(ts),
+                    Some(Record::Aborted) => push_reply::Status::Aborted(true),
+                    None if p.force || age > DEAD_AFTER_US => {
+                        self.records.insert(at, Record::Aborted);
+                        push_reply::Status::Aborted(true)
+                    }
+                    None => push_reply::Status::Pending(true),
+                };
+                reply::Body::Push(PushReply {
+                    status: Some(status),
+                })
+            }
+            request::Body::Resolve(r) => {
+                for key in r.keys {
+                    if self
+                        .intents
+                        .get(&key)
+                        .is_some_and(|i| i.meta.id == r.txn_id)
+                    {
+                        let intent = self.intents.remove(&key).expect("it is there");
+                        if r.commit_ts != 0 {
+                            self.put_version(key, r.commit_ts, intent.value, r.txn_id.clone());
+                        }
+                    }
+                }
+                reply::Body::Resolve(ResolveReply {})
+            }
+            request::Body::Refresh(r) => {
+                self.check_schema(&request.schema, r.to_ts)?;
+                let mut bad = None;
+                for span in &r.spans {
+                    let span = to_span(Some(span));
+                    let foreign = self.foreign_intents(&span, r.to_ts, &r.txn_id);
+                    if !foreign.is_empty() {
+                        return Err(self.locked(&foreign));
+                    }
+                    bad = bad.or(self.changed(&span, r.from_ts, r.to_ts, &r.txn_id));
+                    self.reads.push((span, r.to_ts, r.txn_id.clone()));
+                }
+                reply::Body::Refresh(RefreshReply {
+                    ok: bad.is_none(),
+                    key: bad.unwrap_or_default(),
+                })
+            }
+            request::Body::HeartbeatLocks(_) => reply::Body::HeartbeatLocks(HeartbeatLocksReply {}),
+            request::Body::ReleaseLocks(r) => {
+                self.locks.retain(|_, t| *t != r.txn_id);
+                reply::Body::ReleaseLocks(ReleaseLocksReply {})
+            }
+            request::Body::Split(s) => {
+                self.split(&s.split_key);
+                reply::Body::Split(SplitReply {
+                    split_key: s.split_key,
+                })
+            }
+        };
+        Ok((body, observed))
+    }
+}

@@ -1,0 +1,178 @@
+//! Reads merged with own writes, locking reads, fragments.
+
+use super::fake::{Fake, Fault};
+use super::*;
+use crate::{FragmentRequest, LockOptions, ScanOptions};
+use arrow::array::AsArray;
+use futures::TryStreamExt;
+use lineradb_proto::shard::v1::ErrorCode;
+
+async fn filled() -> (Fake, Client) {
+    let (fake, client) = Fake::start(&["d", "k"], LONG);
+    let letters: Vec<String> = ('a'..='o').map(String::from).collect();
+    let pairs: Vec<(&str, &str)> = letters.iter().map(|l| (l.as_str(), l.as_str())).collect();
+    set(&client, &pairs).await;
+    eventually("intents are resolved", || fake.intents() == 0).await;
+    (fake, client)
+}
+
+fn with_writes(client: &Client) -> Transaction {
+    let txn = begin(client);
+    put(&txn, "bb", "new");
+    put(&txn, "e", "E");
+    txn.delete(b("f"), WriteOptions::default()).unwrap();
+    txn.delete(b("o"), WriteOptions::default()).unwrap();
+    put(&txn, "p", "P");
+    txn
+}
+
+fn expected() -> Vec<(Bytes, Bytes)> {
+    "a b bb=new c d e=E g h i j k l m n p=P"
+        .split(' ')
+        .map(|pair| pair.split_once('=').unwrap_or((pair, pair)))
+        .map(|(k, v)| (b(k), b(v)))
+        .collect()
+}
+
+#[tokio::test]
+async fn scans_merge_own_writes_over_shards_and_pages() {
+    let (_fake, client) = filled().await;
+    let txn = with_writes(&client);
+    let forward = txn.scan(all(), ScanOptions::default(), None).await.unwrap();
+    assert_eq!(forward, expected());
+    for limit in 1..=16 {
+        for reverse in [false, true] {
+            let options = ScanOptions { reverse, limit };
+            let got = txn.scan(all(), options, None).await.unwrap();
+            let mut want = expected();
+            if reverse {
+                want.reverse();
+            }
+            want.truncate(limit as usize);
+            assert_eq!(got, want, "limit {limit}, reverse {reverse}");
+        }
+    }
+    let part = txn
+        .scan(Span::new("c", "h"), ScanOptions::default(), None)
+        .await
+        .unwrap();
+    assert_eq!(part, expected()[3..7].to_vec());
+    txn.commit().await.unwrap();
+    let after = begin(&client);
+    let after = after
+        .scan(all(), ScanOptions::default(), None)
+        .await
+        .unwrap();
+    assert_eq!(after, expected());
+}
+
+#[tokio::test]
+async fn a_limited_scan_reads_no_further_than_it_went() {
+    let (_fake, client) = filled().await;
+    let txn = begin(&client);
+    let options = ScanOptions {
+        reverse: false,
+        limit: 2,
+    };
+    txn.scan(all(), options, None).await.unwrap();
+    // "c" was not read: a later write of it is no conflict.
+    set(&client, &[("c", "changed")]).await;
+    value(&client, "zz").await;
+    put(&txn, "zz", "1");
+    txn.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn savepoints_undo_writes() {
+    let (_fake, client) = filled().await;
+    let txn = begin(&client);
+    put(&txn, "a", "1");
+    let mark = txn.savepoint();
+    put(&txn, "a", "2");
+    put(&txn, "b", "2");
+    txn.rollback_to(&mark);
+    assert_eq!(txn.get(b"a", None).await.unwrap(), Some(b("1")));
+    assert_eq!(txn.get(b"b", None).await.unwrap(), Some(b("b")));
+    assert!(txn.has_writes());
+}
+
+fn rows(batches: &[arrow::record_batch::RecordBatch]) -> Vec<(Bytes, Bytes)> {
+    let mut out = Vec::new();
+    for batch in batches {
+        let keys = batch.column(0).as_binary::<i32>();
+        let values = batch.column(1).as_binary::<i32>();
+        for i in 0..batch.num_rows() {
+            out.push((
+                Bytes::copy_from_slice(keys.value(i)),
+                Bytes::copy_from_slice(values.value(i)),
+            ));
+        }
+    }
+    out
+}
+
+async fn run_fragment(txn: &Transaction, limit: u64, split: Option<&Fake>) -> Vec<(Bytes, Bytes)> {
+    let parts = txn.fragment(FragmentRequest {
+        span: all(),
+        limit,
+        ..FragmentRequest::default()
+    });
+    if let Some(fake) = split {
+        fake.0.lock().split(b"f");
+    }
+    let mut out = Vec::new();
+    for part in parts {
+        let batches: Vec<_> = part.stream().try_collect().await.unwrap();
+        let rows = rows(&batches);
+        assert!(limit == 0 || rows.len() as u64 <= limit);
+        out.extend(rows);
+    }
+    out
+}
+
+#[tokio::test]
+async fn fragments_see_own_writes_and_survive_a_split() {
+    let (fake, client) = filled().await;
+    let txn = with_writes(&client);
+    assert_eq!(txn.fragment(FragmentRequest::default()).len(), 3);
+    assert_eq!(run_fragment(&txn, 0, None).await, expected());
+    assert_eq!(run_fragment(&txn, 0, Some(&fake)).await, expected());
+    let limited = run_fragment(&txn, 2, None).await;
+    assert_eq!(limited[..2], expected()[..2]);
+    fake.plant("fragment", 1, Fault::Refuse(ErrorCode::Execution));
+    let parts = txn.fragment(FragmentRequest::default());
+    let failed: crate::Result<Vec<_>> = parts[0].stream().try_collect().await;
+    assert!(matches!(failed, Err(crate::Error::Execution { .. })));
+}
+
+/// X0: a locking read answers the newest version and moves the read timestamp;
+/// what was read before must still hold.
+#[tokio::test]
+async fn locking_reads_move_the_read_timestamp() {
+    let (fake, client) = filled().await;
+    let (moves, stays) = (begin(&client), begin(&client));
+    for txn in [&moves, &stays] {
+        txn.get(b"a", None).await.unwrap();
+    }
+    let before = moves.read_timestamp();
+    set(&client, &[("m", "younger")]).await;
+    let lock = |txn: Transaction| async move {
+        txn.locking_get(&[b("m"), b("b")], None, LockOptions::default())
+            .await
+    };
+    let values = lock(moves.clone()).await.unwrap();
+    assert_eq!(values, vec![Some(b("younger")), Some(b("b"))]);
+    assert!(moves.read_timestamp() > before);
+    // Again: already locked, answered from the same state.
+    assert_eq!(lock(moves.clone()).await.unwrap(), values);
+    put(&moves, "m", "mine");
+    let own = lock(moves.clone()).await.unwrap();
+    assert_eq!(own[0], Some(b("mine")));
+    moves.commit().await.unwrap();
+    eventually("locks are released", || fake.locks() == 0).await;
+
+    set(&client, &[("a", "changed")]).await;
+    set(&client, &[("m", "younger still")]).await;
+    let error = lock(stays.clone()).await.unwrap_err();
+    assert!(error.is_retryable(), "{error:?}");
+}

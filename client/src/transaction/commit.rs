@@ -1,0 +1,456 @@
+//! The end of a transaction (PROTOCOLS section 4).
+//!
+//! ```text
+//!  no writes               -> nothing is sent
+//!  writes in one shard     -> OnePhaseCommit, one consensus round
+//!  writes in several       -> Prewrite to all at once
+//!                             s = the largest timestamp that they ask for, or r
+//!                             s > r: refresh everything read in (r, s]
+//!                             CommitRecord at the anchor: the commit point
+//!                             afterwards, in the background: Resolve
+//! ```
+//!
+//! What may be reported: *committed* after a leader said so; *aborted* when
+//! the commit point was certainly never reached; else the attempt is decided
+//! by a forced push at its anchor, which either finds it committed or makes
+//! its commit impossible (X1); *unknown* when even that cannot be learnt in
+//! time. An attempt in doubt is never sent again.
+
+use super::buffer::{Entry, Guard};
+use super::items::WriteItem;
+use super::refresh::{ReadPart, parts_of};
+use super::settle::{Intents, commit_error};
+use super::spans::SpanSet;
+use super::{Inner, idempotency, over, schema};
+use crate::background::id_bytes;
+use crate::backoff::Backoff;
+use crate::failure::{Effect, Failure};
+use crate::router::{At, Context, Routed, to_proto};
+use crate::shard_map::span_of;
+use crate::types::{Commit, EarlierOutcome, Span};
+use crate::{Error, Result};
+use bytes::Bytes;
+use lineradb_common::{TableId, Timestamp, limits};
+use lineradb_proto::shard::v1 as pb;
+use lineradb_proto::shard::v1::{
+    Reply, ShardDescriptor, commit_record_reply, reply, request, write,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Bytes of writes in one message; one more write may still fit into a
+/// proposal.
+const PART_BYTES_MAX: usize = limits::PROPOSAL_BYTES_MAX / 2;
+/// Bytes of keys that a transaction record lists for its resolution. A larger
+/// transaction lists none: its intents are resolved by its coordinator, or by
+/// whoever meets one.
+const RECORD_BYTES_MAX: usize = limits::PROPOSAL_BYTES_MAX / 4;
+
+/// Everything that a commit needs, taken out of the transaction.
+struct Plan {
+    items: Vec<WriteItem>,
+    anchor: Bytes,
+    reads: BTreeMap<Option<TableId>, SpanSet>,
+    versions: BTreeMap<TableId, u64>,
+    read_ts: Timestamp,
+    keyed: Option<Keyed>,
+}
+
+/// The idempotency part of a plan.
+struct Keyed {
+    key: Bytes,
+    request_hash: Bytes,
+    summary: Bytes,
+}
+
+/// How a commit ended well.
+enum Done {
+    At(Timestamp),
+    Earlier(EarlierOutcome),
+}
+
+impl Inner {
+    pub(super) async fn commit(self: &Arc<Self>) -> Result<Commit> {
+        let _alone = self.gate.write().await;
+        let plan = self.plan()?;
+        let read_ts = plan.read_ts;
+        let result = if plan.items.is_empty() {
+            Ok(Done::At(read_ts))
+        } else {
+            self.carry_out(plan).await
+        };
+        self.end();
+        let result = match result {
+            Ok(Done::At(at)) => Ok(Commit {
+                timestamp: at,
+                earlier: None,
+            }),
+            Ok(Done::Earlier(earlier)) => Ok(Commit {
+                timestamp: earlier.timestamp,
+                earlier: Some(earlier),
+            }),
+            Err(error) => Err(error),
+        };
+        // A transaction that only read is certain when what it saw is: its own
+        // timestamp wrote nothing.
+        let written = match &result {
+            Ok(commit) if commit.timestamp > read_ts || commit.earlier.is_some() => {
+                commit.timestamp
+            }
+            Ok(commit) => commit.timestamp.min(read_ts),
+            Err(_) => Timestamp::ZERO,
+        };
+        match (self.wait_until_certain(written).await, result) {
+            (Err(clock), Ok(_)) => Err(Error::Unknown {
+                message: format!("committed, but the clock was lost before the answer: {clock}"),
+            }),
+            (_, result) => result,
+        }
+    }
+
+    /// Takes everything out; no read or write comes after this.
+    fn plan(&self) -> Result<Plan> {
+        let mut state = self.state.lock();
+        if state.ended {
+            return Err(over());
+        }
+        state.ended = true;
+        let (mut entries, schemas) = state.buffer.take();
+        let keyed = match &self.options.idempotency {
+            Some(request) if !self.options.read_only => {
+                let key = idempotency::key_of(request);
+                let summary = state.summary.clone();
+                let value = idempotency::encode(&request.request_hash, &summary);
+                let entry = Entry {
+                    value: Some(value),
+                    guard: Guard::Absent,
+                    table: None,
+                };
+                entries.insert(key.clone(), entry);
+                Some(Keyed {
+                    key,
+                    request_hash: request.request_hash.clone(),
+                    summary,
+                })
+            }
+            _ => None,
+        };
+        // The anchor goes first: its version carries the transaction's id (X1).
+        let anchor = match &keyed {
+            Some(keyed) => Some(keyed.key.clone()),
+            None => entries.keys().next().cloned(),
+        };
+        let first = anchor.as_ref().and_then(|key| entries.remove_entry(key));
+        let items: Vec<WriteItem> = first
+            .into_iter()
+            .chain(entries)
+            .map(|(key, entry)| WriteItem::Key { key, entry })
+            .chain(schemas.into_iter().map(|(table, s)| WriteItem::Schema {
+                table,
+                span: s.span,
+                version: s.version,
+                replaces: s.replaces,
+            }))
+            .collect();
+        let anchor = anchor
+            .or_else(|| items.first().map(|item| item.start().clone()))
+            .unwrap_or_default();
+        // A table whose version is written is checked at its old version.
+        for item in &items {
+            if let WriteItem::Schema {
+                table, replaces, ..
+            } = item
+            {
+                state.versions.entry(*table).or_insert(*replaces);
+            }
+        }
+        Ok(Plan {
+            items,
+            anchor,
+            reads: std::mem::take(&mut state.reads),
+            versions: std::mem::take(&mut state.versions),
+            read_ts: state.read_ts,
+            keyed,
+        })
+    }
+
+    async fn carry_out(self: &Arc<Self>, mut plan: Plan) -> Result<Done> {
+        let context = self.context();
+        let outcome = loop {
+            let parts = self
+                .shared
+                .router
+                .group(plan.items.clone(), usize::MAX, context.deadline)
+                .await
+                .map_err(Failure::into_error)?;
+            let weight: usize = plan.items.iter().map(Routed::weight).sum();
+            let schemas = plan
+                .items
+                .iter()
+                .any(|item| matches!(item, WriteItem::Schema { .. }));
+            // DDL always goes the long way (S2).
+            let one = parts.len() == 1 && !schemas && weight <= PART_BYTES_MAX;
+            match parts.first().filter(|_| one) {
+                Some((shard, _)) => match self.one_phase(&mut plan, shard, &context).await {
+                    Ok(Some(done)) => break Ok(done),
+                    Ok(None) => {}
+                    Err(error) => break Err(error),
+                },
+                None => break self.two_phase(&plan, context).await,
+            }
+        };
+        // Somebody has used the key before.
+        match (outcome, &plan.keyed) {
+            (Err(Error::ConditionFailed { key }), Some(keyed)) if key == keyed.key => {
+                self.first_outcome().await.map(Done::Earlier)
+            }
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// Commits in one round. `None`: nothing was written, try again (the plan
+    /// has moved up, or the shard is another one).
+    async fn one_phase(
+        &self,
+        plan: &mut Plan,
+        shard: &ShardDescriptor,
+        context: &Context<'_>,
+    ) -> Result<Option<Done>> {
+        let here = span_of(shard);
+        let mut reads = Vec::new();
+        let mut reads_elsewhere = false;
+        let mut tables: BTreeSet<TableId> =
+            plan.items.iter().filter_map(WriteItem::table).collect();
+        for (table, spans) in &plan.reads {
+            for span in spans.iter() {
+                let inside = span.intersect(&here);
+                reads_elsewhere |= inside != span;
+                if !inside.is_empty() {
+                    tables.extend(*table);
+                    reads.push(to_proto(&inside));
+                }
+            }
+        }
+        let meta = self.meta(plan)?;
+        let commit = pb::OnePhaseCommit {
+            txn: Some(meta.clone()),
+            read_ts: plan.read_ts.raw(),
+            writes: plan.items.iter().map(WriteItem::to_proto).collect(),
+            reads,
+            reads_elsewhere,
+        };
+        let message = (
+            request::Body::OnePhaseCommit(commit),
+            schema(&plan.versions, tables),
+        );
+        let router = &self.shared.router;
+        let answer = router
+            .call_contended(shard, &message, Effect::Once, context)
+            .await;
+        let reply = match answer {
+            Ok(Reply {
+                body: Some(reply::Body::OnePhaseCommit(reply)),
+                ..
+            }) => reply,
+            Ok(_) => {
+                let at = self.decide(&meta, "a node sent nonsense", context).await?;
+                return Ok(Some(Done::At(at)));
+            }
+            Err(Failure::Unknown(why)) => {
+                let at = self.decide(&meta, &why, context).await?;
+                return Ok(Some(Done::At(at)));
+            }
+            Err(Failure::Moved(_)) => {
+                let mut pause = Backoff::routing();
+                if !pause.pause(context.deadline).await {
+                    return Err(Error::unavailable("the shard kept changing"));
+                }
+                return Ok(None);
+            }
+            Err(failure) => return Err(commit_error(failure)),
+        };
+        if reply.commit_ts != 0 {
+            return Ok(Some(Done::At(Timestamp::from_raw(reply.commit_ts))));
+        }
+        let needed = Timestamp::from_raw(reply.needs_ts);
+        if needed <= plan.read_ts {
+            return Err(Error::internal("a commit was neither made nor refused"));
+        }
+        let parts = parts_of(&plan.reads);
+        self.refresh(parts, &plan.versions, plan.read_ts, needed, context)
+            .await?;
+        plan.read_ts = needed;
+        Ok(None)
+    }
+
+    /// Commits over several shards.
+    async fn two_phase(self: &Arc<Self>, plan: &Plan, mut context: Context<'_>) -> Result<Done> {
+        let meta = self.meta(plan)?;
+        context.contention.holder = Some((Timestamp::from_raw(meta.attempt_ts), self.id));
+        self.state.lock().committing = vec![plan.anchor.clone()];
+        self.keep_alive();
+        let mut intents = Intents::new(self, &meta, &plan.items);
+
+        let make = |_: &ShardDescriptor, items: &[WriteItem]| {
+            let prewrite = pb::Prewrite {
+                txn: Some(meta.clone()),
+                read_ts: plan.read_ts.raw(),
+                min_ts: plan.read_ts.raw(),
+                writes: items.iter().map(WriteItem::to_proto).collect(),
+            };
+            let tables = items.iter().filter_map(WriteItem::table);
+            (
+                request::Body::Prewrite(prewrite),
+                schema(&plan.versions, tables),
+            )
+        };
+        let router = &self.shared.router;
+        let laid = router
+            .scatter(
+                plan.items.clone(),
+                make,
+                Effect::Once,
+                PART_BYTES_MAX,
+                &context,
+            )
+            .await
+            // Without a record nothing is committed, whatever was laid.
+            .map_err(commit_error)?;
+
+        let mut commit_ts = plan.read_ts;
+        let mut parts = Vec::new();
+        for (items, reply) in laid {
+            let Some(reply::Body::Prewrite(reply)) = reply.body else {
+                return Err(super::read::nonsense("a Prewrite"));
+            };
+            let at = Timestamp::from_raw(reply.timestamp);
+            commit_ts = commit_ts.max(at);
+            parts.push((items, at));
+        }
+        if commit_ts > plan.read_ts {
+            self.validate(plan, &parts, commit_ts, &context).await?;
+        }
+        let done = self.record(plan, &meta, commit_ts, &context).await?;
+        if let Done::At(at) = &done {
+            intents.committed(*at);
+        }
+        Ok(done)
+    }
+
+    /// Proves at the commit timestamp what the transaction read, and the
+    /// schema versions of what it wrote (S1).
+    async fn validate(
+        &self,
+        plan: &Plan,
+        laid: &[(Vec<WriteItem>, Timestamp)],
+        commit_ts: Timestamp,
+        context: &Context<'_>,
+    ) -> Result<()> {
+        let mut parts = parts_of(&plan.reads);
+        for (items, _) in laid.iter().filter(|(_, at)| *at < commit_ts) {
+            let mut seen = BTreeSet::new();
+            for item in items {
+                if let Some(table) = item.table()
+                    && seen.insert(table)
+                {
+                    parts.push(ReadPart {
+                        table: Some(table),
+                        span: Span::point(item.start()),
+                        schema_only: true,
+                    });
+                }
+            }
+        }
+        self.refresh(parts, &plan.versions, plan.read_ts, commit_ts, context)
+            .await
+    }
+
+    /// The commit point.
+    async fn record(
+        &self,
+        plan: &Plan,
+        meta: &pb::TxnMeta,
+        commit_ts: Timestamp,
+        context: &Context<'_>,
+    ) -> Result<Done> {
+        let keys = plan.items.iter().filter_map(|item| match item {
+            WriteItem::Key { key, .. } => Some(key),
+            WriteItem::Schema { .. } => None,
+        });
+        let small = keys.clone().map(|k| k.len() + 4).sum::<usize>() <= RECORD_BYTES_MAX;
+        let schemas = plan
+            .items
+            .iter()
+            .filter_map(|item| match item.to_proto().target {
+                Some(write::Target::Schema(schema)) => Some(schema),
+                _ => None,
+            });
+        let record = pb::CommitRecord {
+            txn: Some(meta.clone()),
+            commit_ts: commit_ts.raw(),
+            intent_keys: if small {
+                keys.cloned().collect()
+            } else {
+                Vec::new()
+            },
+            intent_schemas: schemas.collect(),
+            idempotency: plan.keyed.as_ref().map(|keyed| pb::Idempotency {
+                request_hash: keyed.request_hash.clone(),
+                result_summary: keyed.summary.clone(),
+            }),
+        };
+        let make = |_: &ShardDescriptor| (request::Body::CommitRecord(record.clone()), Vec::new());
+        let at = At::Key(plan.anchor.clone());
+        let answer = self
+            .shared
+            .router
+            .call_at(at, make, Effect::Once, context)
+            .await;
+        let outcome = match answer {
+            Ok((_, reply)) => match reply.body {
+                Some(reply::Body::CommitRecord(reply)) => reply.outcome,
+                _ => None,
+            },
+            Err(Failure::Unknown(why)) => {
+                return self.decide(meta, &why, context).await.map(Done::At);
+            }
+            Err(failure) => {
+                return Err(commit_error(failure));
+            }
+        };
+        match outcome {
+            Some(commit_record_reply::Outcome::Committed(at)) => {
+                Ok(Done::At(Timestamp::from_raw(at)))
+            }
+            Some(commit_record_reply::Outcome::Aborted(_)) => Err(Error::Aborted {
+                message: "its recovery came first".into(),
+            }),
+            Some(commit_record_reply::Outcome::Earlier(earlier)) => {
+                let same = plan
+                    .keyed
+                    .as_ref()
+                    .is_some_and(|keyed| keyed.request_hash == earlier.request_hash);
+                if !same {
+                    return Err(Error::IdempotencyMismatch);
+                }
+                Ok(Done::Earlier(EarlierOutcome {
+                    timestamp: Timestamp::from_raw(earlier.commit_ts),
+                    result_summary: earlier.result_summary,
+                }))
+            }
+            None => {
+                let at = self.decide(meta, "a node sent nonsense", context).await?;
+                Ok(Done::At(at))
+            }
+        }
+    }
+
+    fn meta(&self, plan: &Plan) -> Result<pb::TxnMeta> {
+        Ok(pb::TxnMeta {
+            id: id_bytes(self.id),
+            anchor: plan.anchor.clone(),
+            attempt_ts: self.shared.clock.now()?.latest.raw(),
+            isolation: pb::Isolation::Serializable as i32,
+        })
+    }
+}

@@ -1,0 +1,137 @@
+//! `CAST` with PostgreSQL's rounding, range checks, lengths and text forms.
+//!
+//! The target type travels as a constant text argument, so that one function
+//! name serves every type and needs no codec of its own:
+//! `pg_cast(value, 'varchar(3)', 'Europe/Berlin')`. The zone is there only when
+//! the result depends on it. `pg_assign` is the same for implicit casts and
+//! assignments: too long texts are errors instead of being cut.
+
+use crate::error::FunctionError;
+use crate::udf::{Function, arrays, result};
+use arrow::array::{Array, ArrayRef};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, FieldRef};
+use datafusion::common::{ScalarValue, plan_err};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF};
+use lineradb_common::sql::{Datum, DatumArrayBuilder, SqlType, TimeZone, ValueError, datum_at};
+use std::sync::Arc;
+
+impl From<ValueError> for FunctionError {
+    fn from(error: ValueError) -> Self {
+        FunctionError::new(error.sqlstate, error.message)
+    }
+}
+
+/// A [`ValueError`] as DataFusion carries it.
+pub fn value_error(error: ValueError) -> DataFusionError {
+    FunctionError::from(error).into()
+}
+
+pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
+    vec![
+        Function::coerced("pg_cast", coerce, returns, |a| invoke(a, Datum::cast)),
+        Function::coerced("pg_assign", coerce, returns, |a| invoke(a, Datum::assign)),
+    ]
+}
+
+fn coerce(types: &[DataType]) -> Result<Vec<DataType>> {
+    if types.len() < 2 || types.len() > 3 {
+        return plan_err!("pg_cast takes a value, a type and perhaps a zone");
+    }
+    let mut types = types.to_vec();
+    for t in types.iter_mut().skip(1) {
+        *t = DataType::Utf8;
+    }
+    Ok(types)
+}
+
+fn text(value: Option<&ScalarValue>) -> Option<&str> {
+    value.and_then(|v| v.try_as_str().flatten())
+}
+
+fn returns(types: &[DataType], scalars: &[Option<&ScalarValue>]) -> Result<FieldRef> {
+    let Some(name) = text(scalars.get(1).copied().flatten()) else {
+        return plan_err!("pg_cast needs a constant type, got {types:?}");
+    };
+    let target: SqlType = name.parse().map_err(value_error)?;
+    Ok(Arc::new(target.field("", true)))
+}
+
+/// True when Arrow's own cast gives PostgreSQL's value for every input.
+fn same_in_arrow(from: &DataType, from_sql: SqlType, to: SqlType) -> bool {
+    use SqlType as T;
+    match (from_sql, to) {
+        (T::Int2, T::Int2 | T::Int4 | T::Int8 | T::Float4 | T::Float8) => true,
+        (T::Int4, T::Int4 | T::Int8 | T::Float8) => true,
+        (T::Int8, T::Int8 | T::Float8) => true,
+        (T::Float4, T::Float4 | T::Float8) | (T::Float8, T::Float8) => true,
+        (T::Date, T::Timestamp) | (T::Date, T::Date) => true,
+        (T::Text | T::Varchar(_) | T::Name, T::Text | T::Varchar(None)) => matches!(
+            from,
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
+        ),
+        (a, b) => a == b && !matches!(b, T::Varchar(_) | T::Char(_) | T::Numeric(_)),
+    }
+}
+
+/// Converts a whole array.
+///
+/// # Errors
+/// 22003, 22P02, 22001 and 42846 as the conversion of values says.
+pub fn cast_array(
+    array: &ArrayRef,
+    from: SqlType,
+    to: SqlType,
+    zone: &TimeZone,
+    convert: fn(Datum, SqlType, &TimeZone) -> std::result::Result<Datum, ValueError>,
+) -> Result<ArrayRef> {
+    if same_in_arrow(array.data_type(), from, to) || array.data_type().is_null() {
+        let options = CastOptions {
+            safe: false,
+            ..CastOptions::default()
+        };
+        return Ok(cast_with_options(array, &to.arrow_type(), &options)?);
+    }
+    let mut builder = DatumArrayBuilder::new(to, array.len());
+    for row in 0..array.len() {
+        let value = if array.is_null(row) {
+            Datum::Null
+        } else {
+            let value = datum_at(array.as_ref(), row, from).map_err(value_error)?;
+            convert(value, to, zone).map_err(value_error)?
+        };
+        builder.push(&value).map_err(value_error)?;
+    }
+    let out = builder.finish();
+    if out.data_type() == &to.arrow_type() {
+        Ok(out)
+    } else {
+        Ok(arrow::compute::cast(&out, &to.arrow_type())?)
+    }
+}
+
+fn invoke(
+    args: &ScalarFunctionArgs,
+    convert: fn(Datum, SqlType, &TimeZone) -> std::result::Result<Datum, ValueError>,
+) -> Result<ColumnarValue> {
+    let constant = |i: usize| match args.args.get(i) {
+        Some(ColumnarValue::Scalar(value)) => value.try_as_str().flatten(),
+        _ => None,
+    };
+    let Some(name) = constant(1) else {
+        return plan_err!("pg_cast needs a constant type");
+    };
+    let target: SqlType = name.parse().map_err(value_error)?;
+    let zone = match constant(2) {
+        Some(zone) => TimeZone::parse(zone).map_err(value_error)?,
+        None => TimeZone::UTC,
+    };
+    let Some(field) = args.arg_fields.first() else {
+        return plan_err!("pg_cast needs a value");
+    };
+    let from = SqlType::from_field(field);
+    let array = arrays(args)?.remove(0);
+    let out = cast_array(&array, from, target, &zone, convert)?;
+    result(args, out)
+}

@@ -1,0 +1,227 @@
+//! What a node keeps for each of its replicas in the tree `local`.
+//!
+//! Key: shard id (8 bytes, big endian) and a field letter. All of it is written
+//! in the batch of whatever it belongs to: the applied position with the writes
+//! that it counts, a split's child with its parent's descriptor (C4), a
+//! snapshot's rows with the position that they stand for.
+
+use super::storage::Storage;
+use super::types::{StoredMembership, decode_membership, encode_membership};
+use crate::command::{Malformed, Tree, take_u8, take_varint};
+use crate::raft_log::{LogId, Vote};
+use crate::{Error, Result};
+use bytes::{BufMut, Bytes, BytesMut};
+use lineradb_common::{ReplicaId, ShardId};
+use lineradb_lsm::WriteBatch;
+use lineradb_proto::shard::v1::ShardDescriptor;
+use prost::Message;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+const REPLICA: u8 = b'r';
+const APPLIED: u8 = b'a';
+const MEMBERSHIP: u8 = b'm';
+const DESCRIPTOR: u8 = b'd';
+const SEED: u8 = b's';
+
+/// What a replica's log starts with when it was not born empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seed {
+    /// Everything up to here is in the seed itself: a purged id.
+    pub base: LogId,
+    /// The vote with which the replica is born.
+    pub vote: Option<Vote>,
+}
+
+/// Everything kept for one replica.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ReplicaRecord {
+    pub replica: ReplicaId,
+    pub descriptor: ShardDescriptor,
+    pub applied: Option<LogId>,
+    pub membership: StoredMembership,
+    pub seed: Option<Seed>,
+}
+
+fn key(shard: ShardId, field: u8) -> [u8; 9] {
+    let mut key = [field; 9];
+    key[..8].copy_from_slice(&shard.0.to_be_bytes());
+    key
+}
+
+pub(crate) fn put_applied(
+    batch: &mut WriteBatch,
+    storage: &Storage,
+    shard: ShardId,
+    applied: LogId,
+) {
+    let mut value = [0; 16];
+    value[..8].copy_from_slice(&applied.term.to_le_bytes());
+    value[8..].copy_from_slice(&applied.index.to_le_bytes());
+    batch.put(storage.keyspace(Tree::Local), &key(shard, APPLIED), &value);
+}
+
+pub(crate) fn put_membership(
+    batch: &mut WriteBatch,
+    storage: &Storage,
+    shard: ShardId,
+    membership: &StoredMembership,
+) {
+    batch.put(
+        storage.keyspace(Tree::Local),
+        &key(shard, MEMBERSHIP),
+        &encode_membership(membership),
+    );
+}
+
+pub(crate) fn put_descriptor(
+    batch: &mut WriteBatch,
+    storage: &Storage,
+    descriptor: &ShardDescriptor,
+) {
+    let shard = ShardId(descriptor.shard_id);
+    batch.put(
+        storage.keyspace(Tree::Local),
+        &key(shard, DESCRIPTOR),
+        &descriptor.encode_to_vec(),
+    );
+}
+
+/// Everything of a new replica.
+pub(crate) fn put_replica(batch: &mut WriteBatch, storage: &Storage, record: &ReplicaRecord) {
+    let shard = ShardId(record.descriptor.shard_id);
+    let local = storage.keyspace(Tree::Local);
+    batch.put(
+        local,
+        &key(shard, REPLICA),
+        &record.replica.0.to_le_bytes(),
+    );
+    put_descriptor(batch, storage, &record.descriptor);
+    put_membership(batch, storage, shard, &record.membership);
+    match record.applied {
+        Some(applied) => put_applied(batch, storage, shard, applied),
+        None => batch.delete(local, &key(shard, APPLIED)),
+    }
+    match &record.seed {
+        Some(seed) => batch.put(local, &key(shard, SEED), &encode_seed(seed)),
+        None => batch.delete(local, &key(shard, SEED)),
+    }
+}
+
+/// Forgets a replica.
+pub(crate) fn delete_replica(batch: &mut WriteBatch, storage: &Storage, shard: ShardId) {
+    for field in [REPLICA, APPLIED, MEMBERSHIP, DESCRIPTOR, SEED] {
+        batch.delete(storage.keyspace(Tree::Local), &key(shard, field));
+    }
+}
+
+fn encode_seed(seed: &Seed) -> Bytes {
+    use crate::command::put_varint;
+    let mut out = BytesMut::with_capacity(32);
+    put_varint(&mut out, seed.base.term);
+    put_varint(&mut out, seed.base.index);
+    match &seed.vote {
+        None => out.put_u8(0),
+        Some(vote) => {
+            out.put_u8(1 + u8::from(vote.committed));
+            put_varint(&mut out, vote.term);
+            put_varint(&mut out, vote.replica.0);
+        }
+    }
+    out.freeze()
+}
+
+fn decode_seed(mut input: Bytes) -> Result<Seed, Malformed> {
+    let base = LogId {
+        term: take_varint(&mut input)?,
+        index: take_varint(&mut input)?,
+    };
+    let vote = match take_u8(&mut input)? {
+        0 => None,
+        kind => Some(Vote {
+            term: take_varint(&mut input)?,
+            replica: ReplicaId(take_varint(&mut input)?),
+            committed: kind == 2,
+        }),
+    };
+    Ok(Seed { base, vote })
+}
+
+/// Whether a replica of the shard is on record.
+pub(crate) fn exists(storage: &Storage, shard: ShardId) -> Result<bool> {
+    Ok(storage
+        .db
+        .get(storage.keyspace(Tree::Local), &key(shard, REPLICA))?
+        .is_some())
+}
+
+/// The record of one shard's replica.
+pub(crate) fn load(storage: &Storage, shard: ShardId) -> Result<Option<ReplicaRecord>> {
+    let mut found = load_range(storage, shard, Some(shard))?;
+    Ok(found.remove(&shard))
+}
+
+/// The records of all replicas.
+pub(crate) fn load_all(storage: &Storage) -> Result<BTreeMap<ShardId, ReplicaRecord>> {
+    load_range(storage, ShardId(0), None)
+}
+
+fn load_range(
+    storage: &Storage,
+    from: ShardId,
+    to: Option<ShardId>,
+) -> Result<BTreeMap<ShardId, ReplicaRecord>> {
+    let mut records: BTreeMap<ShardId, ReplicaRecord> = BTreeMap::new();
+    let mut replicas = BTreeMap::new();
+    let snapshot = storage.db.snapshot();
+    let upper = to.map(|shard| key(shard, 0xff));
+    let mut iter = snapshot.iter(
+        storage.keyspace(Tree::Local),
+        Bound::Included(&from.0.to_be_bytes()),
+        upper.as_ref().map_or(Bound::Unbounded, |k| Bound::Included(&k[..])),
+    );
+    iter.seek_to_first()?;
+    while iter.valid() {
+        let (shard, field) = match (iter.key().first_chunk::<8>(), iter.key().get(8)) {
+            (Some(shard), Some(field)) => (ShardId(u64::from_be_bytes(*shard)), *field),
+            _ => return Err(Error::Corrupt("a malformed key in the tree local".into())),
+        };
+        let value = Bytes::copy_from_slice(iter.value());
+        let record = records.entry(shard).or_default();
+        let malformed = |error: Malformed| {
+            Error::Corrupt(format!("record '{}' of shard {shard}: {error}", field as char))
+        };
+        match field {
+            REPLICA => {
+                let replica = number(&value, 0).map_err(malformed)?;
+                record.replica = ReplicaId(replica);
+                replicas.insert(shard, replica);
+            }
+            APPLIED => {
+                record.applied = Some(LogId {
+                    term: number(&value, 0).map_err(malformed)?,
+                    index: number(&value, 8).map_err(malformed)?,
+                });
+            }
+            MEMBERSHIP => record.membership = decode_membership(value).map_err(malformed)?,
+            DESCRIPTOR => {
+                record.descriptor = ShardDescriptor::decode(value).map_err(|error| {
+                    Error::Corrupt(format!("descriptor of shard {shard}: {error}"))
+                })?;
+            }
+            SEED => record.seed = Some(decode_seed(value).map_err(malformed)?),
+            _ => return Err(Error::Corrupt(format!("unknown record of shard {shard}"))),
+        }
+        iter.next()?;
+    }
+    records.retain(|shard, _| replicas.contains_key(shard));
+    Ok(records)
+}
+
+fn number(value: &[u8], at: usize) -> Result<u64, Malformed> {
+    value
+        .get(at..at + 8)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(u64::from_le_bytes)
+        .ok_or(Malformed("too short"))
+}

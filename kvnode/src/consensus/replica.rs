@@ -1,0 +1,203 @@
+//! What a replica's state machine, its group handle and its keeper share.
+
+use super::api::{GroupObserver, SplitApplied};
+use super::bounds::Bounds;
+use super::local::ReplicaRecord;
+use super::storage::Storage;
+use super::types::StoredMembership;
+use crate::raft_log::LogId;
+use lineradb_common::{NodeId, ReplicaId, ShardId};
+use lineradb_proto::shard::v1::ShardDescriptor;
+use parking_lot::{Mutex, RwLock};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Applied positions remembered until they are durable.
+const POINTS_MAX: usize = 512;
+
+/// What is applied, as readers outside of apply see it.
+pub(crate) struct Visible {
+    pub descriptor: Arc<ShardDescriptor>,
+    pub bounds: Arc<Bounds>,
+    pub applied: Option<LogId>,
+    pub membership: StoredMembership,
+}
+
+/// Which applied position is durable (D1): positions with the storage
+/// engine's sequence number of the batch that holds them.
+#[derive(Debug, Default)]
+struct Durable {
+    points: VecDeque<(u64, LogId)>,
+    reached: Option<LogId>,
+}
+
+impl Durable {
+    fn add(&mut self, seqno: u64, applied: LogId) {
+        if self.points.len() >= POINTS_MAX {
+            // Every other one goes, never the newest: coarser, not wrong.
+            let mut keep = false;
+            self.points.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
+        self.points.push_back((seqno, applied));
+    }
+
+    fn reach(&mut self, flushed: u64) -> Option<LogId> {
+        while let Some((seqno, applied)) = self.points.front().copied() {
+            if seqno > flushed {
+                break;
+            }
+            self.reached = Some(applied);
+            self.points.pop_front();
+        }
+        self.reached
+    }
+}
+
+/// One replica on this node.
+pub(crate) struct ReplicaState {
+    pub shard: ShardId,
+    pub replica: ReplicaId,
+    pub storage: Storage,
+    pub visible: RwLock<Visible>,
+    durable: Mutex<Durable>,
+    pub leadership: LeadershipCell,
+    /// Set when the replica stopped on a fault.
+    pub failed: Mutex<Option<String>>,
+}
+
+impl ReplicaState {
+    pub(crate) fn new(storage: Storage, record: ReplicaRecord) -> Self {
+        let bounds = Arc::new(Bounds::of(&record.descriptor));
+        ReplicaState {
+            shard: ShardId(record.descriptor.shard_id),
+            replica: record.replica,
+            storage,
+            visible: RwLock::new(Visible {
+                descriptor: Arc::new(record.descriptor),
+                bounds,
+                applied: record.applied,
+                membership: record.membership,
+            }),
+            durable: Mutex::new(Durable {
+                points: VecDeque::new(),
+                // What was read at start is what a crash keeps. A record that
+                // was just written is not yet, but its log is empty.
+                reached: record.applied,
+            }),
+            leadership: LeadershipCell::default(),
+            failed: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn descriptor(&self) -> Arc<ShardDescriptor> {
+        Arc::clone(&self.visible.read().descriptor)
+    }
+
+    pub(crate) fn bounds(&self) -> Arc<Bounds> {
+        Arc::clone(&self.visible.read().bounds)
+    }
+
+    pub(crate) fn applied(&self) -> Option<LogId> {
+        self.visible.read().applied
+    }
+
+    pub(crate) fn note_written(&self, seqno: u64, applied: LogId) {
+        self.durable.lock().add(seqno, applied);
+    }
+
+    /// The last applied position that a crash keeps.
+    pub(crate) fn durable_applied(&self) -> Option<LogId> {
+        let flushed = self.storage.db.flushed_seqno();
+        self.durable.lock().reach(flushed)
+    }
+}
+
+/// Who leads, with the observer told in order.
+#[derive(Default)]
+pub(crate) struct LeadershipCell {
+    /// The term that this replica leads; 0: none. Set after the observer was
+    /// told of the beginning, cleared before it is told of the end.
+    term: AtomicU64,
+    leader: AtomicU64,
+    observer: Mutex<Observed>,
+}
+
+#[derive(Default)]
+struct Observed {
+    observer: Option<Arc<dyn GroupObserver>>,
+}
+
+impl LeadershipCell {
+    pub(crate) fn term(&self) -> Option<u64> {
+        Some(self.term.load(Ordering::Acquire)).filter(|term| *term != 0)
+    }
+
+    pub(crate) fn leader_node(&self) -> Option<NodeId> {
+        let replica = self.leader.load(Ordering::Acquire);
+        (replica != 0).then(|| ReplicaId(replica).node())
+    }
+
+    pub(crate) fn set_leader(&self, replica: Option<u64>) {
+        self.leader.store(replica.unwrap_or(0), Ordering::Release);
+    }
+
+    pub(crate) fn begin(&self, term: u64) {
+        let observed = self.observer.lock();
+        if let Some(observer) = &observed.observer {
+            observer.on_leader(term);
+        }
+        self.term.store(term, Ordering::Release);
+    }
+
+    pub(crate) fn end(&self) {
+        let observed = self.observer.lock();
+        if self.term.swap(0, Ordering::AcqRel) != 0
+            && let Some(observer) = &observed.observer
+        {
+            observer.on_lost_leadership();
+        }
+    }
+
+    pub(crate) fn split(&self, split: &SplitApplied) {
+        let observed = self.observer.lock();
+        if let Some(observer) = &observed.observer {
+            observer.on_split(split);
+        }
+    }
+
+    pub(crate) fn observe(&self, observer: Arc<dyn GroupObserver>) {
+        let mut observed = self.observer.lock();
+        if let Some(term) = self.term() {
+            observer.on_leader(term);
+        }
+        observed.observer = Some(observer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_flushed_positions_are_durable() {
+        let mut durable = Durable::default();
+        let at = |index| LogId { term: 1, index };
+        for index in 1..=10 {
+            durable.add(index * 10, at(index));
+        }
+        assert_eq!(durable.reach(9), None);
+        assert_eq!(durable.reach(55), Some(at(5)));
+        assert_eq!(durable.reach(55), Some(at(5)));
+        for index in 11..5000 {
+            durable.add(index * 10, at(index));
+        }
+        assert!(durable.points.len() <= POINTS_MAX);
+        let reached = durable.reach(30_000).unwrap();
+        assert!(reached.index <= 3000);
+        assert_eq!(durable.reach(49_990), Some(at(4999)));
+    }
+}

@@ -1,0 +1,254 @@
+//! The plain decisions of the KV API: what is a valid request, what a client
+//! error means in gRPC, how a comparison comes out.
+
+use bytes::Bytes;
+use lineradb_client::{Error, Span};
+use lineradb_common::{keys, limits};
+use lineradb_proto::kv::v1::compare::{Against, Relation};
+use lineradb_proto::kv::v1::{Compare, Operation, operation};
+use std::time::Duration;
+use tonic::{Code, Status};
+
+/// Longest idempotency key.
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 1024;
+
+/// The stored key of a user's key.
+pub fn stored_key(key: &[u8]) -> Result<Bytes, Status> {
+    if key.is_empty() {
+        return Err(Status::invalid_argument("the key is empty"));
+    }
+    bounded(key, "the key")?;
+    Ok(keys::kv_key(key))
+}
+
+/// The user's key of a stored one.
+pub fn user_key(stored: &Bytes) -> Bytes {
+    stored.slice(1.min(stored.len())..)
+}
+
+/// The stored span of a user's range; an empty end is the end of the space.
+pub fn stored_span(start: &[u8], end: &[u8]) -> Result<Span, Status> {
+    bounded(start, "the start")?;
+    bounded(end, "the end")?;
+    if !end.is_empty() && start > end {
+        return Err(Status::invalid_argument("the range runs backwards"));
+    }
+    let end = if end.is_empty() {
+        keys::prefix_end(&[keys::KV])
+    } else {
+        keys::kv_key(end)
+    };
+    Ok(Span::new(keys::kv_key(start), end))
+}
+
+fn bounded(key: &[u8], what: &str) -> Result<(), Status> {
+    if key.len() > limits::KV_KEY_BYTES_MAX {
+        return Err(Status::invalid_argument(format!(
+            "{what} has {} bytes, at most {} are allowed",
+            key.len(),
+            limits::KV_KEY_BYTES_MAX
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses values that are too large.
+pub fn checked_value(value: &Bytes) -> Result<(), Status> {
+    if value.len() > limits::VALUE_BYTES_MAX {
+        return Err(Status::invalid_argument(format!(
+            "the value has {} bytes, at most {} are allowed",
+            value.len(),
+            limits::VALUE_BYTES_MAX
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses idempotency keys that are too long.
+pub fn checked_idempotency_key(key: &str) -> Result<(), Status> {
+    if key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
+        return Err(Status::invalid_argument(format!(
+            "the idempotency key has {} bytes, at most {IDEMPOTENCY_KEY_BYTES_MAX} are allowed",
+            key.len()
+        )));
+    }
+    Ok(())
+}
+
+/// One operation, with its key as stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Write.
+    Put(Bytes, Bytes),
+    /// Delete.
+    Delete(Bytes),
+    /// Read.
+    Get(Bytes),
+}
+
+/// Checks the operations of a request.
+pub fn steps(operations: &[Operation]) -> Result<Vec<Step>, Status> {
+    let steps = operations
+        .iter()
+        .enumerate()
+        .map(|(i, operation)| match &operation.operation {
+            Some(operation::Operation::Put(put)) => {
+                checked_value(&put.value)?;
+                Ok(Step::Put(stored_key(&put.key)?, put.value.clone()))
+            }
+            Some(operation::Operation::Delete(delete)) => {
+                Ok(Step::Delete(stored_key(&delete.key)?))
+            }
+            Some(operation::Operation::Get(get)) => Ok(Step::Get(stored_key(&get.key)?)),
+            None => Err(Status::invalid_argument(format!("operation {i} is empty"))),
+        });
+    steps.collect()
+}
+
+/// Checks the comparisons of a request.
+pub fn check_compares(compares: &[Compare]) -> Result<(), Status> {
+    for (i, compare) in compares.iter().enumerate() {
+        stored_key(&compare.key)?;
+        let relation = Relation::try_from(compare.relation).map_err(|_| {
+            Status::invalid_argument(format!("comparison {i} has an unknown relation"))
+        })?;
+        match (&compare.against, relation) {
+            (None, _) => {
+                return Err(Status::invalid_argument(format!(
+                    "comparison {i} names nothing to compare with"
+                )));
+            }
+            (Some(Against::Exists(_)), Relation::Less | Relation::Greater) => {
+                return Err(Status::invalid_argument(format!(
+                    "comparison {i}: existence is equal or not equal, nothing else"
+                )));
+            }
+            (Some(_), _) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Does a comparison hold for what was found (value and version)? A key that
+/// does not exist has an empty value and version 0.
+pub fn holds(compare: &Compare, found: Option<(&Bytes, u64)>) -> bool {
+    use std::cmp::Ordering;
+    let order = match &compare.against {
+        Some(Against::Value(value)) => found.map_or(&b""[..], |(v, _)| v).cmp(value.as_ref()),
+        Some(Against::Version(version)) => found.map_or(0, |(_, v)| v).cmp(version),
+        Some(Against::Exists(exists)) => found.is_some().cmp(exists),
+        None => return false,
+    };
+    match compare.relation() {
+        Relation::Equal => order == Ordering::Equal,
+        Relation::NotEqual => order != Ordering::Equal,
+        Relation::Less => order == Ordering::Less,
+        Relation::Greater => order == Ordering::Greater,
+    }
+}
+
+/// How long the caller is willing to wait (the `grpc-timeout` header: up to
+/// eight digits and a unit).
+pub fn grpc_timeout(header: &str) -> Option<Duration> {
+    let (digits, unit) = header.split_at_checked(header.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let n: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(n * 3600),
+        "M" => Duration::from_secs(n * 60),
+        "S" => Duration::from_secs(n),
+        "m" => Duration::from_millis(n),
+        "u" => Duration::from_micros(n),
+        "n" => Duration::from_nanos(n),
+        _ => return None,
+    })
+}
+
+/// The gRPC code of a client error (the comments of `kv.proto`), and a word for
+/// programs, sent as the metadata `lineradb-error`.
+pub fn code_of(error: &Error) -> (Code, &'static str) {
+    match error {
+        Error::Conflict { .. } => (Code::Aborted, "conflict"),
+        Error::SchemaChanged { .. } => (Code::Aborted, "schema-changed"),
+        Error::LockTimeout { .. } => (Code::Aborted, "lock-timeout"),
+        Error::Deadlock => (Code::Aborted, "deadlock"),
+        Error::Aborted { .. } => (Code::Aborted, "aborted"),
+        Error::ConditionFailed { .. } => (Code::FailedPrecondition, "condition-failed"),
+        Error::IdempotencyMismatch => (Code::FailedPrecondition, "idempotency-mismatch"),
+        Error::Unknown { .. } => (Code::Unknown, "outcome-unknown"),
+        Error::Unavailable { .. } => (Code::Unavailable, "unavailable"),
+        Error::Timeout => (Code::DeadlineExceeded, "timeout"),
+        Error::Invalid { .. } => (Code::InvalidArgument, "invalid"),
+        Error::Limit { .. } => (Code::ResourceExhausted, "limit"),
+        Error::Execution { .. } | Error::Internal { .. } => (Code::Internal, "internal"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_and_values_have_limits() {
+        assert!(stored_key(b"").is_err());
+        assert!(stored_key(&vec![0; limits::KV_KEY_BYTES_MAX]).is_ok());
+        let long = stored_key(&vec![0; limits::KV_KEY_BYTES_MAX + 1]).unwrap_err();
+        assert_eq!(long.code(), Code::InvalidArgument);
+        assert!(checked_value(&Bytes::from(vec![0; limits::VALUE_BYTES_MAX])).is_ok());
+        assert!(checked_value(&Bytes::from(vec![0; limits::VALUE_BYTES_MAX + 1])).is_err());
+        assert_eq!(user_key(&stored_key(b"abc").unwrap()), &b"abc"[..]);
+    }
+
+    #[test]
+    fn ranges_stay_in_their_own_space() {
+        let all = stored_span(b"", b"").unwrap();
+        assert!(all.contains(&stored_key(&[0xff; 10]).unwrap()));
+        assert!(!all.contains(&keys::table_prefix(lineradb_common::TableId(1))));
+        assert!(stored_span(b"b", b"a").is_err());
+        assert!(stored_span(b"a", b"a").unwrap().is_empty());
+    }
+
+    #[test]
+    fn comparisons_treat_a_missing_key_as_empty_at_version_zero() {
+        let compare = |relation: Relation, against| Compare {
+            key: Bytes::from_static(b"k"),
+            relation: relation as i32,
+            against: Some(against),
+        };
+        let value = |v: &'static [u8]| Against::Value(Bytes::from_static(v));
+        let found = Bytes::from_static(b"m");
+        let found = Some((&found, 7));
+        assert!(holds(&compare(Relation::Equal, value(b"m")), found));
+        assert!(holds(&compare(Relation::Less, value(b"n")), found));
+        assert!(holds(&compare(Relation::Greater, value(b"a")), found));
+        assert!(!holds(&compare(Relation::NotEqual, value(b"m")), found));
+        assert!(holds(&compare(Relation::Equal, Against::Version(7)), found));
+        assert!(holds(&compare(Relation::Equal, Against::Version(0)), None));
+        assert!(holds(
+            &compare(Relation::Equal, Against::Exists(false)),
+            None
+        ));
+        assert!(holds(
+            &compare(Relation::NotEqual, Against::Exists(false)),
+            found
+        ));
+        assert!(check_compares(&[compare(Relation::Less, Against::Exists(true))]).is_err());
+        let nothing = Compare {
+            key: Bytes::from_static(b"k"),
+            ..Compare::default()
+        };
+        assert!(check_compares(&[nothing]).is_err());
+    }
+
+    #[test]
+    fn timeouts_parse_as_grpc_says() {
+        assert_eq!(grpc_timeout("5S"), Some(Duration::from_secs(5)));
+        assert_eq!(grpc_timeout("100m"), Some(Duration::from_millis(100)));
+        assert_eq!(grpc_timeout("2H"), Some(Duration::from_secs(7200)));
+        for bad in ["", "S", "5", "123456789S", "-1S", "5x", "5é"] {
+            assert_eq!(grpc_timeout(bad), None, "{bad}");
+        }
+    }
+}

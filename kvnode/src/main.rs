@@ -1,0 +1,60 @@
+//! `lineradb-kvnode`: a kvnode as a process.
+
+use clap::Parser;
+use lineradb_common::telemetry;
+use lineradb_kvnode::node::{Flags, KvNode, NodeConfig};
+use lineradb_kvnode::{Error, Result};
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Decoding plan fragments recurses.
+const STACK_BYTES: usize = 8 << 20;
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let run = || {
+        let config = NodeConfig::load(&flags)?;
+        telemetry::init_logging(config.log_format, &config.log);
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_stack_size(STACK_BYTES)
+            .build()
+            .map_err(|e| Error::io("starting the runtime", e))?
+            .block_on(serve(config))
+    };
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lineradb-kvnode: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(config: NodeConfig) -> Result<()> {
+    let listen = |kind| signal(kind).map_err(|e| Error::io("listening for signals", e));
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let node = tokio::select! {
+        started = KvNode::start(config.options()?) => started?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    println!(
+        "LineraDB kvnode {}: gRPC {}, http://{}",
+        node.node_id, node.address, node.http_address
+    );
+    let failed = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        reason = node.failed() => Some(reason),
+    };
+    if let Some(reason) = failed {
+        // D3: no flush, no hand-over: nothing this process says counts now.
+        tracing::error!(reason, "stopping at once");
+        return Err(Error::Unavailable(reason));
+    }
+    tracing::info!("draining");
+    node.shutdown().await;
+    Ok(())
+}

@@ -1,0 +1,107 @@
+//! [`Reader`] over a snapshot of the storage engine.
+
+use super::{Cursor, Reader, Result, Store};
+use crate::command::Tree;
+use bytes::Bytes;
+use lineradb_lsm::{Db, Iter, KeyspaceId, Snapshot};
+use std::ops::Bound;
+
+/// The node's storage engine with the keyspaces of all trees.
+#[derive(Clone)]
+pub struct LsmStore {
+    db: Db,
+    keyspaces: [KeyspaceId; 4],
+}
+
+impl LsmStore {
+    /// Finds the trees in an open engine.
+    ///
+    /// # Errors
+    /// When a keyspace is missing.
+    pub fn new(db: Db) -> crate::Result<Self> {
+        let [a, b, c, d] = Tree::ALL.map(|tree| db.keyspace(tree.name()));
+        Ok(LsmStore {
+            keyspaces: [a?, b?, c?, d?],
+            db,
+        })
+    }
+}
+
+impl Store for LsmStore {
+    type Snapshot = LsmReader;
+
+    fn snapshot(&self) -> LsmReader {
+        LsmReader {
+            snapshot: self.db.snapshot(),
+            keyspaces: self.keyspaces,
+        }
+    }
+
+    fn approximate_size(&self, tree: Tree, start: &[u8], end: &[u8]) -> u64 {
+        let keyspace = self.keyspaces[usize::from(tree.number())];
+        self.db.approximate_size(keyspace, start, end)
+    }
+}
+
+/// One snapshot of the engine.
+#[derive(Clone)]
+pub struct LsmReader {
+    snapshot: Snapshot,
+    keyspaces: [KeyspaceId; 4],
+}
+
+impl LsmReader {
+    fn keyspace(&self, tree: Tree) -> KeyspaceId {
+        self.keyspaces[usize::from(tree.number())]
+    }
+}
+
+impl Reader for LsmReader {
+    type Cursor = LsmCursor;
+
+    fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Bytes>> {
+        let value = self.snapshot.get(self.keyspace(tree), key)?;
+        Ok(value.map(Bytes::from))
+    }
+
+    fn cursor(&self, tree: Tree, lower: &[u8], upper: &[u8]) -> LsmCursor {
+        LsmCursor(self.snapshot.iter(
+            self.keyspace(tree),
+            Bound::Included(lower),
+            Bound::Excluded(upper),
+        ))
+    }
+}
+
+/// An iterator of the engine.
+pub struct LsmCursor(Iter);
+
+impl Cursor for LsmCursor {
+    fn seek_to_first(&mut self) -> Result<()> {
+        Ok(self.0.seek_to_first()?)
+    }
+    fn seek_to_last(&mut self) -> Result<()> {
+        Ok(self.0.seek_to_last()?)
+    }
+    fn seek(&mut self, key: &[u8]) -> Result<()> {
+        Ok(self.0.seek(key)?)
+    }
+    fn seek_for_prev(&mut self, key: &[u8]) -> Result<()> {
+        Ok(self.0.seek_for_prev(key)?)
+    }
+    fn next(&mut self) -> Result<()> {
+        Ok(self.0.next()?)
+    }
+    fn prev(&mut self) -> Result<()> {
+        Ok(self.0.prev()?)
+    }
+    fn valid(&self) -> bool {
+        self.0.valid()
+    }
+    fn key(&self) -> &[u8] {
+        self.0.key()
+    }
+    fn value(&self) -> Bytes {
+        self.0.value_slice().into()
+    }
+}

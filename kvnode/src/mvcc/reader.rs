@@ -1,0 +1,73 @@
+//! What reading needs from a store: point reads and ordered cursors over one
+//! frozen state.
+
+use super::Result;
+use crate::command::Tree;
+use bytes::Bytes;
+
+/// Where snapshots come from.
+pub trait Store: Send + Sync + 'static {
+    /// A frozen state.
+    type Snapshot: Reader;
+
+    /// The state that holds everything applied so far.
+    fn snapshot(&self) -> Self::Snapshot;
+
+    /// About how many bytes a range of a tree takes; 0 when it is not known.
+    fn approximate_size(&self, tree: Tree, start: &[u8], end: &[u8]) -> u64;
+}
+
+/// A frozen state of the store.
+pub trait Reader: Clone + Send + Sync + 'static {
+    /// Walks a tree in order.
+    type Cursor: Cursor;
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// When the store fails; the others alike.
+    fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Bytes>>;
+
+    /// A cursor over `[lower, upper)`, not positioned yet.
+    fn cursor(&self, tree: Tree, lower: &[u8], upper: &[u8]) -> Self::Cursor;
+}
+
+/// A position in a tree. It owns what it reads.
+pub trait Cursor: Send + 'static {
+    /// To the first key of the range.
+    ///
+    /// # Errors
+    /// When the store fails; the other moves alike.
+    fn seek_to_first(&mut self) -> Result<()>;
+    /// To the last key of the range.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn seek_to_last(&mut self) -> Result<()>;
+    /// To the first key that is not below `key`.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn seek(&mut self, key: &[u8]) -> Result<()>;
+    /// To the last key that is not above `key`.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn seek_for_prev(&mut self, key: &[u8]) -> Result<()>;
+    /// Forward by one. Only while valid.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn next(&mut self) -> Result<()>;
+    /// Back by one. Only while valid.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn prev(&mut self) -> Result<()>;
+    /// True while it stands on a key of the range.
+    fn valid(&self) -> bool;
+    /// The key. Only while valid.
+    fn key(&self) -> &[u8];
+    /// The value. Only while valid.
+    fn value(&self) -> Bytes;
+}

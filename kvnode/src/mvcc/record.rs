@@ -1,0 +1,203 @@
+//! What became of a transaction, written once at its anchor.
+
+use super::Result;
+use super::codec::{Fields, put_slice};
+use bytes::{BufMut, Bytes, BytesMut};
+use lineradb_common::{TableId, Timestamp, TxnId};
+
+const FORMAT: u8 = 1;
+const COMMITTED: u8 = 1;
+const ABORTED: u8 = 2;
+
+/// The fate of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Its writes are versions at this timestamp, or become them.
+    Committed(Timestamp),
+    /// Its writes never were.
+    Aborted,
+}
+
+/// A schema version that a transaction writes on all shards of a span.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchemaSpan {
+    /// The table.
+    pub table: TableId,
+    /// Start of the span.
+    pub start: Bytes,
+    /// End of the span; empty: the end of the key space.
+    pub end: Bytes,
+    /// The new version.
+    pub version: u64,
+}
+
+/// The record of a transaction's fate. It is written with a put-if-absent and
+/// never changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TxnRecord {
+    /// The fate.
+    pub status: Status,
+    /// The commit attempt's own timestamp.
+    pub attempt_ts: Timestamp,
+    /// Keys that may still hold intents: enough to finish a dead coordinator's
+    /// work, not needed for correctness.
+    pub intent_keys: Vec<Bytes>,
+    /// Schema versions that may still hold intents.
+    pub intent_schemas: Vec<SchemaSpan>,
+}
+
+impl TxnRecord {
+    /// The record of an aborted transaction.
+    pub fn aborted(attempt_ts: Timestamp) -> Self {
+        TxnRecord {
+            status: Status::Aborted,
+            attempt_ts,
+            intent_keys: Vec::new(),
+            intent_schemas: Vec::new(),
+        }
+    }
+
+    /// The bytes that are stored.
+    pub fn encode(&self) -> Bytes {
+        let keys: usize = self.intent_keys.iter().map(|k| k.len() + 4).sum();
+        let mut out = BytesMut::with_capacity(32 + keys);
+        out.put_u8(FORMAT);
+        let (status, timestamp) = match self.status {
+            Status::Committed(timestamp) => (COMMITTED, timestamp),
+            Status::Aborted => (ABORTED, Timestamp::ZERO),
+        };
+        out.put_u8(status);
+        out.put_u64(timestamp.raw());
+        out.put_u64(self.attempt_ts.raw());
+        out.put_u32(self.intent_keys.len() as u32);
+        for key in &self.intent_keys {
+            put_slice(&mut out, key);
+        }
+        out.put_u32(self.intent_schemas.len() as u32);
+        for schema in &self.intent_schemas {
+            out.put_u64(schema.table.0);
+            out.put_u64(schema.version);
+            put_slice(&mut out, &schema.start);
+            put_slice(&mut out, &schema.end);
+        }
+        out.freeze()
+    }
+
+    /// Reads a stored record.
+    ///
+    /// # Errors
+    /// When the bytes are not a record.
+    pub fn decode(bytes: Bytes) -> Result<TxnRecord> {
+        let mut fields = Fields::new(bytes, "a transaction record");
+        if fields.u8()? != FORMAT {
+            return fields.unknown();
+        }
+        let status = fields.u8()?;
+        let timestamp = fields.timestamp()?;
+        let status = match status {
+            COMMITTED => Status::Committed(timestamp),
+            ABORTED => Status::Aborted,
+            _ => return fields.unknown(),
+        };
+        let attempt_ts = fields.timestamp()?;
+        let count = fields.count()?;
+        let intent_keys = (0..count).map(|_| fields.slice()).collect::<Result<_>>()?;
+        let count = fields.count()?;
+        let mut intent_schemas = Vec::with_capacity(count);
+        for _ in 0..count {
+            intent_schemas.push(SchemaSpan {
+                table: TableId(fields.u64()?),
+                version: fields.u64()?,
+                start: fields.slice()?,
+                end: fields.slice()?,
+            });
+        }
+        Ok(TxnRecord {
+            status,
+            attempt_ts,
+            intent_keys,
+            intent_schemas,
+        })
+    }
+}
+
+/// What a repeat of a request with an idempotency key is answered with
+/// (PROTOCOLS X2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The attempt that committed.
+    pub txn: TxnId,
+    /// When.
+    pub commit_ts: Timestamp,
+    /// Hash of the request.
+    pub request_hash: Bytes,
+    /// What was answered.
+    pub result_summary: Bytes,
+}
+
+impl Outcome {
+    /// The bytes that are stored.
+    pub fn encode(&self) -> Bytes {
+        let mut out =
+            BytesMut::with_capacity(33 + self.request_hash.len() + self.result_summary.len());
+        out.put_u8(FORMAT);
+        out.put_slice(&self.txn.0);
+        out.put_u64(self.commit_ts.raw());
+        put_slice(&mut out, &self.request_hash);
+        put_slice(&mut out, &self.result_summary);
+        out.freeze()
+    }
+
+    /// Reads a stored outcome.
+    ///
+    /// # Errors
+    /// When the bytes are not an outcome.
+    pub fn decode(bytes: Bytes) -> Result<Outcome> {
+        let mut fields = Fields::new(bytes, "an outcome record");
+        if fields.u8()? != FORMAT {
+            return fields.unknown();
+        }
+        Ok(Outcome {
+            txn: fields.txn_id()?,
+            commit_ts: fields.timestamp()?,
+            request_hash: fields.slice()?,
+            result_summary: fields.slice()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn records_come_back(commit: Option<u64>, a: u64, keys: Vec<Vec<u8>>, tables: Vec<u64>) {
+            let record = TxnRecord {
+                status: commit.map_or(Status::Aborted, |s| Status::Committed(Timestamp::from_raw(s))),
+                attempt_ts: Timestamp::from_raw(a),
+                intent_keys: keys.into_iter().map(Bytes::from).collect(),
+                intent_schemas: tables.into_iter().map(|t| SchemaSpan {
+                    table: TableId(t), start: Bytes::from_static(b"s"), end: Bytes::new(), version: t,
+                }).collect(),
+            };
+            prop_assert_eq!(TxnRecord::decode(record.encode()).unwrap(), record);
+        }
+
+        #[test]
+        fn outcomes_come_back(txn: [u8; 16], s: u64, hash: Vec<u8>, summary: Vec<u8>) {
+            let outcome = Outcome {
+                txn: TxnId(txn), commit_ts: Timestamp::from_raw(s),
+                request_hash: hash.into(), result_summary: summary.into(),
+            };
+            prop_assert_eq!(Outcome::decode(outcome.encode()).unwrap(), outcome);
+        }
+
+        #[test]
+        fn any_bytes_decode_or_fail(bytes: Vec<u8>) {
+            let _ = TxnRecord::decode(bytes.clone().into());
+            let _ = Outcome::decode(bytes.into());
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The settings of a kvnode: a TOML file, `LINERADB_*` variables and flags of
+//! the same names (common::config).
+
+use super::KvNodeOptions;
+use crate::{Error, Result};
+use clap::Parser;
+use lineradb_client::LocalNodes;
+use lineradb_common::clock::MachineClock;
+use lineradb_common::telemetry::LogFormat;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// What is set, after all layers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeConfig {
+    /// Data folder.
+    pub data: PathBuf,
+    /// gRPC address.
+    pub listen: String,
+    /// HTTP address.
+    pub http: String,
+    /// Metaservice members, separated by commas.
+    pub meta: String,
+    /// Where others reach this node; `listen` unless given.
+    pub advertise: Option<String>,
+    /// Where the node is: `cloud=aws,region=us-east-1,zone=a`.
+    pub locality: String,
+    /// Budget of the block cache, in bytes.
+    pub block_cache_bytes: u64,
+    /// How logs look.
+    pub log_format: LogFormat,
+    /// Level, or `target=level` list.
+    pub log: String,
+    /// Serve beyond this machine without TLS and authentication.
+    pub insecure: bool,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        NodeConfig {
+            data: PathBuf::from("lineradb-kvnode"),
+            listen: "127.0.0.1:9090".to_owned(),
+            http: "127.0.0.1:9091".to_owned(),
+            meta: "127.0.0.1:9190".to_owned(),
+            advertise: None,
+            locality: String::new(),
+            block_cache_bytes: 256 << 20,
+            log_format: LogFormat::Text,
+            log: "info".to_owned(),
+            insecure: false,
+        }
+    }
+}
+
+/// The flags; what is absent falls through to the environment, the file, the
+/// default.
+#[derive(Debug, Default, Parser, Serialize)]
+#[command(name = "lineradb-kvnode", version, about = "LineraDB kvnode: holds replicas of shards", long_about = None)]
+pub struct Flags {
+    /// Configuration file (TOML; the keys are the flags' names with _ for -)
+    #[arg(long, value_name = "FILE", env = "LINERADB_CONFIG")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Data folder
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
+    /// gRPC address [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+    /// HTTP address [default: 127.0.0.1:9091]
+    #[arg(long, value_name = "ADDR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<String>,
+    /// Metaservice members: ADDR[,ADDR] [default: 127.0.0.1:9190]
+    #[arg(long, value_name = "LIST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub meta: Option<String>,
+    /// Where others reach this node [default: the gRPC address]
+    #[arg(long, value_name = "ADDR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<String>,
+    /// Where the node is: cloud=aws,region=us-east-1,zone=a
+    #[arg(long, value_name = "KEY=VALUE,...")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locality: Option<String>,
+    /// Budget of the block cache [default: 256 MiB]
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block_cache_bytes: Option<u64>,
+    /// Log format [default: text]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<LogFormat>,
+    /// Log level, or target=level list [default: info]
+    #[arg(long, value_name = "FILTER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
+    /// Serve beyond this machine without TLS and authentication
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub insecure: bool,
+}
+
+impl NodeConfig {
+    /// All layers together.
+    ///
+    /// # Errors
+    /// When a key is unknown or of the wrong type.
+    pub fn load(flags: &Flags) -> Result<Self> {
+        lineradb_common::config::load(flags.config.as_deref(), flags)
+            .map_err(|e| Error::Refused(e.message))
+    }
+
+    /// What the node is started with.
+    ///
+    /// # Errors
+    /// When an address or the locality does not parse, or a service would be
+    /// reachable from other machines unprotected.
+    pub fn options(&self) -> Result<KvNodeOptions> {
+        let listen = self.address("--listen", &self.listen)?;
+        let http = self.address("--http", &self.http)?;
+        let metas: Vec<String> = self
+            .meta
+            .split(',')
+            .map(|m| m.trim().to_owned())
+            .filter(|m| !m.is_empty())
+            .collect();
+        Ok(KvNodeOptions {
+            data: self.data.clone(),
+            listen,
+            http,
+            advertise: self.advertise.clone(),
+            metas,
+            locality: parse_locality(&self.locality)?,
+            block_cache_bytes: self.block_cache_bytes,
+            clock: MachineClock::unsynchronised(),
+            local: LocalNodes::new(),
+            listen_flag: "--listen",
+        })
+    }
+
+    fn address(&self, flag: &str, value: &str) -> Result<SocketAddr> {
+        let address: SocketAddr = value
+            .replace("localhost", "127.0.0.1")
+            .parse()
+            .map_err(|_| Error::Refused(format!("{flag} {value:?}: expected IP:PORT")))?;
+        lineradb_common::config::check_exposure(flag, &address, self.insecure)
+            .map_err(|e| Error::Refused(e.message))?;
+        Ok(address)
+    }
+}
+
+fn parse_locality(text: &str) -> Result<HashMap<String, String>> {
+    text.split(',')
+        .filter(|tier| !tier.trim().is_empty())
+        .map(|tier| match tier.split_once('=') {
+            Some((key, value)) if !key.trim().is_empty() && !value.trim().is_empty() => {
+                Ok((key.trim().to_owned(), value.trim().to_owned()))
+            }
+            _ => Err(Error::Refused(format!(
+                "--locality: {tier:?} is not KEY=VALUE"
+            ))),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn localities_are_tiers() {
+        let tiers = parse_locality("cloud=aws, region=us-east-1,zone=a").unwrap();
+        assert_eq!(tiers["region"], "us-east-1");
+        assert!(parse_locality("zone").is_err());
+        assert!(parse_locality("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn exposure_needs_a_word() {
+        let mut config = NodeConfig {
+            listen: "0.0.0.0:9090".into(),
+            ..NodeConfig::default()
+        };
+        assert!(config.options().is_err());
+        config.insecure = true;
+        assert!(config.options().is_ok());
+    }
+}

@@ -1,0 +1,7 @@
+//! The data path of a node: requests in, replies out, in process or over gRPC.
+
+mod grpc;
+mod node;
+
+pub use grpc::ShardGrpc;
+pub use node::{ShardNode, ShardNodeOptions};

@@ -1,0 +1,155 @@
+//! What arrives, handed to the replica addressed.
+
+use super::codec;
+use super::{Chunks, Handler};
+use crate::consensus::types::{TypeConfig, raft_vote};
+use crate::consensus::{Group, GroupsCore};
+use crate::snapshot::Assembly;
+use async_trait::async_trait;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use lineradb_common::{ReplicaId, ShardId};
+use lineradb_proto::raft::v1 as proto;
+use openraft::errors::{Infallible, RaftError};
+use proto::raft_reply::Body as Answer;
+use proto::raft_request::Body as Question;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// How long a message may wait for its replica: a split's child is reached by
+/// its leader before its node has applied the split.
+const BIRTH_WAIT: Duration = Duration::from_millis(100);
+
+/// Answers for all replicas of a node.
+pub(crate) struct Router {
+    pub groups: Weak<GroupsCore>,
+}
+
+fn unknown(group: u64, replica: u64) -> Answer {
+    Answer::UnknownGroup(format!("no replica {replica} of shard {group} here"))
+}
+
+async fn find(groups: &Weak<GroupsCore>, group: u64, replica: u64) -> Option<Group> {
+    let (group, replica) = (ShardId(group), ReplicaId(replica));
+    let found = {
+        let core = groups.upgrade()?;
+        core.replica(group, replica)
+    };
+    if found.is_some() {
+        return found;
+    }
+    let core = groups.upgrade()?;
+    core.wait_for(group, replica, BIRTH_WAIT).await
+}
+
+fn stopped(error: &RaftError<TypeConfig, Infallible>) -> Answer {
+    Answer::UnknownGroup(format!("the replica has stopped: {error}"))
+}
+
+async fn respond(groups: Weak<GroupsCore>, request: proto::RaftRequest) -> Answer {
+    let Some(group) = find(&groups, request.group_id, request.to_replica).await else {
+        return unknown(request.group_id, request.to_replica);
+    };
+    let raft = group.raft();
+    let bad = |error: crate::command::Malformed| Answer::Failed(error.to_string());
+    match request.body {
+        Some(Question::Append(message)) => match codec::take_append(message) {
+            Err(error) => bad(error),
+            Ok(rpc) => match raft.append_entries(rpc).await {
+                Err(error) => stopped(&error),
+                Ok(response) => codec::put_append_reply(&response)
+                    .map_or_else(|| Answer::Failed("nothing stored".into()), Answer::Append),
+            },
+        },
+        Some(Question::Vote(message)) => match codec::take_vote_request(message) {
+            Err(error) => bad(error),
+            Ok(rpc) => match raft.vote(rpc).await {
+                Err(error) => stopped(&error),
+                Ok(response) => Answer::Vote(codec::put_vote_reply(&response)),
+            },
+        },
+        Some(Question::PreVote(message)) => match codec::take_vote_request(message) {
+            Err(error) => bad(error),
+            Ok(rpc) => match raft.pre_vote(rpc).await {
+                Err(error) => stopped(&error),
+                Ok(response) => Answer::Vote(codec::put_vote_reply(&response)),
+            },
+        },
+        Some(Question::Transfer(message)) => match codec::take_transfer(message) {
+            Err(error) => bad(error),
+            Ok(rpc) => match raft.handle_transfer_leader(rpc).await {
+                Ok(Ok(())) => Answer::Transferred(true),
+                Ok(Err(error)) => Answer::Failed(error.to_string()),
+                Err(error) => Answer::UnknownGroup(format!("the replica has stopped: {error}")),
+            },
+        },
+        None => Answer::Failed("an empty request".into()),
+    }
+}
+
+#[async_trait]
+impl Handler for Router {
+    fn request(&self, request: proto::RaftRequest) -> BoxFuture<'static, proto::RaftReply> {
+        let groups = self.groups.clone();
+        async move {
+            let id = request.id;
+            let body = Some(respond(groups, request).await);
+            proto::RaftReply { id, body }
+        }
+        .boxed()
+    }
+
+    async fn install(&self, mut chunks: Chunks) -> Result<proto::SnapshotReply, String> {
+        let header = match chunks.recv().await {
+            Some(Ok(proto::SnapshotChunk {
+                part: Some(proto::snapshot_chunk::Part::Header(header)),
+            })) => header,
+            Some(Err(error)) => return Err(error.to_string()),
+            _ => return Err("a snapshot begins with its header".into()),
+        };
+        let Some(group) = find(&self.groups, header.group_id, header.to_replica).await else {
+            return Ok(proto::SnapshotReply {
+                vote: None,
+                unknown_group: format!(
+                    "no replica {} of shard {} here",
+                    header.to_replica, header.group_id
+                ),
+            });
+        };
+        // One at a time: a snapshot is held in memory until it is installed.
+        let Some(core) = self.groups.upgrade() else {
+            return Err("the node is stopping".into());
+        };
+        let _one = core.snapshot_permit().await.map_err(|e| e.to_string())?;
+        let mut assembly = Assembly::begin(&header).map_err(|e| e.to_string())?;
+        while let Some(chunk) = chunks.recv().await {
+            let chunk = chunk.map_err(|e| e.to_string())?;
+            assembly.add(chunk).map_err(|e| e.to_string())?;
+        }
+        let (meta, cut) = assembly.finish().map_err(|e| e.to_string())?;
+        let vote = header
+            .vote
+            .map(|vote| raft_vote(codec::vote_from_proto(&vote)))
+            .ok_or("a snapshot without its vote")?;
+        let snapshot = openraft::Snapshot {
+            meta,
+            snapshot: cut,
+        };
+        let response = group
+            .raft()
+            .install_full_snapshot(vote, snapshot)
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok(proto::SnapshotReply {
+            vote: Some(codec::vote_to_proto(crate::consensus::types::vote_from(
+                &response.vote,
+            ))),
+            unknown_group: String::new(),
+        })
+    }
+}
+
+/// Keeps a strong hold on the router for transports that only have a weak one.
+pub(crate) fn router(groups: Weak<GroupsCore>) -> Arc<dyn Handler> {
+    Arc::new(Router { groups })
+}

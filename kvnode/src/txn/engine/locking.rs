@@ -1,0 +1,142 @@
+//! Locking reads: the memory lock first, in line, then the newest version.
+
+use super::wait::Patience;
+use super::write::lock_refusal;
+use super::{Answer, Call, Engine, SchemaCheck};
+use crate::mvcc::{self, Store, keys};
+use crate::txn::lock_table::Wait;
+use crate::txn::placement::{Writer, check_key};
+use crate::txn::refusal::Refusal;
+use crate::txn::seam::Consensus;
+use lineradb_common::Timestamp;
+use lineradb_common::clock::{Stopwatch, deadline_after};
+use lineradb_proto::shard::v1::{self as proto, ErrorCode, reply};
+use std::time::Duration;
+
+/// The longest wait in lock queues when the request names none: a deadlock over
+/// several nodes is assumed then.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
+
+impl<C: Consensus, S: Store> Engine<C, S> {
+    pub(super) async fn locking_read(&self, call: &mut Call, read: &proto::LockingRead) -> Answer {
+        let writer = Writer::from_meta(read.txn.as_ref())?;
+        for key in &read.keys {
+            check_key(&call.descriptor, key)?;
+        }
+        let requested = match read.read_ts {
+            0 => self.clock.now()?.latest,
+            at => Timestamp::from_raw(at),
+        };
+        self.check_ahead(requested)?;
+        self.take_locks(call, read, &writer).await?;
+        let mut patience = Patience::new();
+        loop {
+            let leading = call.leading.clone();
+            let places = read.keys.iter().map(|key| keys::addressable(key)).collect();
+            // It writes nothing: reads need not wait for it. Writes do, so that
+            // the newest version stays the newest until it is in the cache.
+            let latched = leading.latches.acquire(places, Timestamp::MAX);
+            let guard = self.until(call, latched).await?;
+            let (values, at) = match newest(&self.store.snapshot(), read, &writer, requested) {
+                Ok(newest) => newest,
+                Err(mvcc::Error::Locked(locks)) => {
+                    drop(guard);
+                    let locked = Refusal::locked(locks);
+                    self.wait_for_intents(call, &mut patience, locked).await?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if at > self.clock.now()?.earliest.plus_micros(super::READ_LEAD_US) {
+                drop(guard);
+                self.wait_readable(call, at).await?;
+                continue;
+            }
+            for key in &read.keys {
+                leading.cache.read_point(key, at, Some(writer.id));
+            }
+            self.still(call)?;
+            let schema = self.check_schema(call, at, Some(writer.id), Some(&guard), &[])?;
+            drop(guard);
+            match schema {
+                SchemaCheck::Same => self.confirm(call).await?,
+                SchemaCheck::InFlight(changed) => {
+                    let _ = self.until(call, changed).await?;
+                    continue;
+                }
+                SchemaCheck::Refused(refusal) if refusal.code() == ErrorCode::Locked => {
+                    self.wait_for_intents(call, &mut patience, refusal).await?;
+                    continue;
+                }
+                SchemaCheck::Refused(refusal) => {
+                    self.confirm(call).await?;
+                    return Err(refusal);
+                }
+            }
+            let observed = values.iter().map(|v| v.version_ts).max().unwrap_or(0);
+            let reply = proto::LockingReadReply {
+                values,
+                read_ts: at.raw(),
+            };
+            return Ok((
+                reply::Body::LockingRead(reply),
+                Timestamp::from_raw(observed),
+            ));
+        }
+    }
+
+    async fn take_locks(
+        &self,
+        call: &mut Call,
+        read: &proto::LockingRead,
+        writer: &Writer,
+    ) -> Result<(), Refusal> {
+        let bound = match read.lock_timeout_ms {
+            0 => LOCK_WAIT_MAX,
+            ms => Duration::from_millis(ms.into()),
+        };
+        let until = deadline_after(bound);
+        let wait = if read.wait {
+            Wait::Until(until.min(call.deadline))
+        } else {
+            Wait::No
+        };
+        let watch = Stopwatch::start();
+        let leading = call.leading.clone();
+        let taken = leading
+            .locks
+            .acquire(&read.keys, writer.id, !read.shared, wait);
+        let taken = self.until(call, taken).await?;
+        let assumed = read.lock_timeout_ms == 0 && watch.elapsed() >= LOCK_WAIT_MAX;
+        match taken {
+            Err(crate::txn::lock_table::LockError::TimedOut) if assumed => Err(Refusal::new(
+                ErrorCode::Deadlock,
+                "a lock was not free for so long that a deadlock is assumed",
+            )),
+            taken => taken.map_err(lock_refusal),
+        }
+    }
+}
+
+/// The newest committed version of each key, and the timestamp at which all of
+/// them hold.
+fn newest(
+    snapshot: &impl mvcc::Reader,
+    read: &proto::LockingRead,
+    writer: &Writer,
+    requested: Timestamp,
+) -> mvcc::Result<(Vec<proto::VersionedValue>, Timestamp)> {
+    let mut at = requested;
+    let mut values = Vec::with_capacity(read.keys.len());
+    for key in &read.keys {
+        let place = keys::addressable(key);
+        let found = mvcc::read_point(snapshot, key, &place, Timestamp::MAX, Some(writer.id))?;
+        at = at.max(found.observed);
+        values.push(proto::VersionedValue {
+            present: found.value.is_some(),
+            value: found.value.unwrap_or_default(),
+            version_ts: found.version_ts.raw(),
+        });
+    }
+    Ok((values, at))
+}

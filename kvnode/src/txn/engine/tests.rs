@@ -1,0 +1,8 @@
+//! The engine over a group in memory that delays and loses at will.
+
+mod checker;
+mod harness;
+mod random;
+mod scenarios;
+mod serving;
+mod two_phases;

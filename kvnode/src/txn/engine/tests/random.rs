@@ -1,0 +1,432 @@
+//! Random transactions, elections, lost verdicts and dead coordinators on one
+//! shard; whatever was acknowledged must be strictly serializable.
+
+use super::checker::{Done, strictly_serializable};
+use super::harness::*;
+use crate::txn::rules::Rules;
+use bytes::Bytes;
+use lineradb_common::clock::Clock;
+use lineradb_common::{Timestamp, TxnId, spawn};
+use lineradb_proto::shard::v1::{self as proto, ErrorCode, push_reply, reply, request};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const KEYS: [&str; 4] = ["a", "b", "c", "d"];
+const CLIENTS: u64 = 6;
+const TRANSACTIONS: u64 = 12;
+
+/// Xorshift: the schedule follows from the seed.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+
+    fn keys(&mut self, at_most: u64) -> Vec<&'static str> {
+        let mut keys = Vec::new();
+        for _ in 0..self.below(at_most + 1) {
+            let key = KEYS[self.below(KEYS.len() as u64) as usize];
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        keys
+    }
+}
+
+struct World {
+    shard: Shard,
+    leader: Mutex<TestEngine>,
+    done: Mutex<Vec<Done>>,
+    events: AtomicU64,
+    numbers: AtomicU64,
+}
+
+fn txn_id(number: u64) -> TxnId {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&number.to_be_bytes());
+    TxnId(id)
+}
+
+fn id_bytes(number: u64) -> Bytes {
+    Bytes::copy_from_slice(&txn_id(number).0)
+}
+
+fn value_of(number: u64) -> Bytes {
+    Bytes::copy_from_slice(&number.to_be_bytes())
+}
+
+fn number_of(value: &[u8]) -> u64 {
+    u64::from_be_bytes(value.try_into().unwrap())
+}
+
+/// Why a transaction came to nothing.
+struct GaveUp;
+
+impl World {
+    fn event(&self) -> u64 {
+        self.events.fetch_add(1, Ordering::SeqCst)
+    }
+
+    fn elect(&self) {
+        let mut leader = self.leader.lock();
+        let next = self.shard.elect();
+        leader.lost_leadership();
+        *leader = next;
+    }
+
+    /// Sends a request until the leader answers it; pushes and resolves what
+    /// stands in the way, as the client library does.
+    async fn ask(&self, body: request::Body) -> Result<proto::Reply, GaveUp> {
+        for _ in 0..40 {
+            let leader = self.leader.lock().clone();
+            let reply = call(&leader, body.clone(), &[]).await;
+            match &reply.body {
+                Some(reply::Body::Error(error)) => match error.code() {
+                    ErrorCode::NotLeader => tokio::task::yield_now().await,
+                    ErrorCode::Locked => self.recover(&error.locks).await,
+                    _ => return Ok(reply),
+                },
+                _ => return Ok(reply),
+            }
+        }
+        Err(GaveUp)
+    }
+
+    async fn recover(&self, locks: &[proto::Lock]) {
+        for lock in locks {
+            let push = request::Body::Push(proto::Push {
+                txn_id: lock.txn_id.clone(),
+                anchor: lock.anchor.clone(),
+                attempt_ts: lock.attempt_ts,
+                force: false,
+            });
+            let leader = self.leader.lock().clone();
+            let reply = call(&leader, push, &[]).await;
+            let commit_ts = match &reply.body {
+                Some(reply::Body::Push(proto::PushReply {
+                    status: Some(status),
+                })) => match status {
+                    push_reply::Status::Committed(at) => *at,
+                    push_reply::Status::Aborted(_) => 0,
+                    push_reply::Status::Pending(_) => continue,
+                },
+                _ => continue,
+            };
+            let resolve = request::Body::Resolve(proto::Resolve {
+                txn_id: lock.txn_id.clone(),
+                keys: vec![lock.key.clone()],
+                commit_ts,
+                ..Default::default()
+            });
+            call(&leader, resolve, &[]).await;
+        }
+    }
+
+    /// What became of an attempt whose reply was lost (X1).
+    async fn decide(
+        &self,
+        number: u64,
+        anchor: &'static str,
+        attempt: Timestamp,
+    ) -> Option<Timestamp> {
+        loop {
+            let leader = self.leader.lock().clone();
+            let reply = call(&leader, push(txn_id(number), anchor, attempt, true), &[]).await;
+            match &reply.body {
+                Some(reply::Body::Push(proto::PushReply {
+                    status: Some(status),
+                })) => match status {
+                    push_reply::Status::Committed(at) => return Some(Timestamp::from_raw(*at)),
+                    _ => return None,
+                },
+                Some(reply::Body::Error(error)) if error.code() == ErrorCode::OutcomeUnknown => {
+                    self.elect();
+                }
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    async fn read(
+        &self,
+        number: u64,
+        r: Timestamp,
+        keys: &[&'static str],
+        scan: bool,
+        observed: &mut Timestamp,
+    ) -> Result<Vec<(&'static str, u64)>, GaveUp> {
+        let mut out = Vec::new();
+        if scan {
+            let body = request::Body::Scan(proto::Scan {
+                span: Some(proto::Span::default()),
+                read_ts: r.raw(),
+                txn_id: id_bytes(number),
+                ..Default::default()
+            });
+            let reply = self.ask(body).await?;
+            *observed = (*observed).max(Timestamp::from_raw(reply.observed));
+            let Some(reply::Body::Scan(reply)) = reply.body else {
+                return Err(GaveUp);
+            };
+            for key in KEYS {
+                let pair = reply.pairs.iter().find(|pair| pair.key == key);
+                out.push((key, pair.map_or(0, |pair| number_of(&pair.value))));
+            }
+        } else {
+            for key in keys {
+                let reply = self.ask(get(&[key], r, Some(txn_id(number)))).await?;
+                *observed = (*observed).max(Timestamp::from_raw(reply.observed));
+                if code(&reply).is_some() {
+                    return Err(GaveUp);
+                }
+                let value = values(&reply)[0].clone();
+                out.push((*key, value.map_or(0, |value| number_of(&value))));
+            }
+        }
+        Ok(out)
+    }
+
+    async fn refresh(
+        &self,
+        number: u64,
+        spans: &[proto::Span],
+        from: Timestamp,
+        to: Timestamp,
+    ) -> bool {
+        let body = request::Body::Refresh(proto::Refresh {
+            spans: spans.to_vec(),
+            from_ts: from.raw(),
+            to_ts: to.raw(),
+            txn_id: id_bytes(number),
+        });
+        let reply = self.ask(body).await.ok().and_then(|reply| reply.body);
+        matches!(
+            reply,
+            Some(reply::Body::Refresh(proto::RefreshReply { ok: true, .. }))
+        )
+    }
+
+    async fn one_phase(
+        &self,
+        number: u64,
+        mut r: Timestamp,
+        spans: &[proto::Span],
+        writes: &[&'static str],
+        elsewhere: bool,
+    ) -> Option<Timestamp> {
+        for _ in 0..5 {
+            let puts = writes
+                .iter()
+                .map(|key| put(key, value_of(number)))
+                .collect();
+            let mut commit = commit(txn_id(number), r, puts);
+            commit.reads = spans.to_vec();
+            commit.reads_elsewhere = elsewhere;
+            let attempt = Timestamp::from_raw(commit.txn.as_ref()?.attempt_ts);
+            let body = request::Body::OnePhaseCommit(commit);
+            let reply = self.ask(body).await.ok()?;
+            match &reply.body {
+                Some(reply::Body::OnePhaseCommit(reply)) if reply.commit_ts != 0 => {
+                    return Some(Timestamp::from_raw(reply.commit_ts));
+                }
+                Some(reply::Body::OnePhaseCommit(reply)) => {
+                    let needs = Timestamp::from_raw(reply.needs_ts);
+                    if !self.refresh(number, spans, r, needs).await {
+                        return None;
+                    }
+                    r = needs;
+                }
+                Some(reply::Body::Error(error)) if error.code() == ErrorCode::OutcomeUnknown => {
+                    self.elect();
+                    return self.decide(number, writes[0], attempt).await;
+                }
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    async fn two_phase(
+        &self,
+        number: u64,
+        r: Timestamp,
+        spans: &[proto::Span],
+        writes: &[&'static str],
+        dies: bool,
+    ) -> Option<Timestamp> {
+        let anchor = writes[0];
+        let attempt = self.shard.now();
+        let meta = meta(txn_id(number), anchor, attempt);
+        let mut s = Some(r);
+        for key in writes {
+            let body = request::Body::Prewrite(proto::Prewrite {
+                txn: meta.clone(),
+                read_ts: r.raw(),
+                min_ts: r.raw(),
+                writes: vec![put(key, value_of(number))],
+            });
+            match self.ask(body).await.map(|reply| reply.body) {
+                Ok(Some(reply::Body::Prewrite(reply))) => {
+                    s = s.map(|s| s.max(Timestamp::from_raw(reply.timestamp)));
+                }
+                Ok(Some(reply::Body::Error(error))) => {
+                    if error.code() == ErrorCode::OutcomeUnknown {
+                        self.elect();
+                    }
+                    s = None;
+                }
+                _ => s = None,
+            }
+        }
+        if dies {
+            return None;
+        }
+        if let Some(to) = s
+            && to > r
+            && !self.refresh(number, spans, r, to).await
+        {
+            s = None;
+        }
+        let mut commit_ts = None;
+        if let Some(at) = s {
+            let body = request::Body::CommitRecord(proto::CommitRecord {
+                txn: meta,
+                commit_ts: at.raw(),
+                ..Default::default()
+            });
+            let reply = self.ask(body).await.ok().and_then(|reply| reply.body);
+            if let Some(reply::Body::CommitRecord(reply)) = &reply
+                && let Some(proto::commit_record_reply::Outcome::Committed(at)) = reply.outcome
+            {
+                commit_ts = Some(Timestamp::from_raw(at));
+            } else {
+                self.elect();
+            }
+        }
+        if commit_ts.is_none() {
+            commit_ts = self.decide(number, anchor, attempt).await;
+        }
+        let resolve = request::Body::Resolve(proto::Resolve {
+            txn_id: id_bytes(number),
+            keys: writes.iter().map(|key| (*key).into()).collect(),
+            commit_ts: commit_ts.map_or(0, Timestamp::raw),
+            ..Default::default()
+        });
+        let _ = self.ask(resolve).await;
+        commit_ts
+    }
+
+    async fn transaction(&self, chance: &mut Chance) {
+        let began = self.event();
+        let number = self.numbers.fetch_add(1, Ordering::SeqCst);
+        // Now and then a clock that runs ahead, within its bound.
+        let ahead = if chance.below(4) == 0 {
+            chance.below(30_000)
+        } else {
+            0
+        };
+        let r = self.shard.now().plus_micros(ahead);
+        let keys = chance.keys(3);
+        let scan = chance.below(5) == 0;
+        let mut observed = Timestamp::ZERO;
+        let Ok(reads) = self.read(number, r, &keys, scan, &mut observed).await else {
+            return;
+        };
+        for _ in 0..chance.below(4) {
+            tokio::task::yield_now().await;
+        }
+        let writes = chance.keys(2);
+        let spans: Vec<proto::Span> = if scan {
+            vec![proto::Span::default()]
+        } else {
+            keys.iter().map(|key| point(key)).collect()
+        };
+        let at = if writes.is_empty() {
+            Some(r)
+        } else if chance.below(2) == 0 {
+            let elsewhere = chance.below(3) == 0;
+            self.one_phase(number, r, &spans, &writes, elsewhere).await
+        } else {
+            let dies = chance.below(10) == 0;
+            self.two_phase(number, r, &spans, &writes, dies).await
+        };
+        let Some(at) = at else {
+            return;
+        };
+        // T5: the commit wait. The reader waits for what it saw.
+        let wait = if writes.is_empty() {
+            observed
+        } else {
+            at.max(observed)
+        };
+        while self.shard.clock.now().unwrap().earliest.micros() <= wait.micros() {
+            self.shard.clock.advance(500);
+            tokio::task::yield_now().await;
+        }
+        let ended = self.event();
+        self.done.lock().push(Done {
+            number,
+            began,
+            ended,
+            at,
+            reads,
+            writes,
+        });
+    }
+}
+
+async fn run(seed: u64) -> Vec<Done> {
+    let shard = Shard::new(Rules::default());
+    shard
+        .shared
+        .lose
+        .store([0, 9, 23][seed as usize % 3], Ordering::SeqCst);
+    let world = Arc::new(World {
+        leader: Mutex::new(shard.engine.clone()),
+        shard,
+        done: Mutex::default(),
+        events: AtomicU64::new(0),
+        numbers: AtomicU64::new(1),
+    });
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let world = world.clone();
+            spawn::task("client", async move {
+                let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (client + 1));
+                for _ in 0..TRANSACTIONS {
+                    world.transaction(&mut chance).await;
+                    match chance.below(20) {
+                        0 => world.elect(),
+                        // Dead coordinators are dead after five seconds.
+                        1 => world.shard.clock.advance(5_100_000),
+                        _ => {}
+                    }
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.await.unwrap();
+    }
+    std::mem::take(&mut *world.done.lock())
+}
+
+#[tokio::test]
+async fn random_histories_are_strictly_serializable() {
+    let mut acknowledged = 0;
+    for seed in 1..=25 {
+        let done = run(seed).await;
+        acknowledged += done.len();
+        assert!(strictly_serializable(&done), "seed {seed}: {done:#?}");
+    }
+    assert!(
+        acknowledged > 500,
+        "only {acknowledged} transactions committed"
+    );
+}

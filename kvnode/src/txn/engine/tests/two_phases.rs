@@ -1,0 +1,214 @@
+//! Intents, commit records, resolution, refreshes and schema versions.
+
+use super::harness::*;
+use super::serving::{body, bytes, settle, shard, store};
+use lineradb_common::{Timestamp, TxnId, spawn};
+use lineradb_proto::shard::v1::{self as proto, ErrorCode, reply, request};
+
+fn prewrite(txn: TxnId, at: Timestamp, writes: Vec<proto::Write>) -> request::Body {
+    request::Body::Prewrite(proto::Prewrite {
+        txn: meta(txn, "a", at),
+        read_ts: at.raw(),
+        min_ts: 0,
+        writes,
+    })
+}
+
+fn laid(reply: &proto::Reply) -> Timestamp {
+    match &reply.body {
+        Some(reply::Body::Prewrite(reply)) => Timestamp::from_raw(reply.timestamp),
+        other => panic!("not laid: {other:?}"),
+    }
+}
+
+fn record(txn: TxnId, attempt: Timestamp, at: Timestamp) -> request::Body {
+    request::Body::CommitRecord(proto::CommitRecord {
+        txn: meta(txn, "a", attempt),
+        commit_ts: at.raw(),
+        ..Default::default()
+    })
+}
+
+fn resolve(txn: TxnId, keys: &[&'static str], at: Timestamp) -> request::Body {
+    request::Body::Resolve(proto::Resolve {
+        txn_id: bytes(txn),
+        keys: keys.iter().map(|key| (*key).into()).collect(),
+        commit_ts: at.raw(),
+        ..Default::default()
+    })
+}
+
+fn refresh(span: proto::Span, from: Timestamp, to: Timestamp, txn: TxnId) -> request::Body {
+    request::Body::Refresh(proto::Refresh {
+        spans: vec![span],
+        from_ts: from.raw(),
+        to_ts: to.raw(),
+        txn_id: bytes(txn),
+    })
+}
+
+fn refreshed(reply: &proto::Reply) -> bool {
+    match &reply.body {
+        Some(reply::Body::Refresh(reply)) => reply.ok,
+        other => panic!("not a refresh: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn two_phases_hide_and_show_everything_together() {
+    let shard = shard();
+    let r = shard.now();
+    let at = laid(
+        &shard
+            .call(prewrite(id(1), r, vec![put("a", "1"), put("b", "1")]))
+            .await,
+    );
+    // Below the intents all is as before; above, nobody knows.
+    assert_eq!(
+        values(&shard.call(get(&["a"], at.previous(), None)).await),
+        [None]
+    );
+    let reply = shard.call(get(&["a", "b"], shard.now(), None)).await;
+    let Some(reply::Body::Error(error)) = &reply.body else {
+        panic!("{reply:?}");
+    };
+    assert_eq!(error.code(), ErrorCode::Locked);
+    assert_eq!(
+        (&error.locks[0].key[..], &error.locks[0].anchor[..]),
+        (&b"a"[..], &b"a"[..])
+    );
+    let write = shard
+        .call(body(commit(id(2), r, vec![put("b", "2")])))
+        .await;
+    assert_eq!(code(&write), Some(ErrorCode::Locked));
+    // Laid again: nothing changes.
+    assert_eq!(
+        laid(&shard.call(prewrite(id(1), r, vec![put("a", "1")])).await),
+        at
+    );
+    let young = shard.call(push(id(1), "a", r, false)).await;
+    assert_eq!(pushed(&young), proto::push_reply::Status::Pending(true));
+    shard.call(record(id(1), r, at)).await;
+    // Decided: seen through before anybody resolves.
+    let both = [Some("1".into()), Some("1".into())];
+    assert_eq!(
+        values(&shard.call(get(&["a", "b"], shard.now(), None)).await),
+        both
+    );
+    shard.call(resolve(id(1), &["a", "b"], at)).await;
+    assert_eq!(
+        values(&shard.call(get(&["a", "b"], shard.now(), None)).await),
+        both
+    );
+    let fate = shard.call(push(id(1), "a", r, true)).await;
+    assert_eq!(
+        pushed(&fate),
+        proto::push_reply::Status::Committed(at.raw())
+    );
+    committed(
+        &shard
+            .call(body(commit(id(2), shard.now(), vec![put("b", "2")])))
+            .await,
+    );
+}
+
+#[tokio::test]
+async fn a_resolution_wakes_those_who_wait() {
+    let shard = shard();
+    let r = shard.now();
+    shard.call(prewrite(id(1), r, vec![put("a", "1")])).await;
+    let engine = shard.engine.clone();
+    let at = shard.now();
+    let read = spawn::task("read", async move {
+        call(&engine, get(&["a"], at, None), &[]).await
+    });
+    settle().await;
+    shard.call(resolve(id(1), &["a"], Timestamp::ZERO)).await;
+    assert_eq!(values(&read.await.unwrap()), [None]);
+}
+
+#[tokio::test]
+async fn silent_coordinators_are_not_waited_for() {
+    let shard = shard();
+    let r = shard.now();
+    shard.call(prewrite(id(1), r, vec![put("a", "1")])).await;
+    shard.clock.advance(5_100_000);
+    let reply = shard.call(get(&["a"], shard.now(), None)).await;
+    assert_eq!(code(&reply), Some(ErrorCode::Locked));
+    let fate = shard.call(push(id(1), "a", r, false)).await;
+    assert_eq!(pushed(&fate), proto::push_reply::Status::Aborted(true));
+    // Late prewrites at the anchor meet the record.
+    let late = shard.call(prewrite(id(1), r, vec![put("b", "1")])).await;
+    assert_eq!(code(&late), Some(ErrorCode::TxnAborted));
+}
+
+#[tokio::test]
+async fn a_refresh_tells_whether_anything_changed() {
+    let shard = shard();
+    let r = shard.now();
+    let at = store(&shard, "x", "1").await;
+    let to = shard.now();
+    let ask = async |span, from, to| refreshed(&shard.call(refresh(span, from, to, id(1))).await);
+    assert!(!ask(point("x"), r, to).await);
+    assert!(!ask(proto::Span::default(), r, to).await);
+    assert!(ask(proto::Span::default(), r, at.previous()).await);
+    assert!(ask(point("x"), at, to).await && ask(point("y"), r, to).await);
+    // It counts as a read.
+    let below = committed(
+        &shard
+            .call(body(commit(id(2), r, vec![put("y", "1")])))
+            .await,
+    );
+    assert!(below > to);
+    // Undecided: rather retried than waited for.
+    shard
+        .call(prewrite(id(3), shard.now(), vec![put("z", "1")]))
+        .await;
+    assert!(!ask(point("z"), r, shard.now()).await);
+    assert!(refreshed(
+        &shard.call(refresh(point("z"), r, shard.now(), id(3))).await
+    ));
+}
+
+#[tokio::test]
+async fn schema_versions_are_checked_and_written() {
+    const TABLE: u64 = 7;
+    let shard = shard();
+    let r = shard.now();
+    let planned = async |version, at| {
+        let reply = call(&shard.engine, get(&["row"], at, None), &[(TABLE, version)]).await;
+        (code(&reply), reply)
+    };
+    assert_eq!(planned(0, shard.now()).await.0, None);
+    let ddl = prewrite(id(1), r, vec![schema_write(TABLE, 1, 0)]);
+    let at = laid(&shard.call(ddl).await);
+    assert!(at > r, "above the read of the version");
+    let (code_above, reply) = planned(0, shard.now()).await;
+    assert_eq!(code_above, Some(ErrorCode::Locked));
+    let Some(reply::Body::Error(error)) = reply.body else {
+        panic!("no error");
+    };
+    assert_eq!(error.locks[0].schema_table, TABLE);
+    assert_eq!(planned(0, at.previous()).await.0, None);
+    // Its own requests name the version that it writes.
+    let own = call(
+        &shard.engine,
+        get(&["row"], shard.now(), Some(id(1))),
+        &[(TABLE, 1)],
+    )
+    .await;
+    assert_eq!(code(&own), None);
+    shard.call(record(id(1), r, at)).await;
+    let resolve = proto::Resolve {
+        txn_id: bytes(id(1)),
+        schema_tables: vec![TABLE],
+        commit_ts: at.raw(),
+        ..Default::default()
+    };
+    shard.call(request::Body::Resolve(resolve)).await;
+    let (changed, reply) = planned(0, shard.now()).await;
+    assert_eq!(changed, Some(ErrorCode::SchemaChanged));
+    assert_eq!(reply.observed, at.raw());
+    assert_eq!(planned(1, shard.now()).await.0, None);
+    assert_eq!(planned(0, at.previous()).await.0, None);
+}

@@ -1,0 +1,248 @@
+//! The fate of transactions over several shards: the commit point, recovery,
+//! and what becomes of intents. Plain code: a snapshot and a request in, a
+//! decision out.
+
+use super::placement::Writer;
+use super::refusal::Refusal;
+use super::rules::{Rule, Rules};
+use crate::command::{Expect, Op, Tree};
+use crate::mvcc::{self, Outcome, Reader, SchemaSpan, Status, TxnRecord, keys};
+use bytes::Bytes;
+use lineradb_common::{ShardId, TableId, Timestamp, TxnId};
+use lineradb_proto::shard::v1 as proto;
+use lineradb_proto::shard::v1::{commit_record_reply, push_reply};
+
+/// Intent keys in a record are a help for recovery, not a need: beyond this
+/// they are left out.
+const RECORD_BYTES_MAX: usize = 4 << 20;
+/// After this long without a decision the coordinator is taken for dead.
+const COORDINATOR_DEAD_US: u64 = 5_000_000;
+
+/// What to answer, or what to write first.
+#[derive(Debug, PartialEq)]
+pub enum Decision<T> {
+    /// Known already.
+    Known(T),
+    /// Known once this is written.
+    Write {
+        /// The writes.
+        ops: Vec<Op>,
+        /// What they rest on (X3: a compare-and-set at apply).
+        expect: Vec<Expect>,
+        /// The answer then.
+        then: T,
+    },
+}
+
+fn absent(tree: Tree, key: &Bytes) -> Expect {
+    Expect {
+        tree,
+        key: key.clone(),
+        hash: None,
+    }
+}
+
+fn read_record(
+    reader: &impl Reader,
+    anchor: &[u8],
+    id: TxnId,
+) -> mvcc::Result<(Bytes, Option<TxnRecord>)> {
+    let key = keys::record_key(anchor, id);
+    let record = reader.get(Tree::Txn, &key)?;
+    Ok((key, record.map(TxnRecord::decode).transpose()?))
+}
+
+/// The commit point of a transaction over several shards.
+///
+/// # Errors
+/// When the store fails.
+pub fn commit_record(
+    reader: &impl Reader,
+    writer: &Writer,
+    request: &proto::CommitRecord,
+    rules: Rules,
+) -> Result<Decision<commit_record_reply::Outcome>, Refusal> {
+    use commit_record_reply::Outcome as Reply;
+    let (key, record) = read_record(reader, &writer.anchor, writer.id)?;
+    match record.map(|record| record.status) {
+        Some(Status::Committed(at)) => return Ok(Decision::Known(Reply::Committed(at.raw()))),
+        Some(Status::Aborted) if rules.hold(Rule::AbortedRecordMet) => {
+            return Ok(Decision::Known(Reply::Aborted(true)));
+        }
+        Some(Status::Aborted) | None => {}
+    }
+    let commit_ts = Timestamp::from_raw(request.commit_ts);
+    let mut ops = Vec::with_capacity(2);
+    let mut expect = Vec::with_capacity(2);
+    if let Some(idempotency) = &request.idempotency {
+        let key = keys::outcome_key(&writer.anchor);
+        if let Some(bytes) = reader.get(Tree::Txn, &key).map_err(Refusal::from)? {
+            let earlier = Outcome::decode(bytes)?;
+            return Ok(Decision::Known(Reply::Earlier(proto::EarlierOutcome {
+                commit_ts: earlier.commit_ts.raw(),
+                request_hash: earlier.request_hash,
+                result_summary: earlier.result_summary,
+            })));
+        }
+        let outcome = Outcome {
+            txn: writer.id,
+            commit_ts,
+            request_hash: idempotency.request_hash.clone(),
+            result_summary: idempotency.result_summary.clone(),
+        };
+        expect.push(absent(Tree::Txn, &key));
+        ops.push(Op {
+            tree: Tree::Txn,
+            key,
+            value: Some(outcome.encode()),
+        });
+    }
+    if rules.hold(Rule::AbortedRecordMet) {
+        expect.push(absent(Tree::Txn, &key));
+    }
+    ops.push(Op {
+        tree: Tree::Txn,
+        key,
+        value: Some(committed_record(writer, commit_ts, request).encode()),
+    });
+    Ok(Decision::Write {
+        ops,
+        expect,
+        then: Reply::Committed(commit_ts.raw()),
+    })
+}
+
+fn committed_record(
+    writer: &Writer,
+    commit_ts: Timestamp,
+    request: &proto::CommitRecord,
+) -> TxnRecord {
+    let mut bytes = 0;
+    let fitting = request.intent_keys.iter().take_while(|key| {
+        bytes += key.len() + 4;
+        bytes <= RECORD_BYTES_MAX
+    });
+    TxnRecord {
+        status: Status::Committed(commit_ts),
+        attempt_ts: writer.attempt_ts,
+        intent_keys: fitting.cloned().collect(),
+        intent_schemas: request
+            .intent_schemas
+            .iter()
+            .map(|schema| {
+                let span = schema.span.clone().unwrap_or_default();
+                SchemaSpan {
+                    table: TableId(schema.table_id),
+                    start: span.start,
+                    end: span.end,
+                    version: schema.version,
+                }
+            })
+            .collect(),
+    }
+}
+
+/// The fate of a transaction, decided when its coordinator is dead or asks for
+/// it (X1, X3).
+///
+/// # Errors
+/// When the store fails.
+pub fn push(
+    reader: &impl Reader,
+    request: &proto::Push,
+    id: TxnId,
+    now: Timestamp,
+) -> Result<Decision<push_reply::Status>, Refusal> {
+    use push_reply::Status as Reply;
+    let (key, record) = read_record(reader, &request.anchor, id)?;
+    match record.map(|record| record.status) {
+        Some(Status::Committed(at)) => return Ok(Decision::Known(Reply::Committed(at.raw()))),
+        Some(Status::Aborted) => return Ok(Decision::Known(Reply::Aborted(true))),
+        None => {}
+    }
+    let attempt_ts = Timestamp::from_raw(request.attempt_ts);
+    let dead = now.micros() > attempt_ts.micros() + COORDINATOR_DEAD_US;
+    if !request.force && !dead {
+        return Ok(Decision::Known(Reply::Pending(true)));
+    }
+    // A commit in one round leaves no record but its id on its first version.
+    let anchor = keys::addressable(&request.anchor);
+    if let Some(at) = mvcc::find_version_of(reader, &anchor, id)? {
+        return Ok(Decision::Known(Reply::Committed(at.raw())));
+    }
+    Ok(Decision::Write {
+        expect: vec![absent(Tree::Txn, &key)],
+        ops: vec![Op {
+            tree: Tree::Txn,
+            key,
+            value: Some(TxnRecord::aborted(attempt_ts).encode()),
+        }],
+        then: Reply::Aborted(true),
+    })
+}
+
+/// An intent's place: a key of the shared key space or a schema version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IntentAt {
+    /// Where it stands.
+    pub addressable: Bytes,
+    /// The key, `None` for a schema version.
+    pub key: Option<Bytes>,
+}
+
+/// Where the intents of a resolve request stand.
+pub fn intents_at(shard: ShardId, keys: &[Bytes], tables: &[u64]) -> Vec<IntentAt> {
+    let keys = keys.iter().map(|key| IntentAt {
+        addressable: keys::addressable(key),
+        key: Some(key.clone()),
+    });
+    let tables = tables.iter().map(|table| IntentAt {
+        addressable: keys::schema_key(shard, TableId(*table)),
+        key: None,
+    });
+    keys.chain(tables).collect()
+}
+
+/// Turns the intents of a decided transaction into versions, or removes them.
+/// Those that are gone are skipped.
+///
+/// # Errors
+/// When the store fails.
+pub fn resolve(
+    reader: &impl Reader,
+    id: TxnId,
+    commit_ts: Option<Timestamp>,
+    intents: &[IntentAt],
+) -> mvcc::Result<Vec<Op>> {
+    let mut ops = Vec::with_capacity(intents.len() * 2);
+    for at in intents {
+        let Some(intent) = mvcc::read_intent(reader, &at.addressable)? else {
+            continue;
+        };
+        if intent.txn != id {
+            continue;
+        }
+        ops.push(Op {
+            tree: Tree::Intent,
+            key: at.addressable.clone(),
+            value: None,
+        });
+        if let Some(commit_ts) = commit_ts {
+            // The version of an anchor carries the transaction's id.
+            let anchors = at.key.as_ref() == Some(&intent.anchor);
+            let version = mvcc::Version {
+                value: intent.value(),
+                txn: anchors.then_some(id),
+            };
+            ops.push(Op {
+                tree: Tree::Data,
+                key: keys::version_key(&at.addressable, commit_ts),
+                value: Some(version.encode()),
+            });
+        }
+    }
+    Ok(ops)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+//! What a leader keeps in memory while it leads one term (PROTOCOLS C1): the
+//! timestamp cache, latches, memory locks, schema versions. A new term starts
+//! with an empty cache above the low-water mark (L3).
+
+use super::latches::{LatchGuard, Latches};
+use super::lock_table::{LockTable, WaitGraph};
+use super::rules::Rules;
+use super::schema::SchemaTable;
+use super::timestamp_cache::TimestampCache;
+use bytes::Bytes;
+use lineradb_common::{TableId, Timestamp, TxnId};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+const STRIPES: usize = 64;
+
+/// The memory of one leadership.
+pub struct Leading {
+    /// The term.
+    pub term: u64,
+    /// What was read.
+    pub cache: TimestampCache,
+    /// What is being written.
+    pub latches: Arc<Latches>,
+    /// Who waits for whom.
+    pub locks: LockTable,
+    /// Schema versions.
+    pub schema: SchemaTable,
+    lost: Mutex<CancellationToken>,
+    resolved: [Notify; STRIPES],
+    /// Latches of proposals whose fate will not be known in this term: no
+    /// other write may be evaluated on their keys before the term is over.
+    undecided: Mutex<Vec<LatchGuard>>,
+}
+
+/// What becomes visible when a proposal is applied.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Tables whose schema version was written.
+    pub tables: Vec<TableId>,
+    /// Where intents were removed.
+    pub resolved: Vec<Bytes>,
+    /// Whose memory locks are not needed any more.
+    pub release: Option<TxnId>,
+}
+
+impl Leading {
+    /// The empty memory of a new leadership.
+    pub fn new(term: u64, mark: Timestamp, graph: Arc<WaitGraph>, rules: Rules) -> Self {
+        Leading {
+            term,
+            cache: TimestampCache::new(mark, rules),
+            latches: Arc::default(),
+            locks: LockTable::new(graph),
+            schema: SchemaTable::default(),
+            lost: Mutex::default(),
+            resolved: std::array::from_fn(|_| Notify::new()),
+            undecided: Mutex::default(),
+        }
+    }
+
+    /// Cancelled when the leadership is lost.
+    pub fn lost(&self) -> CancellationToken {
+        self.lost.lock().clone()
+    }
+
+    /// The leadership of this very term is there (again): its memory is still
+    /// good, since nobody else can have led the term.
+    pub fn hold_on(&self) {
+        let mut lost = self.lost.lock();
+        if lost.is_cancelled() {
+            *lost = CancellationToken::new();
+        }
+    }
+
+    /// Told when an intent at this place was resolved.
+    pub fn resolved_at(&self, addressable: &[u8]) -> &Notify {
+        let hash = xxhash_rust::xxh3::xxh3_64(addressable);
+        &self.resolved[hash as usize % STRIPES]
+    }
+
+    /// A proposal was applied. Comes before its latches are released.
+    pub fn applied(&self, effects: &Effects) {
+        for table in &effects.tables {
+            self.schema.forget(*table);
+        }
+        for place in &effects.resolved {
+            self.resolved_at(place).notify_waiters();
+        }
+        if let Some(txn) = effects.release {
+            self.locks.release(txn);
+        }
+    }
+
+    /// A proposal may be applied yet: its latches stay for the rest of the
+    /// term.
+    pub fn keep_until_lost(&self, guard: LatchGuard) {
+        self.undecided.lock().push(guard);
+    }
+}

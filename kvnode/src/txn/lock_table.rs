@@ -1,0 +1,433 @@
+//! Memory locks: what lets contended transactions wait in line instead of
+//! aborting each other.
+//!
+//! They live in the leader's memory alone and vanish with it; correctness never
+//! rests on them but on intents, on `replaces` checks and on the timestamp
+//! cache (PROTOCOLS X4). First in, first out per key; a holder that asks for
+//! more (shared, then exclusive) goes to the front. A lock expires five seconds
+//! after its transaction was last heard of.
+//!
+//! Waiting transactions and whom they wait for form a graph over the whole
+//! node ([`WaitGraph`]); whoever would close a cycle gets a deadlock error.
+//! Cycles over several nodes end by the bound on waiting.
+
+use bytes::Bytes;
+use lineradb_common::TxnId;
+use lineradb_common::clock::{Stopwatch, deadline_after};
+use parking_lot::Mutex;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// How long a lock lives without a heartbeat of its transaction.
+const EXPIRY: Duration = Duration::from_secs(5);
+/// How often a waiter looks whether a holder has expired.
+const RECHECK: Duration = Duration::from_millis(250);
+
+/// Why a lock was not given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockError {
+    /// It is taken, and the caller would not wait; by whom.
+    Taken(TxnId),
+    /// Not free before the deadline.
+    TimedOut,
+    /// Waiting would close a cycle.
+    Deadlock,
+}
+
+/// Whether and how long to wait for a lock.
+#[derive(Clone, Copy, Debug)]
+pub enum Wait {
+    /// Not at all.
+    No,
+    /// Until then.
+    Until(Instant),
+}
+
+/// Who waits for whom on this node.
+#[derive(Default)]
+pub struct WaitGraph(Mutex<HashMap<TxnId, Vec<TxnId>>>);
+
+impl WaitGraph {
+    /// Enters edges; false when they would close a cycle: then nothing changed.
+    fn enter(&self, waiter: TxnId, ahead: Vec<TxnId>) -> bool {
+        let mut edges = self.0.lock();
+        let mut seen = HashSet::new();
+        let mut open = ahead.clone();
+        while let Some(txn) = open.pop() {
+            if txn == waiter {
+                return false;
+            }
+            if seen.insert(txn)
+                && let Some(next) = edges.get(&txn)
+            {
+                open.extend_from_slice(next);
+            }
+        }
+        edges.insert(waiter, ahead);
+        true
+    }
+
+    fn leave(&self, waiter: TxnId) {
+        self.0.lock().remove(&waiter);
+    }
+}
+
+#[derive(Default)]
+struct State {
+    locks: HashMap<Bytes, Lock>,
+    owners: HashMap<TxnId, Owner>,
+}
+
+struct Owner {
+    keys: Vec<Bytes>,
+    heard: Stopwatch,
+}
+
+#[derive(Default)]
+struct Lock {
+    holders: Vec<Holder>,
+    queue: VecDeque<Waiter>,
+}
+
+#[derive(Clone, Copy)]
+struct Holder {
+    txn: TxnId,
+    exclusive: bool,
+}
+
+struct Waiter {
+    wants: Holder,
+    granted: oneshot::Sender<()>,
+}
+
+/// The memory locks of one shard's leader.
+pub struct LockTable {
+    state: Mutex<State>,
+    /// Keys locked: nearly always none, and then nobody looks further.
+    locked: AtomicUsize,
+    graph: Arc<WaitGraph>,
+}
+
+impl LockTable {
+    /// An empty table whose waiters enter the node's graph.
+    pub fn new(graph: Arc<WaitGraph>) -> Self {
+        LockTable {
+            state: Mutex::default(),
+            locked: AtomicUsize::new(0),
+            graph,
+        }
+    }
+
+    /// Takes the locks of `keys` for a transaction, in sorted order. On an
+    /// error those already taken stay: the transaction releases all it has.
+    ///
+    /// # Errors
+    /// See [`LockError`].
+    pub async fn acquire(
+        &self,
+        keys: &[Bytes],
+        txn: TxnId,
+        exclusive: bool,
+        wait: Wait,
+    ) -> Result<(), LockError> {
+        let mut sorted: Vec<&Bytes> = keys.iter().collect();
+        sorted.sort_unstable();
+        sorted.dedup();
+        for key in sorted {
+            self.acquire_one(key, Holder { txn, exclusive }, wait)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Waits behind the locks of others on `keys`, as a write without locks of
+    /// its own does. It takes the locks on which it had to wait, so that it
+    /// comes in its turn, and gives them back when the answer is dropped.
+    ///
+    /// # Errors
+    /// See [`LockError`].
+    pub async fn pass<'a>(
+        &self,
+        keys: impl Iterator<Item = &'a Bytes>,
+        txn: TxnId,
+        wait: Wait,
+    ) -> Result<Turn<'_>, LockError> {
+        let mut turn = Turn {
+            table: self,
+            txn,
+            keys: Vec::new(),
+        };
+        if self.locked.load(Ordering::Acquire) == 0 {
+            return Ok(turn);
+        }
+        let wants = Holder {
+            txn,
+            exclusive: true,
+        };
+        let mut taken: Vec<&Bytes> = {
+            let state = self.state.lock();
+            let conflicts =
+                |key: &&Bytes| state.locks.get(*key).is_some_and(|l| l.conflicts(wants));
+            keys.filter(conflicts).collect()
+        };
+        taken.sort_unstable();
+        for key in taken {
+            self.acquire_one(key, wants, wait).await?;
+            turn.keys.push(key.clone());
+        }
+        Ok(turn)
+    }
+
+    async fn acquire_one(&self, key: &Bytes, wants: Holder, wait: Wait) -> Result<(), LockError> {
+        let (mut granted, deadline) = {
+            let mut state = self.state.lock();
+            state.expire_holders(key, &self.locked);
+            let lock = state.lock_of(key, &self.locked);
+            let holds = lock.holders.iter().find(|h| h.txn == wants.txn).copied();
+            let enough = holds.is_some_and(|h| h.exclusive || !wants.exclusive);
+            let ahead = lock.ahead_of(wants, holds.is_some());
+            if enough || ahead.is_empty() {
+                state.grant(key, wants);
+                return Ok(());
+            }
+            let Wait::Until(deadline) = wait else {
+                return Err(LockError::Taken(ahead[0]));
+            };
+            if !self.graph.enter(wants.txn, ahead) {
+                return Err(LockError::Deadlock);
+            }
+            let (granted, receiver) = oneshot::channel();
+            let waiter = Waiter { wants, granted };
+            if holds.is_some() {
+                lock.queue.push_front(waiter);
+            } else {
+                lock.queue.push_back(waiter);
+            }
+            (receiver, deadline)
+        };
+        let _left = LeaveGraph(&self.graph, wants.txn);
+        let place = Place {
+            table: self,
+            key,
+            txn: wants.txn,
+        };
+        loop {
+            let recheck = deadline_after(RECHECK).min(deadline);
+            match tokio::time::timeout_at(recheck, &mut granted).await {
+                Ok(Ok(())) => {
+                    std::mem::forget(place);
+                    return Ok(());
+                }
+                Ok(Err(_)) => return Err(LockError::TimedOut),
+                Err(_) if recheck == deadline => return Err(LockError::TimedOut),
+                Err(_) => {
+                    let mut state = self.state.lock();
+                    state.expire_holders(key, &self.locked);
+                }
+            }
+        }
+    }
+
+    /// Releases everything a transaction holds.
+    pub fn release(&self, txn: TxnId) {
+        if self.locked.load(Ordering::Acquire) > 0 {
+            self.state.lock().release(txn, &self.locked);
+        }
+    }
+
+    /// Hears of a live coordinator.
+    pub fn heartbeat(&self, txn: TxnId) {
+        self.state.lock().hear(txn);
+    }
+
+    /// How many keys are locked.
+    pub fn locked(&self) -> usize {
+        self.locked.load(Ordering::Relaxed)
+    }
+}
+
+struct LeaveGraph<'a>(&'a WaitGraph, TxnId);
+
+impl Drop for LeaveGraph<'_> {
+    fn drop(&mut self) {
+        self.0.leave(self.1);
+    }
+}
+
+/// Locks taken only to come in turn; dropping gives them back.
+pub struct Turn<'a> {
+    table: &'a LockTable,
+    txn: TxnId,
+    keys: Vec<Bytes>,
+}
+
+impl Turn<'_> {
+    /// The locks stay until the transaction releases all it has.
+    pub fn keep(mut self) {
+        self.keys.clear();
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if self.keys.is_empty() {
+            return;
+        }
+        let mut state = self.table.state.lock();
+        for key in &self.keys {
+            state.release_one(key, self.txn, &self.table.locked);
+        }
+    }
+}
+
+/// A waiter that goes away, or whose lock was granted in the very moment: then
+/// it holds it until its transaction releases all it has.
+struct Place<'a> {
+    table: &'a LockTable,
+    key: &'a Bytes,
+    txn: TxnId,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut state = self.table.state.lock();
+        if let Some(lock) = state.locks.get_mut(self.key) {
+            lock.queue.retain(|w| w.wants.txn != self.txn);
+        }
+        state.hand_over(self.key, &self.table.locked);
+    }
+}
+
+impl Lock {
+    fn conflicts(&self, wants: Holder) -> bool {
+        let other = |h: &Holder| h.txn != wants.txn && (h.exclusive || wants.exclusive);
+        self.holders.iter().any(other) || self.queue.iter().any(|w| other(&w.wants))
+    }
+
+    /// Whom a newcomer waits for: conflicting holders, and, unless it is one
+    /// of the holders itself, everybody in the queue whom it conflicts with.
+    fn ahead_of(&self, wants: Holder, holds: bool) -> Vec<TxnId> {
+        let other = |h: &&Holder| h.txn != wants.txn && (h.exclusive || wants.exclusive);
+        let mut ahead: Vec<TxnId> = self.holders.iter().filter(other).map(|h| h.txn).collect();
+        if !holds {
+            let queue = self.queue.iter().filter(|w| !w.granted.is_closed());
+            ahead.extend(queue.map(|w| &w.wants).filter(other).map(|h| h.txn));
+        }
+        ahead
+    }
+}
+
+impl State {
+    fn lock_of(&mut self, key: &Bytes, locked: &AtomicUsize) -> &mut Lock {
+        // The key is copied: a slice of a request would keep its whole frame.
+        if !self.locks.contains_key(key) {
+            locked.fetch_add(1, Ordering::AcqRel);
+            self.locks
+                .insert(Bytes::copy_from_slice(key), Lock::default());
+        }
+        self.locks.entry(key.clone()).or_default()
+    }
+
+    fn grant(&mut self, key: &Bytes, wants: Holder) {
+        let Some(lock) = self.locks.get_mut(key) else {
+            return;
+        };
+        match lock.holders.iter_mut().find(|h| h.txn == wants.txn) {
+            Some(holder) => holder.exclusive |= wants.exclusive,
+            None => {
+                lock.holders.push(wants);
+                let owner = self.owners.entry(wants.txn).or_insert_with(|| Owner {
+                    keys: Vec::new(),
+                    heard: Stopwatch::start(),
+                });
+                owner.keys.push(Bytes::copy_from_slice(key));
+            }
+        }
+        self.hear(wants.txn);
+    }
+
+    fn hear(&mut self, txn: TxnId) {
+        if let Some(owner) = self.owners.get_mut(&txn) {
+            owner.heard = Stopwatch::start();
+        }
+    }
+
+    /// Gives the lock to those at the front of its queue.
+    fn hand_over(&mut self, key: &Bytes, locked: &AtomicUsize) {
+        loop {
+            let Some(lock) = self.locks.get_mut(key) else {
+                return;
+            };
+            let Some(waiter) = lock.queue.front() else {
+                break;
+            };
+            let wants = waiter.wants;
+            if waiter.granted.is_closed() {
+                lock.queue.pop_front();
+                continue;
+            }
+            let other = |h: &Holder| h.txn != wants.txn && (h.exclusive || wants.exclusive);
+            if lock.holders.iter().any(other) {
+                break;
+            }
+            let waiter = lock.queue.pop_front();
+            if waiter.is_some_and(|w| w.granted.send(()).is_ok()) {
+                self.grant(key, wants);
+            }
+        }
+        if let Some(lock) = self.locks.get(key)
+            && lock.holders.is_empty()
+            && lock.queue.is_empty()
+        {
+            self.locks.remove(key);
+            locked.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    fn release_one(&mut self, key: &Bytes, txn: TxnId, locked: &AtomicUsize) {
+        if let Some(owner) = self.owners.get_mut(&txn) {
+            owner.keys.retain(|held| held != key);
+            if owner.keys.is_empty() {
+                self.owners.remove(&txn);
+            }
+        }
+        if let Some(lock) = self.locks.get_mut(key) {
+            lock.holders.retain(|h| h.txn != txn);
+        }
+        self.hand_over(key, locked);
+    }
+
+    fn release(&mut self, txn: TxnId, locked: &AtomicUsize) {
+        let Some(owner) = self.owners.remove(&txn) else {
+            return;
+        };
+        for key in owner.keys {
+            if let Some(lock) = self.locks.get_mut(&key) {
+                lock.holders.retain(|h| h.txn != txn);
+            }
+            self.hand_over(&key, locked);
+        }
+    }
+
+    fn expire_holders(&mut self, key: &Bytes, locked: &AtomicUsize) {
+        let Some(lock) = self.locks.get(key) else {
+            return;
+        };
+        let expired = |txn: &TxnId| {
+            self.owners
+                .get(txn)
+                .is_none_or(|o| o.heard.elapsed() > EXPIRY)
+        };
+        let gone: Vec<TxnId> = lock.holders.iter().map(|h| h.txn).filter(expired).collect();
+        for txn in gone {
+            self.release(txn, locked);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

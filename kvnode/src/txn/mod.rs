@@ -1,0 +1,30 @@
+//! Transactions at the leader of a shard.
+//!
+//! Reading order: [`rules`] names what must hold; [`latches`] order the writes
+//! of one moment, [`timestamp_cache`] keeps them above what was read,
+//! [`lock_table`] lets contended transactions wait in line, [`schema`] compares
+//! schema versions; [`placement`] chooses commit timestamps and [`fate`]
+//! decides transactions (both plain code); [`engine`] puts them in order
+//! against time and consensus.
+//!
+//! The scheme is serializable multi-version timestamp ordering with intents,
+//! the family of CockroachDB, plus commit wait.
+
+pub mod engine;
+pub mod fate;
+pub mod latches;
+pub mod leading;
+pub mod lock_table;
+pub(crate) mod metrics;
+pub mod placement;
+pub mod refusal;
+pub mod rules;
+pub mod schema;
+pub mod seam;
+pub mod timestamp_cache;
+
+pub use engine::Engine;
+pub use lock_table::WaitGraph;
+pub use refusal::Refusal;
+pub use rules::Rules;
+pub use seam::Consensus;

@@ -1,0 +1,44 @@
+//! What evaluation needs of consensus: implemented by a replica's Raft group,
+//! and by the group of the tests, which delays and loses at will.
+
+use crate::command::{Command, Verdict};
+use crate::consensus::{Group, Leadership, ProposeError, ReadError};
+use lineradb_proto::shard::v1::ShardDescriptor;
+use std::future::Future;
+use std::sync::Arc;
+
+/// One replica's view of its group; see [`Group`] for the meaning of each.
+pub trait Consensus: Clone + Send + Sync + 'static {
+    /// Range, version and replicas as applied here.
+    fn descriptor(&self) -> Arc<ShardDescriptor>;
+
+    /// Who leads.
+    fn leadership(&self) -> Leadership;
+
+    /// Has a command decided and applied here.
+    fn propose(
+        &self,
+        command: Command,
+    ) -> impl Future<Output = Result<Verdict, ProposeError>> + Send;
+
+    /// Confirms the leadership by a round begun after the call.
+    fn read_index(&self, term: u64) -> impl Future<Output = Result<(), ReadError>> + Send;
+}
+
+impl Consensus for Group {
+    fn descriptor(&self) -> Arc<ShardDescriptor> {
+        Group::descriptor(self)
+    }
+
+    fn leadership(&self) -> Leadership {
+        Group::leadership(self)
+    }
+
+    async fn propose(&self, command: Command) -> Result<Verdict, ProposeError> {
+        Group::propose(self, command).await
+    }
+
+    async fn read_index(&self, term: u64) -> Result<(), ReadError> {
+        Group::read_index(self, term).await
+    }
+}

@@ -1,0 +1,9 @@
+//! Integration tests of the node, one binary; a module for each area.
+#![allow(clippy::unwrap_used)]
+
+mod cluster;
+mod conformance;
+mod log_recovery;
+mod node;
+mod raft_rules;
+mod replication;

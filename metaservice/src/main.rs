@@ -1,0 +1,54 @@
+//! `lineradb-metaservice`: one member of the metaservice as a process.
+
+use clap::Parser;
+use lineradb_common::telemetry;
+use lineradb_metaservice::config::Flags;
+use lineradb_metaservice::{MetaConfig, MetaService};
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let config = match MetaConfig::load(&flags) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("lineradb-metaservice: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    telemetry::init_logging(config.log_format, &config.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let served = match runtime {
+        Ok(runtime) => runtime.block_on(serve(config)),
+        Err(error) => Err(format!("cannot start the runtime: {error}")),
+    };
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            eprintln!("lineradb-metaservice: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Serves until a signal, or until the group fails (D3).
+async fn serve(config: MetaConfig) -> Result<(), String> {
+    let signals = |kind| signal(kind).map_err(|e| format!("cannot wait for signals: {e}"));
+    let mut terminate = signals(SignalKind::terminate())?;
+    let mut interrupt = signals(SignalKind::interrupt())?;
+    let service = MetaService::start(config)
+        .await
+        .map_err(|e| e.to_string())?;
+    let failed = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        reason = service.failed() => Some(reason),
+    };
+    service.shutdown().await;
+    failed.map_or(Ok(()), |reason| {
+        Err(format!("the raft group failed: {reason}"))
+    })
+}

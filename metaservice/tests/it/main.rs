@@ -1,0 +1,8 @@
+//! The metaservice as a running thing, in process: one member and three,
+//! restarts from disk, loss of the leader, and the life of shards as fake
+//! nodes report it.
+#![allow(clippy::unwrap_used)]
+
+mod cluster;
+mod lifecycle;
+mod members;

@@ -71,7 +71,7 @@ fn open(dir: &Path) -> Result<(Db, KeyspaceId)> {
         block_cache_bytes: 1 << 30,
         ..Options::default()
     };
-    let db = Db::open(Arc::new(RealVfs::new()), dir, options)?;
+    let db = Db::open(Arc::new(RealVfs), dir, options)?;
     let ks = db.keyspace("default")?;
     Ok((db, ks))
 }
@@ -85,11 +85,11 @@ fn key_of(n: u64) -> [u8; 16] {
 fn fill(
     db: &Db,
     ks: KeyspaceId,
-    keys: impl ExactSizeIterator<Item = u64>,
+    keys: impl Iterator<Item = u64>,
     rng: &mut StdRng,
     sync: bool,
 ) -> Result<f64> {
-    let count = keys.len();
+    let mut count = 0u64;
     let mut value = [0u8; VALUE_BYTES];
     let stopwatch = Stopwatch::start();
     for n in keys {
@@ -98,6 +98,7 @@ fn fill(
         let mut batch = WriteBatch::new();
         batch.put(ks, &key_of(n), &value);
         db.write(batch, WriteOptions { sync })?;
+        count += 1;
     }
     Ok(count as f64 / stopwatch.elapsed().as_secs_f64())
 }

@@ -102,7 +102,7 @@ fn in_memory(scale: f64) -> Result<SessionContext> {
     let context = SessionContext::new();
     macro_rules! table {
         ($name:literal, $arrow:ident, $generator:ident) => {
-            let batches: Vec<RecordBatch> = $arrow::new($generator::new(scale, 1, 1)).collect();
+            let batches: Vec<RecordBatch> = $arrow::new($generator::new(scale, 1, 1)).collect::<Result<_, _>>()?;
             let schema = batches.first().context("no rows")?.schema();
             context.register_table($name, Arc::new(MemTable::try_new(schema, vec![batches])?))?;
         };

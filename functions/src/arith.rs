@@ -6,7 +6,7 @@
 
 use crate::decimal;
 use crate::error::FunctionError;
-use crate::udf::{Function, arrays, field, result};
+use crate::udf::{Function, arrays, field, primitive, result};
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, Decimal128Array, PrimitiveArray,
 };
@@ -91,8 +91,8 @@ fn average(args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
             DataType::Decimal128(_, s) => *s,
             _ => 0,
         };
-        let sums = columns[0].as_primitive::<Decimal128Type>();
-        let counts = columns[1].as_primitive::<Decimal128Type>();
+        let sums = primitive::<Decimal128Type>(&columns[0])?;
+        let counts = primitive::<Decimal128Type>(&columns[1])?;
         let mut out = Vec::with_capacity(sums.len());
         for row in 0..sums.len() {
             let empty = sums.is_null(row) || counts.is_null(row) || counts.value(row) == 0;
@@ -106,8 +106,8 @@ fn average(args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
         return result(args, Arc::new(out));
     }
     let out: PrimitiveArray<Float64Type> = arrow::compute::kernels::arity::binary(
-        columns[0].as_primitive::<Float64Type>(),
-        columns[1].as_primitive::<Float64Type>(),
+        primitive::<Float64Type>(&columns[0])?,
+        primitive::<Float64Type>(&columns[1])?,
         |sum, count| sum / count,
     )?;
     result(args, Arc::new(out))
@@ -295,8 +295,8 @@ fn integer_remainder(args: &ScalarFunctionArgs) -> Result<ArrayRef> {
         T::Native: Default + PartialEq,
     {
         let out: PrimitiveArray<T> = try_binary(
-            columns[0].as_primitive::<T>(),
-            columns[1].as_primitive::<T>(),
+            primitive::<T>(&columns[0])?,
+            primitive::<T>(&columns[1])?,
             |a, b| {
                 if b == T::Native::default() {
                     Err(FunctionError::division_by_zero().into())
@@ -380,8 +380,8 @@ where
 {
     let columns = arrays(args)?;
     let out: PrimitiveArray<T> = try_binary(
-        columns[0].as_primitive::<T>(),
-        columns[1].as_primitive::<T>(),
+        primitive::<T>(&columns[0])?,
+        primitive::<T>(&columns[1])?,
         |a, b| float_op(op, a, b).map_err(ArrowError::from),
     )?;
     Ok(Arc::new(out))
@@ -400,8 +400,8 @@ fn decimals(
     let (s1, s2) = (scale_of(0), scale_of(1));
     let columns = arrays(args)?;
     let (a, b) = (
-        columns[0].as_primitive::<Decimal128Type>(),
-        columns[1].as_primitive::<Decimal128Type>(),
+        primitive::<Decimal128Type>(&columns[0])?,
+        primitive::<Decimal128Type>(&columns[1])?,
     );
     let out: Decimal128Array = match op {
         Op::Mul if s1 + s2 == scale => try_binary(a, b, |x: i128, y: i128| match x.checked_mul(y) {
@@ -447,30 +447,26 @@ fn unary(
         v.ok_or_else(|| ArrowError::from(FunctionError::out_of_range(type_name(&data_type))))
     };
     let out: ArrayRef = match &data_type {
-        DataType::Int16 => Arc::new(array.as_primitive::<Int16Type>().try_unary::<_, Int16Type, _>(
+        DataType::Int16 => Arc::new(primitive::<Int16Type>(&array)?.try_unary::<_, Int16Type, _>(
             |v| range(int(i64::from(v)).filter(|v| i16::try_from(*v).is_ok())).map(|v| v as i16),
         )?),
-        DataType::Int32 => Arc::new(array.as_primitive::<Int32Type>().try_unary::<_, Int32Type, _>(
+        DataType::Int32 => Arc::new(primitive::<Int32Type>(&array)?.try_unary::<_, Int32Type, _>(
             |v| range(int(i64::from(v)).filter(|v| i32::try_from(*v).is_ok())).map(|v| v as i32),
         )?),
         DataType::Int64 => Arc::new(
-            array
-                .as_primitive::<Int64Type>()
+            primitive::<Int64Type>(&array)?
                 .try_unary::<_, Int64Type, _>(|v| range(int(v)))?,
         ),
         DataType::Float32 => Arc::new(
-            array
-                .as_primitive::<Float32Type>()
+            primitive::<Float32Type>(&array)?
                 .unary::<_, Float32Type>(|v| float(f64::from(v)) as f32),
         ),
         DataType::Float64 => Arc::new(
-            array
-                .as_primitive::<Float64Type>()
+            primitive::<Float64Type>(&array)?
                 .unary::<_, Float64Type>(float),
         ),
         DataType::Decimal128(p, s) => Arc::new(
-            array
-                .as_primitive::<Decimal128Type>()
+            primitive::<Decimal128Type>(&array)?
                 .unary::<_, Decimal128Type>(dec)
                 .with_precision_and_scale(*p, *s)?,
         ),

@@ -2,7 +2,7 @@
 //! translated into what the engine below matches.
 
 use crate::error::FunctionError;
-use crate::udf::{Function, arrays, field, result};
+use crate::udf::{Function, arrays, field, result, texts};
 use arrow::array::{Array, AsArray, StringViewArray};
 use arrow::datatypes::DataType;
 use datafusion::error::Result;
@@ -41,8 +41,8 @@ type Translate = fn(&str, Option<&str>) -> Result<String, FunctionError>;
 
 fn translate(args: &ScalarFunctionArgs, f: Translate) -> Result<ColumnarValue> {
     let columns = arrays(args)?;
-    let patterns = columns[0].as_string_view();
-    let escapes = columns.get(1).map(|c| c.as_string_view());
+    let patterns = texts(&columns[0])?;
+    let escapes = columns.get(1).map(texts).transpose()?;
     let mut out = Vec::with_capacity(patterns.len());
     for row in 0..patterns.len() {
         let null = patterns.is_null(row) || escapes.is_some_and(|e| e.is_null(row));

@@ -5,7 +5,7 @@
 use crate::arith;
 use crate::decimal;
 use crate::error::FunctionError;
-use crate::udf::{Function, arrays, field, result};
+use crate::udf::{Function, arrays, field, primitive, result, texts};
 use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, Float64Array, StringViewArray};
 use arrow::datatypes::{DataType, Decimal128Type, FieldRef, Float64Type, Int32Type};
 use arrow::error::ArrowError;
@@ -105,8 +105,7 @@ fn fold(text: &str, f: impl Fn(char) -> char) -> String {
 
 fn map_text(args: &ScalarFunctionArgs, f: impl Fn(&str) -> String) -> Result<ColumnarValue> {
     let array = arrays(args)?.remove(0);
-    let out: StringViewArray = array
-        .as_string_view()
+    let out: StringViewArray = texts(&array)?
         .iter()
         .map(|v| v.map(&f))
         .collect();
@@ -153,8 +152,7 @@ fn map_float(
     f: impl Fn(f64) -> Result<f64, FunctionError>,
 ) -> Result<ColumnarValue> {
     let array = arrays(args)?.remove(0);
-    let out: Float64Array = array
-        .as_primitive::<Float64Type>()
+    let out: Float64Array = primitive::<Float64Type>(&array)?
         .try_unary(|v| f(v).map_err(ArrowError::from))?;
     result(args, Arc::new(out))
 }
@@ -165,8 +163,8 @@ fn map_floats(
 ) -> Result<ColumnarValue> {
     let columns = arrays(args)?;
     let out: Float64Array = arrow::compute::kernels::arity::try_binary(
-        columns[0].as_primitive::<Float64Type>(),
-        columns[1].as_primitive::<Float64Type>(),
+        primitive::<Float64Type>(&columns[0])?,
+        primitive::<Float64Type>(&columns[1])?,
         |a, b| f(a, b).map_err(ArrowError::from),
     )?;
     result(args, Arc::new(out))
@@ -272,8 +270,8 @@ fn rounding(args: &ScalarFunctionArgs, mode: Mode) -> Result<ColumnarValue> {
     let array = &columns[0];
     let out: ArrayRef = match (array.data_type(), args.return_type()) {
         (DataType::Decimal128(_, from), DataType::Decimal128(p, to)) => {
-            let values = array.as_primitive::<Decimal128Type>();
-            let digits = columns.get(1).map(|c| c.as_primitive::<Int32Type>());
+            let values = primitive::<Decimal128Type>(&array)?;
+            let digits = columns.get(1).map(primitive::<Int32Type>).transpose()?;
             let mut out = Vec::with_capacity(values.len());
             for row in 0..values.len() {
                 if values.is_null(row) || digits.is_some_and(|d| d.is_null(row)) {
@@ -287,8 +285,7 @@ fn rounding(args: &ScalarFunctionArgs, mode: Mode) -> Result<ColumnarValue> {
             Arc::new(Decimal128Array::from(out).with_precision_and_scale(*p, *to)?)
         }
         _ => Arc::new(
-            array
-                .as_primitive::<Float64Type>()
+            primitive::<Float64Type>(&array)?
                 .unary::<_, Float64Type>(|v| match mode {
                     Mode::Round => v.round_ties_even(),
                     Mode::Trunc => v.trunc(),

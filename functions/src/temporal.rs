@@ -4,7 +4,7 @@
 
 use crate::cast::value_error;
 use crate::error::FunctionError;
-use crate::udf::{Function, arrays, field, result};
+use crate::udf::{Function, arrays, field, primitive, result, texts};
 use arrow::array::{
     Array, ArrayRef, AsArray, Date32Array, Decimal128Array, Float64Array, Int32Array,
     IntervalMonthDayNanoArray, TimestampMicrosecondArray,
@@ -79,8 +79,7 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
         }),
         Function::exact("pg_interval_span", &[], one(), decimals, |a| {
             let array = arrays(a)?.remove(0);
-            let out: Decimal128Array = array
-                .as_primitive::<IntervalMonthDayNanoType>()
+            let out: Decimal128Array = primitive::<IntervalMonthDayNanoType>(&array)?
                 .iter()
                 .map(|v| v.map(span))
                 .collect();
@@ -116,8 +115,8 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
             |a| {
                 let columns = arrays(a)?;
                 let out: Date32Array = arrow::compute::kernels::arity::try_binary(
-                    columns[0].as_primitive::<Date32Type>(),
-                    columns[1].as_primitive::<Int32Type>(),
+                    primitive::<Date32Type>(&columns[0])?,
+                    primitive::<Int32Type>(&columns[1])?,
                     |d: i32, n: i32| {
                         d.checked_add(n)
                             .ok_or_else(|| FunctionError::new("22008", "date out of range").into())
@@ -134,8 +133,8 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
             |a| {
                 let columns = arrays(a)?;
                 let out: Int32Array = arrow::compute::kernels::arity::try_binary(
-                    columns[0].as_primitive::<Date32Type>(),
-                    columns[1].as_primitive::<Date32Type>(),
+                    primitive::<Date32Type>(&columns[0])?,
+                    primitive::<Date32Type>(&columns[1])?,
                     |x: i32, y: i32| {
                         x.checked_sub(y)
                             .ok_or_else(|| FunctionError::new("22008", "date out of range").into())
@@ -182,8 +181,8 @@ fn timestamps(
 ) -> Result<ColumnarValue> {
     let columns = arrays(args)?;
     let out: IntervalMonthDayNanoArray = arrow::compute::kernels::arity::try_binary(
-        columns[0].as_primitive::<TimestampMicrosecondType>(),
-        columns[1].as_primitive::<TimestampMicrosecondType>(),
+        primitive::<TimestampMicrosecondType>(&columns[0])?,
+        primitive::<TimestampMicrosecondType>(&columns[1])?,
         |a, b| f(a, b).map_err(arrow::error::ArrowError::from),
     )?;
     result(args, Arc::new(out))
@@ -194,8 +193,7 @@ fn map(
     f: fn(IntervalMonthDayNano) -> IntervalMonthDayNano,
 ) -> Result<ColumnarValue> {
     let array = arrays(args)?.remove(0);
-    let out: IntervalMonthDayNanoArray = array
-        .as_primitive::<IntervalMonthDayNanoType>()
+    let out: IntervalMonthDayNanoArray = primitive::<IntervalMonthDayNanoType>(&array)?
         .unary(f);
     result(args, Arc::new(out))
 }
@@ -206,8 +204,8 @@ fn scale(
 ) -> Result<ColumnarValue> {
     let columns = arrays(args)?;
     let out: IntervalMonthDayNanoArray = arrow::compute::kernels::arity::try_binary(
-        columns[0].as_primitive::<IntervalMonthDayNanoType>(),
-        columns[1].as_primitive::<Float64Type>(),
+        primitive::<IntervalMonthDayNanoType>(&columns[0])?,
+        primitive::<Float64Type>(&columns[1])?,
         |i, f| {
             let f = factor(f)?;
             multiply(i, f).map_err(arrow::error::ArrowError::from)
@@ -500,9 +498,9 @@ pub(crate) fn iso_week(days: i32) -> (i32, i32) {
 
 fn time_zone(args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
     let columns = arrays(args)?;
-    let zones = columns[0].as_string_view();
+    let zones = texts(&columns[0])?;
     let local = matches!(args.return_type(), DataType::Timestamp(_, None));
-    let values = columns[1].as_primitive::<TimestampMicrosecondType>();
+    let values = primitive::<TimestampMicrosecondType>(&columns[1])?;
     let mut out = Vec::with_capacity(values.len());
     for row in 0..values.len() {
         if zones.is_null(row) || values.is_null(row) {

@@ -5,7 +5,7 @@
 use crate::cast::value_error;
 use crate::error::FunctionError;
 use crate::temporal::{iso_week, timestamp, timestamptz};
-use crate::udf::{Function, arrays, field, result};
+use crate::udf::{Function, arrays, field, primitive, result, texts};
 use arrow::array::{Array, AsArray, Date32Array, StringViewArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Float64Type};
 use datafusion::common::plan_err;
@@ -79,7 +79,7 @@ fn to_timestamp(args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
     let micros: TimestampMicrosecondArray = if args.args.len() == 1 {
         let seconds = arrays(args)?.remove(0);
         let mut out = Vec::with_capacity(seconds.len());
-        for v in seconds.as_primitive::<Float64Type>() {
+        for v in primitive::<Float64Type>(&seconds)? {
             out.push(match v {
                 None => None,
                 Some(v) if v.is_finite() && v.abs() < 9.0e12 => {
@@ -104,7 +104,7 @@ fn to_timestamp(args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
 fn to_char(args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
     let columns = arrays(args)?;
     let values = &columns[0];
-    let patterns = columns[1].as_string_view();
+    let patterns = texts(&columns[1])?;
     let sql_type = SqlType::from_arrow(values.data_type());
     let mut out = Vec::with_capacity(values.len());
     for row in 0..values.len() {
@@ -417,7 +417,7 @@ fn format_number(value: Numeric, pattern: &str) -> Result<String, FunctionError>
 
 fn parse_all(args: &ScalarFunctionArgs) -> Result<Vec<Option<i64>>> {
     let columns = arrays(args)?;
-    let (texts, patterns) = (columns[0].as_string_view(), columns[1].as_string_view());
+    let (texts, patterns) = (texts(&columns[0])?, texts(&columns[1])?);
     let mut out = Vec::with_capacity(texts.len());
     for row in 0..texts.len() {
         out.push(if texts.is_null(row) || patterns.is_null(row) {

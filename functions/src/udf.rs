@@ -1,9 +1,9 @@
 //! A scalar function made of plain function pointers, so that a family of
 //! small functions needs no type each.
 
-use arrow::array::{Array, ArrayRef};
+use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray, StringViewArray};
 use arrow::datatypes::{DataType, Field, FieldRef};
-use datafusion::common::ScalarValue;
+use datafusion::common::{ScalarValue, internal_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
@@ -154,6 +154,28 @@ pub fn arrays(args: &ScalarFunctionArgs) -> Result<Vec<ArrayRef>> {
         .iter()
         .map(|a| a.clone().into_array(rows))
         .collect()
+}
+
+/// The values of an array of a known type.
+///
+/// # Errors
+/// When a plan was made with other types: never a panic.
+pub fn primitive<T: ArrowPrimitiveType>(array: &ArrayRef) -> Result<&PrimitiveArray<T>> {
+    match array.as_primitive_opt::<T>() {
+        Some(values) => Ok(values),
+        None => internal_err!("expected {}, got {}", T::DATA_TYPE, array.data_type()),
+    }
+}
+
+/// The texts of an array.
+///
+/// # Errors
+/// When a plan was made with other types.
+pub fn texts(array: &ArrayRef) -> Result<&StringViewArray> {
+    match array.as_string_view_opt() {
+        Some(values) => Ok(values),
+        None => internal_err!("expected a text, got {}", array.data_type()),
+    }
 }
 
 /// The counterpart of [`arrays`]: a constant result for constant arguments.

@@ -375,8 +375,11 @@ mod tests {
     fn body() -> impl Strategy<Value = Body> {
         let op = (tree(), bytes(), proptest::option::of(bytes()))
             .prop_map(|(tree, key, value)| Op { tree, key, value });
-        let expect = (tree(), bytes(), any::<Option<u64>>())
-            .prop_map(|(tree, key, hash)| Expect { tree, key, hash });
+        let expect = (tree(), bytes(), any::<Option<u64>>()).prop_map(|(tree, key, hash)| Expect {
+            tree,
+            key,
+            hash,
+        });
         let replica = (any::<u64>(), "[a-z:0-9]{0,20}").prop_map(|(id, address)| Replica {
             id: ReplicaId(id),
             address,

@@ -12,9 +12,8 @@
 //! | `settle` | unknown outcomes, and what a failed commit leaves (X1, X3) |
 //! | `idempotency` | the outcome record of a keyed request (X2) |
 //!
-//! Reads of several tasks run side by side at the same read timestamp. Moving
-//! that timestamp, and commit, first wait until no read is under way (the
-//! *gate*), so that nothing escapes the proof.
+//! Reads of several tasks run side by side. Moving the read timestamp, and
+//! commit, first wait until none is under way (the *gate*).
 
 pub mod buffer;
 mod commit;

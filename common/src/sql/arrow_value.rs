@@ -56,9 +56,7 @@ pub fn datum_at(array: &dyn Array, row: usize, sql_type: SqlType) -> ValueResult
             _ => Datum::Float4(at!(Float32Type)),
         },
         DataType::Float64 => Datum::Float8(at!(Float64Type)),
-        DataType::Decimal128(_, scale) => {
-            decimal(at!(Decimal128Type), *scale, sql_type)?
-        }
+        DataType::Decimal128(_, scale) => decimal(at!(Decimal128Type), *scale, sql_type)?,
         DataType::Decimal256(_, scale) => {
             let v = array
                 .as_primitive::<arrow::datatypes::Decimal256Type>()
@@ -257,9 +255,7 @@ impl DatumArrayBuilder {
             SqlType::Interval => {
                 Column::Interval(IntervalMonthDayNanoBuilder::with_capacity(capacity))
             }
-            SqlType::Uuid => {
-                Column::Uuid(FixedSizeBinaryBuilder::with_capacity(capacity, 16))
-            }
+            SqlType::Uuid => Column::Uuid(FixedSizeBinaryBuilder::with_capacity(capacity, 16)),
             SqlType::Array(_) => {
                 let element = sql_type.element().unwrap_or(SqlType::Text);
                 Column::List(

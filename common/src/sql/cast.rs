@@ -79,16 +79,12 @@ fn convert(datum: Datum, target: SqlType, zone: &TimeZone, explicit: bool) -> Va
         | (d @ D::Uuid(_), SqlType::Uuid) => d,
 
         (D::Date(d), SqlType::Timestamp) => D::Timestamp(i64::from(d) * DAY_US),
-        (D::Date(d), SqlType::TimestampTz) => {
-            D::TimestampTz(zone.to_utc(i64::from(d) * DAY_US)?)
-        }
+        (D::Date(d), SqlType::TimestampTz) => D::TimestampTz(zone.to_utc(i64::from(d) * DAY_US)?),
         (D::Timestamp(t), SqlType::Date) => D::Date(t.div_euclid(DAY_US) as i32),
         (D::Timestamp(t), SqlType::Time) => D::Time(t.rem_euclid(DAY_US)),
         (D::Timestamp(t), SqlType::TimestampTz) => D::TimestampTz(zone.to_utc(t)?),
         (D::TimestampTz(t), SqlType::Timestamp) => D::Timestamp(zone.to_local(t)),
-        (D::TimestampTz(t), SqlType::Date) => {
-            D::Date(zone.to_local(t).div_euclid(DAY_US) as i32)
-        }
+        (D::TimestampTz(t), SqlType::Date) => D::Date(zone.to_local(t).div_euclid(DAY_US) as i32),
         (D::TimestampTz(t), SqlType::Time) => D::Time(zone.to_local(t).rem_euclid(DAY_US)),
         (D::Interval(i), SqlType::Time) => D::Time(i.micros.rem_euclid(DAY_US)),
         (D::Time(t), SqlType::Interval) => D::Interval(super::Interval {
@@ -122,7 +118,10 @@ fn convert(datum: Datum, target: SqlType, zone: &TimeZone, explicit: bool) -> Va
             } else {
                 ValueError::new(
                     "42804",
-                    format!("column is of type {} but expression is of type {from}", t.name()),
+                    format!(
+                        "column is of type {} but expression is of type {from}",
+                        t.name()
+                    ),
                 )
             });
         }
@@ -136,7 +135,11 @@ fn limit(mut s: String, n: u32, explicit: bool, trim: bool) -> ValueResult<Strin
         && let Some((at, _)) = s.char_indices().nth(n as usize)
     {
         if !explicit && s[at..].bytes().any(|b| b != b' ') {
-            let name = if trim { SqlType::Char(n) } else { SqlType::Varchar(Some(n)) };
+            let name = if trim {
+                SqlType::Char(n)
+            } else {
+                SqlType::Varchar(Some(n))
+            };
             return Err(ValueError::new(
                 "22001",
                 format!("value too long for type {}", name.name()),
@@ -193,12 +196,27 @@ mod tests {
     #[test]
     fn numbers_round_and_are_checked() {
         assert_eq!(assigned(num("2.5"), SqlType::Int4), Ok(Datum::Int4(3)));
-        assert_eq!(assigned(Datum::Float8(2.5), SqlType::Int4), Ok(Datum::Int4(2)));
-        assert_eq!(assigned(Datum::Float8(3.7), SqlType::Int4), Ok(Datum::Int4(4)));
+        assert_eq!(
+            assigned(Datum::Float8(2.5), SqlType::Int4),
+            Ok(Datum::Int4(2))
+        );
+        assert_eq!(
+            assigned(Datum::Float8(3.7), SqlType::Int4),
+            Ok(Datum::Int4(4))
+        );
         assert_eq!(assigned(Datum::Int8(40_000), SqlType::Int2), Err("22003"));
-        assert_eq!(assigned(num("123.456"), SqlType::Numeric(Some((5, 2)))), Ok(num("123.46")));
-        assert_eq!(assigned(num("1234.5"), SqlType::Numeric(Some((5, 2)))), Err("22003"));
-        assert_eq!(assigned(Datum::Float8(f64::NAN), SqlType::Int4), Err("22003"));
+        assert_eq!(
+            assigned(num("123.456"), SqlType::Numeric(Some((5, 2)))),
+            Ok(num("123.46"))
+        );
+        assert_eq!(
+            assigned(num("1234.5"), SqlType::Numeric(Some((5, 2)))),
+            Err("22003")
+        );
+        assert_eq!(
+            assigned(Datum::Float8(f64::NAN), SqlType::Int4),
+            Err("22003")
+        );
     }
 
     #[test]
@@ -208,14 +226,20 @@ mod tests {
         assert_eq!(assigned("abc  ".into(), t), Ok("abc".into()));
         assert_eq!(assigned("ééé".into(), t), Ok("ééé".into()));
         assert_eq!(assigned("ab ".into(), SqlType::Char(5)), Ok("ab".into()));
-        assert_eq!(Datum::from("abcd").cast(t, &TimeZone::UTC).unwrap(), "abc".into());
+        assert_eq!(
+            Datum::from("abcd").cast(t, &TimeZone::UTC).unwrap(),
+            "abc".into()
+        );
     }
 
     #[test]
     fn text_is_read_as_the_target() {
         assert_eq!(assigned("7".into(), SqlType::Int4), Ok(Datum::Int4(7)));
         assert_eq!(assigned("x".into(), SqlType::Int4), Err("22P02"));
-        assert_eq!(assigned("1970-01-02".into(), SqlType::Date), Ok(Datum::Date(1)));
+        assert_eq!(
+            assigned("1970-01-02".into(), SqlType::Date),
+            Ok(Datum::Date(1))
+        );
     }
 
     #[test]

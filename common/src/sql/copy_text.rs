@@ -127,10 +127,12 @@ fn parse_float(text: &str, name: &str) -> ValueResult<f64> {
 /// `\x` and hex digits, or the old escape form.
 fn parse_bytea(text: &str) -> ValueResult<Vec<u8>> {
     if let Some(digits) = text.strip_prefix("\\x") {
-        let digits: String = digits.chars().filter(|c| !c.is_ascii_whitespace()).collect();
-        return hex::decode(digits).map_err(|e| {
-            ValueError::new("22023", format!("invalid hexadecimal data: {e}"))
-        });
+        let digits: String = digits
+            .chars()
+            .filter(|c| !c.is_ascii_whitespace())
+            .collect();
+        return hex::decode(digits)
+            .map_err(|e| ValueError::new("22023", format!("invalid hexadecimal data: {e}")));
     }
     let mut out = Vec::with_capacity(text.len());
     let bytes = text.as_bytes();
@@ -226,7 +228,10 @@ pub(super) fn format_into(datum: &Datum, sql_type: SqlType, zone: &TimeZone, out
             out.push_str(s);
             if let SqlType::Char(width) = sql_type {
                 let have = s.chars().count();
-                out.extend(std::iter::repeat_n(' ', (width as usize).saturating_sub(have)));
+                out.extend(std::iter::repeat_n(
+                    ' ',
+                    (width as usize).saturating_sub(have),
+                ));
             }
         }
         Datum::Bytea(b) => {
@@ -370,7 +375,11 @@ mod tests {
                 "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
             ),
             (SqlType::Array(23), "{1, NULL,3}", "{1,NULL,3}"),
-            (SqlType::Array(25), r#"{a,"b c","d\"e",""}"#, r#"{a,"b c","d\"e",""}"#),
+            (
+                SqlType::Array(25),
+                r#"{a,"b c","d\"e",""}"#,
+                r#"{a,"b c","d\"e",""}"#,
+            ),
         ] {
             assert_eq!(round(t, input), output, "{t} {input}");
         }

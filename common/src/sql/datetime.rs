@@ -51,8 +51,11 @@ impl TimeZone {
         match self {
             TimeZone::Fixed(s) => *s,
             TimeZone::Named(chrono_tz::Tz::UTC) => 0,
-            TimeZone::Named(tz) => chrono::DateTime::from_timestamp_micros(micros)
-                .map_or(0, |t| tz.offset_from_utc_datetime(&t.naive_utc()).fix().local_minus_utc()),
+            TimeZone::Named(tz) => chrono::DateTime::from_timestamp_micros(micros).map_or(0, |t| {
+                tz.offset_from_utc_datetime(&t.naive_utc())
+                    .fix()
+                    .local_minus_utc()
+            }),
         }
     }
 
@@ -161,18 +164,35 @@ struct Parsed {
 }
 
 fn bad_field(text: &str) -> ValueError {
-    ValueError::new("22008", format!("date/time field value out of range: \"{text}\""))
+    ValueError::new(
+        "22008",
+        format!("date/time field value out of range: \"{text}\""),
+    )
 }
 
 const MONTHS: [&str; 12] = [
-    "january", "february", "march", "april", "may", "june", "july", "august", "september",
-    "october", "november", "december",
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
 ];
 
 fn month_by_name(word: &str) -> Option<u32> {
     let word = word.to_ascii_lowercase();
     (word.len() >= 3)
-        .then(|| MONTHS.iter().position(|m| m.starts_with(&word) || (word == "sept" && *m == "september")))
+        .then(|| {
+            MONTHS
+                .iter()
+                .position(|m| m.starts_with(&word) || (word == "sept" && *m == "september"))
+        })
         .flatten()
         .map(|i| i as u32 + 1)
 }
@@ -183,7 +203,10 @@ fn civil(year: i32, month: u32, day: u32, text: &str) -> ValueResult<i32> {
     }
     let days = days_from_civil(year, month, day);
     if !(MIN_DAY..MAX_DAY).contains(&i64::from(days)) || year.abs() > 300_000 {
-        return Err(ValueError::new("22008", format!("date out of range: \"{text}\"")));
+        return Err(ValueError::new(
+            "22008",
+            format!("date out of range: \"{text}\""),
+        ));
     }
     Ok(days)
 }
@@ -340,7 +363,10 @@ fn parse_words(type_name: &str, text: &str, now: impl Fn() -> i64) -> ValueResul
         } else if low == "ad" {
         } else if low == "am" || low == "pm" {
             pm = Some(low == "pm");
-        } else if matches!(low.as_str(), "now" | "today" | "tomorrow" | "yesterday" | "epoch") {
+        } else if matches!(
+            low.as_str(),
+            "now" | "today" | "tomorrow" | "yesterday" | "epoch"
+        ) {
             let us = now();
             let today = us.div_euclid(DAY_US) as i32;
             match low.as_str() {
@@ -363,8 +389,20 @@ fn parse_words(type_name: &str, text: &str, now: impl Fn() -> i64) -> ValueResul
             named.1.push(n);
         } else if matches!(
             low.as_str(),
-            "mon" | "tue" | "wed" | "thu" | "fri" | "sat" | "sun" | "monday" | "tuesday"
-                | "wednesday" | "thursday" | "friday" | "saturday" | "sunday"
+            "mon"
+                | "tue"
+                | "wed"
+                | "thu"
+                | "fri"
+                | "sat"
+                | "sun"
+                | "monday"
+                | "tuesday"
+                | "wednesday"
+                | "thursday"
+                | "friday"
+                | "saturday"
+                | "sunday"
         ) {
         } else if out.time_us.is_some() && out.offset.is_none() && out.zone.is_none() {
             match TimeZone::parse(word).map_err(|_| bad())? {
@@ -406,7 +444,10 @@ pub(crate) fn parse_date(text: &str, zone: &TimeZone) -> ValueResult<i32> {
     parse_words("date", text, || zone.to_local(wall_us()))?
         .days
         .ok_or_else(|| {
-            ValueError::new("22007", format!("invalid input syntax for type date: \"{text}\""))
+            ValueError::new(
+                "22007",
+                format!("invalid input syntax for type date: \"{text}\""),
+            )
         })
 }
 
@@ -414,7 +455,10 @@ pub(crate) fn parse_time(text: &str, zone: &TimeZone) -> ValueResult<i64> {
     parse_words("time", text, || zone.to_local(wall_us()))?
         .time_us
         .ok_or_else(|| {
-            ValueError::new("22007", format!("invalid input syntax for type time: \"{text}\""))
+            ValueError::new(
+                "22007",
+                format!("invalid input syntax for type time: \"{text}\""),
+            )
         })
 }
 
@@ -429,13 +473,18 @@ fn combine(days: i32, time_us: i64) -> ValueResult<i64> {
 pub(crate) fn parse_timestamp(text: &str, zone: &TimeZone) -> ValueResult<i64> {
     let p = parse_words("timestamp", text, || zone.to_local(wall_us()))?;
     let days = p.days.ok_or_else(|| {
-        ValueError::new("22007", format!("invalid input syntax for type timestamp: \"{text}\""))
+        ValueError::new(
+            "22007",
+            format!("invalid input syntax for type timestamp: \"{text}\""),
+        )
     })?;
     combine(days, p.time_us.unwrap_or(0))
 }
 
 pub(crate) fn parse_timestamptz(text: &str, zone: &TimeZone) -> ValueResult<i64> {
-    let p = parse_words("timestamp with time zone", text, || zone.to_local(wall_us()))?;
+    let p = parse_words("timestamp with time zone", text, || {
+        zone.to_local(wall_us())
+    })?;
     let days = p.days.ok_or_else(|| {
         ValueError::new(
             "22007",
@@ -570,7 +619,11 @@ mod tests {
             "2024-07-01 15:30:00+05:30",
             "2024-07-01 12:00:00 Europe/Berlin",
         ] {
-            assert_eq!(parse_timestamptz(text, &TimeZone::UTC).unwrap(), us, "{text}");
+            assert_eq!(
+                parse_timestamptz(text, &TimeZone::UTC).unwrap(),
+                us,
+                "{text}"
+            );
         }
         let india = TimeZone::parse("+05:30").unwrap();
         assert_eq!(tz(us, &india), "2024-07-01 15:30:00+05:30");
@@ -584,6 +637,9 @@ mod tests {
         assert_eq!(out, "2024-01-01 00:00:00.123457");
         assert_eq!(parse_time("24:00:00", &TimeZone::UTC).unwrap(), DAY_US);
         assert!(parse_time("25:00", &TimeZone::UTC).is_err());
-        assert_eq!(parse_time("3:04 pm", &TimeZone::UTC).unwrap(), (15 * 60 + 4) * 60 * SECOND_US);
+        assert_eq!(
+            parse_time("3:04 pm", &TimeZone::UTC).unwrap(),
+            (15 * 60 + 4) * 60 * SECOND_US
+        );
     }
 }

@@ -75,7 +75,11 @@ impl Sum {
                 self.months += total.trunc();
                 let days = total.fract() * 30.0;
                 // 0.1 year and the like are not exact in binary.
-                let days = if (days - days.round()).abs() < 1e-9 { days.round() } else { days };
+                let days = if (days - days.round()).abs() < 1e-9 {
+                    days.round()
+                } else {
+                    days
+                };
                 self.days += days.trunc();
                 self.micros += days.fract() * DAY_US as f64;
             }
@@ -93,7 +97,10 @@ impl Sum {
             || !fits(self.days, f64::from(i32::MAX))
             || !fits(self.micros, 9.0e18)
         {
-            return Err(ValueError::new("22008", "interval field value out of range"));
+            return Err(ValueError::new(
+                "22008",
+                "interval field value out of range",
+            ));
         }
         Ok(Interval {
             months: self.months as i32,
@@ -117,9 +124,13 @@ impl Interval {
             )
         };
         let s = text.trim();
-        let mut sum = Sum { months: 0.0, days: 0.0, micros: 0.0 };
-        if s.starts_with('P') {
-            parse_iso(&s[1..], &mut sum).ok_or_else(bad)?;
+        let mut sum = Sum {
+            months: 0.0,
+            days: 0.0,
+            micros: 0.0,
+        };
+        if let Some(iso) = s.strip_prefix('P') {
+            parse_iso(iso, &mut sum).ok_or_else(bad)?;
             return sum.finish();
         }
         let lower = s.to_ascii_lowercase();
@@ -143,7 +154,10 @@ impl Interval {
                 if pending.is_some() {
                     return Err(bad());
                 }
-                if !word.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'+' | b'-')) {
+                if !word
+                    .bytes()
+                    .all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'+' | b'-'))
+                {
                     return Err(bad());
                 }
                 pending = Some(word.parse::<f64>().map_err(|_| bad())?);
@@ -158,7 +172,11 @@ impl Interval {
             return Err(bad());
         }
         if ago {
-            sum = Sum { months: -sum.months, days: -sum.days, micros: -sum.micros };
+            sum = Sum {
+                months: -sum.months,
+                days: -sum.days,
+                micros: -sum.micros,
+            };
         }
         sum.finish()
     }
@@ -310,7 +328,10 @@ mod tests {
     fn forms_of_postgresql() {
         for (input, output) in [
             ("1 day", "1 day"),
-            ("1 year 2 months 3 days 04:05:06.7", "1 year 2 mons 3 days 04:05:06.7"),
+            (
+                "1 year 2 months 3 days 04:05:06.7",
+                "1 year 2 mons 3 days 04:05:06.7",
+            ),
             ("04:05:06", "04:05:06"),
             ("-1 day", "-1 days"),
             ("1 mon -1 day", "1 mon -1 days"),
@@ -334,7 +355,10 @@ mod tests {
 
     #[test]
     fn a_month_is_thirty_days() {
-        assert_eq!(Interval::parse("1 mon").unwrap(), Interval::parse("30 days").unwrap());
+        assert_eq!(
+            Interval::parse("1 mon").unwrap(),
+            Interval::parse("30 days").unwrap()
+        );
         assert!(Interval::parse("31 days").unwrap() > Interval::parse("1 mon").unwrap());
     }
 }

@@ -62,7 +62,11 @@ pub fn decode_key_datum(sql_type: SqlType, input: &mut &[u8]) -> ValueResult<Dat
     match take_u8(input)? {
         NULL => return Ok(Datum::Null),
         VALUE => {}
-        other => return Err(ValueError::corrupt(format!("key has the unknown tag {other}"))),
+        other => {
+            return Err(ValueError::corrupt(format!(
+                "key has the unknown tag {other}"
+            )));
+        }
     }
     let int = |input: &mut &[u8]| encoding::take_i64(input).map_err(corrupt);
     let narrow = |_| ValueError::corrupt("integer in a key is out of its column's range");
@@ -91,7 +95,9 @@ pub fn decode_key_datum(sql_type: SqlType, input: &mut &[u8]) -> ValueResult<Dat
         SqlType::TimestampTz => Datum::TimestampTz(int(input)?),
         SqlType::Uuid => Datum::Uuid(*take_array::<16>(input)?),
         other => {
-            return Err(ValueError::corrupt(format!("a key cannot hold the type {other}")));
+            return Err(ValueError::corrupt(format!(
+                "a key cannot hold the type {other}"
+            )));
         }
     })
 }

@@ -43,5 +43,5 @@ pub use interval::Interval;
 pub use key::{decode_key_datum, encode_key_datum, skip_key_datum};
 pub use layout::{LayoutColumn, Place, RowLayout};
 pub use numeric::Numeric;
-pub use row::{RowValueReader, encode_row_value};
+pub use row::{RowValueReader, StoredColumn, encode_row_value};
 pub use types::{SqlType, TYPE_METADATA_KEY};

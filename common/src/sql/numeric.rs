@@ -251,7 +251,7 @@ impl Numeric {
     ///
     /// # Errors
     /// 22003 beyond 38 digits; the other operations alike.
-    pub fn add(self, other: Self) -> ValueResult<Self> {
+    pub fn plus(self, other: Self) -> ValueResult<Self> {
         let (a, b, scale) = self.aligned(other)?;
         Self::new(a.checked_add(b).ok_or_else(overflow)?, scale)
     }
@@ -260,15 +260,15 @@ impl Numeric {
     ///
     /// # Errors
     /// 22003.
-    pub fn sub(self, other: Self) -> ValueResult<Self> {
-        self.add(other.neg())
+    pub fn minus(self, other: Self) -> ValueResult<Self> {
+        self.plus(other.negated())
     }
 
     /// Product.
     ///
     /// # Errors
     /// 22003.
-    pub fn mul(self, other: Self) -> ValueResult<Self> {
+    pub fn times(self, other: Self) -> ValueResult<Self> {
         let m = self
             .mantissa
             .checked_mul(other.mantissa)
@@ -278,7 +278,7 @@ impl Numeric {
 
     /// The negative.
     #[must_use]
-    pub fn neg(self) -> Self {
+    pub fn negated(self) -> Self {
         Numeric {
             mantissa: -self.mantissa,
             scale: self.scale,
@@ -378,31 +378,37 @@ mod tests {
         assert_eq!(n("2.4999").rescale(0).unwrap().to_string(), "2");
         assert_eq!(n("1.005").fit(10, 2).unwrap().to_string(), "1.01");
         assert_eq!(n("99.995").fit(4, 2).unwrap_err().sqlstate, "22003");
-        assert_eq!(
-            n("1.00000000001").fit_bare().unwrap_err().sqlstate,
-            "22003"
-        );
+        assert_eq!(n("1.00000000001").fit_bare().unwrap_err().sqlstate, "22003");
     }
 
     #[test]
     fn values_of_different_scale_compare() {
         assert_eq!(n("1.50"), n("1.5"));
-        assert!(n("99999999999999999999999999999999999999") > n("0.00000000000000000000000000000000000001"));
-        assert!(n("-99999999999999999999999999999999999999") < n("0.00000000000000000000000000000000000001"));
+        assert!(
+            n("99999999999999999999999999999999999999")
+                > n("0.00000000000000000000000000000000000001")
+        );
+        assert!(
+            n("-99999999999999999999999999999999999999")
+                < n("0.00000000000000000000000000000000000001")
+        );
     }
 
     #[test]
     fn arithmetic_is_checked() {
-        assert_eq!(n("1.5").add(n("0.25")).unwrap().to_string(), "1.75");
-        assert_eq!(n("1.5").mul(n("-2.0")).unwrap().to_string(), "-3.00");
+        assert_eq!(n("1.5").plus(n("0.25")).unwrap().to_string(), "1.75");
+        assert_eq!(n("1.5").times(n("-2.0")).unwrap().to_string(), "-3.00");
         let max = n("99999999999999999999999999999999999999");
-        assert_eq!(max.add(n("1")).unwrap_err().sqlstate, "22003");
+        assert_eq!(max.plus(n("1")).unwrap_err().sqlstate, "22003");
     }
 
     #[test]
     fn floats_become_short_decimals() {
         assert_eq!(Numeric::from_f64(0.1).unwrap().to_string(), "0.1");
-        assert_eq!(Numeric::from_f64(1e20).unwrap().to_string(), "100000000000000000000");
+        assert_eq!(
+            Numeric::from_f64(1e20).unwrap().to_string(),
+            "100000000000000000000"
+        );
         assert_eq!(Numeric::from_f32(3.7).unwrap().to_string(), "3.7");
     }
 }

@@ -178,6 +178,9 @@ pub(super) fn take_interval(bytes: &[u8]) -> ValueResult<Interval> {
     })
 }
 
+/// A column's id and its bytes; no bytes: NULL.
+pub type StoredColumn<'a> = (u32, Option<&'a [u8]>);
+
 /// Reads the columns of a row value in ascending order of their ids.
 pub struct RowValueReader<'a> {
     input: &'a [u8],
@@ -204,7 +207,7 @@ impl<'a> RowValueReader<'a> {
     ///
     /// # Errors
     /// XX001 for bytes that do not decode.
-    pub fn next_column(&mut self) -> ValueResult<Option<(u32, Option<&'a [u8]>)>> {
+    pub fn next_column(&mut self) -> ValueResult<Option<StoredColumn<'a>>> {
         if self.input.is_empty() {
             return Ok(None);
         }
@@ -230,12 +233,8 @@ impl<'a> RowValueReader<'a> {
             SqlType::Int4 => Datum::Int4(take_i64(bytes)?.try_into().map_err(narrow)?),
             SqlType::Int8 => Datum::Int8(take_i64(bytes)?),
             SqlType::Oid => Datum::Oid(take_i64(bytes)?.try_into().map_err(narrow)?),
-            SqlType::Float4 => {
-                Datum::Float4(f32::from_le_bytes(bytes.try_into().map_err(length)?))
-            }
-            SqlType::Float8 => {
-                Datum::Float8(f64::from_le_bytes(bytes.try_into().map_err(length)?))
-            }
+            SqlType::Float4 => Datum::Float4(f32::from_le_bytes(bytes.try_into().map_err(length)?)),
+            SqlType::Float8 => Datum::Float8(f64::from_le_bytes(bytes.try_into().map_err(length)?)),
             SqlType::Numeric(_) => Datum::Numeric(take_numeric(bytes)?),
             SqlType::Bytea => Datum::Bytea(Bytes::copy_from_slice(bytes)),
             SqlType::Date => Datum::Date(take_i64(bytes)?.try_into().map_err(narrow)?),

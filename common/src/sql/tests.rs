@@ -49,9 +49,7 @@ fn datum(t: SqlType) -> BoxedStrategy<Datum> {
             .boxed(),
         SqlType::Date => (-700_000..2_900_000_i32).prop_map(Datum::Date).boxed(),
         SqlType::Time => (0..86_400_000_000_i64).prop_map(Datum::Time).boxed(),
-        SqlType::Timestamp => any::<i64>()
-            .prop_map(|v| Datum::Timestamp(v / 100))
-            .boxed(),
+        SqlType::Timestamp => any::<i64>().prop_map(|v| Datum::Timestamp(v / 100)).boxed(),
         SqlType::TimestampTz => any::<i64>()
             .prop_map(|v| Datum::TimestampTz(v / 100))
             .boxed(),
@@ -65,8 +63,7 @@ fn nullable(t: SqlType) -> BoxedStrategy<Datum> {
 }
 
 fn pair() -> impl Strategy<Value = (SqlType, Datum, Datum)> {
-    prop::sample::select(&TYPES[..])
-        .prop_flat_map(|t| (Just(t), nullable(t), nullable(t)))
+    prop::sample::select(&TYPES[..]).prop_flat_map(|t| (Just(t), nullable(t), nullable(t)))
 }
 
 fn key(d: &Datum) -> Vec<u8> {

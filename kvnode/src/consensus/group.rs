@@ -181,7 +181,12 @@ impl Group {
     /// # Errors
     /// See [`ReadError`].
     pub async fn read_index(&self, term: u64) -> Result<(), ReadError> {
-        match self.inner.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+        match self
+            .inner
+            .raft
+            .ensure_linearizable(ReadPolicy::ReadIndex)
+            .await
+        {
             // The read position belongs to the leadership that the round
             // confirmed: lost and won again is another term.
             Ok(read) if read.committed_leader_id().term == term => Ok(()),
@@ -253,7 +258,10 @@ pub(crate) async fn watch(raft: Raft, state: Arc<ReplicaState>, fatal: crate::ra
             let elected = now.state == ServerState::Leader
                 && now.vote.committed
                 && now.vote.leader_id.voted_for == now.id;
-            (elected.then_some(now.vote.leader_id.term), now.current_leader)
+            (
+                elected.then_some(now.vote.leader_id.term),
+                now.current_leader,
+            )
         };
         state.leadership.set_leader(leader);
         match (state.leadership.term(), leads) {

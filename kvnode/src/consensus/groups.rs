@@ -122,9 +122,12 @@ impl Groups {
 
     /// The service to mount on the node's gRPC server.
     pub fn raft_service(&self) -> RaftServer<RaftService> {
-        RaftServer::new(RaftService::new(Arc::clone(&self.handler)))
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        RaftServer::new(RaftService::new(
+            Arc::clone(&self.handler),
+            self.core.stopping.subscribe(),
+        ))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// The raft log, for figures.
@@ -161,7 +164,8 @@ impl GroupsCore {
 
     /// The replica of exactly this incarnation.
     pub(crate) fn replica(&self, shard: ShardId, replica: ReplicaId) -> Option<Group> {
-        self.get(shard).filter(|group| group.replica_id() == replica)
+        self.get(shard)
+            .filter(|group| group.replica_id() == replica)
     }
 
     /// Waits a moment for a replica to be born; a destroyed one is not waited

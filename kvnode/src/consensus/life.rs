@@ -33,13 +33,7 @@ enum Step {
 
 /// The next step, from the membership as it is: that is what makes the order
 /// resumable, by whoever leads.
-fn next_step(
-    me: u64,
-    joint: &[BTreeSet<u64>],
-    nodes: &BTreeSet<u64>,
-    old: u64,
-    new: u64,
-) -> Step {
+fn next_step(me: u64, joint: &[BTreeSet<u64>], nodes: &BTreeSet<u64>, old: u64, new: u64) -> Step {
     let voters: BTreeSet<u64> = joint.iter().flatten().copied().collect();
     let mut wanted = joint.last().cloned().unwrap_or_default();
     wanted.remove(&old);
@@ -71,10 +65,7 @@ impl Groups {
         let descriptor = order
             .shard
             .ok_or_else(|| Error::Refused("an order without its shard".into()))?;
-        let (shard, replica) = (
-            ShardId(descriptor.shard_id),
-            ReplicaId(order.replica_id),
-        );
+        let (shard, replica) = (ShardId(descriptor.shard_id), ReplicaId(order.replica_id));
         if replica.node() != core.node {
             return Err(Error::Refused(format!(
                 "replica {replica} belongs to node {}, this is {}",
@@ -228,7 +219,11 @@ fn birth_record(
             ..ReplicaRecord::default()
         });
     }
-    if !descriptor.replicas.iter().any(|r| r.replica_id == replica.0) {
+    if !descriptor
+        .replicas
+        .iter()
+        .any(|r| r.replica_id == replica.0)
+    {
         return Err(Error::Refused(format!(
             "replica {replica} is not among the founders of shard {}",
             descriptor.shard_id
@@ -296,9 +291,8 @@ mod tests {
 
     #[test]
     fn replacing_goes_on_from_wherever_it_stopped() {
-        let step = |me, joint: &[BTreeSet<u64>], nodes: &[u64]| {
-            next_step(me, joint, &set(nodes), 3, 4)
-        };
+        let step =
+            |me, joint: &[BTreeSet<u64>], nodes: &[u64]| next_step(me, joint, &set(nodes), 3, 4);
         assert_eq!(step(1, &[set(&[1, 2, 3])], &[1, 2, 3]), Step::AddLearner);
         let promote = Step::Promote(set(&[1, 2, 4]));
         assert_eq!(step(1, &[set(&[1, 2, 3])], &[1, 2, 3, 4]), promote);
@@ -307,9 +301,6 @@ mod tests {
         // Uniform, but the old one is still there as a learner.
         assert_eq!(step(1, &[set(&[1, 2, 4])], &[1, 2, 3, 4]), promote);
         assert_eq!(step(1, &[set(&[1, 2, 4])], &[1, 2, 4]), Step::Done);
-        assert_eq!(
-            step(3, &[set(&[1, 2, 3])], &[1, 2, 3]),
-            Step::HandOver(1)
-        );
+        assert_eq!(step(3, &[set(&[1, 2, 3])], &[1, 2, 3]), Step::HandOver(1));
     }
 }

@@ -91,11 +91,7 @@ pub(crate) fn put_descriptor(
 pub(crate) fn put_replica(batch: &mut WriteBatch, storage: &Storage, record: &ReplicaRecord) {
     let shard = ShardId(record.descriptor.shard_id);
     let local = storage.keyspace(Tree::Local);
-    batch.put(
-        local,
-        &key(shard, REPLICA),
-        &record.replica.0.to_le_bytes(),
-    );
+    batch.put(local, &key(shard, REPLICA), &record.replica.0.to_le_bytes());
     put_descriptor(batch, storage, &record.descriptor);
     put_membership(batch, storage, shard, &record.membership);
     match record.applied {
@@ -178,7 +174,9 @@ fn load_range(
     let mut iter = snapshot.iter(
         storage.keyspace(Tree::Local),
         Bound::Included(&from.0.to_be_bytes()),
-        upper.as_ref().map_or(Bound::Unbounded, |k| Bound::Included(&k[..])),
+        upper
+            .as_ref()
+            .map_or(Bound::Unbounded, |k| Bound::Included(&k[..])),
     );
     iter.seek_to_first()?;
     while iter.valid() {
@@ -189,7 +187,10 @@ fn load_range(
         let value = Bytes::copy_from_slice(iter.value());
         let record = records.entry(shard).or_default();
         let malformed = |error: Malformed| {
-            Error::Corrupt(format!("record '{}' of shard {shard}: {error}", field as char))
+            Error::Corrupt(format!(
+                "record '{}' of shard {shard}: {error}",
+                field as char
+            ))
         };
         match field {
             REPLICA => {

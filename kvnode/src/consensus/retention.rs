@@ -75,13 +75,8 @@ async fn keep_group(group: &Group, retention: &Retention, log_bytes: u64) {
     };
     let log = group.log();
     let tail_start = log.first_index_within(retention.group_bytes);
-    let Some(target) = purge_target(
-        log.stats(),
-        durable.index,
-        tail_start,
-        retention,
-        log_bytes,
-    ) else {
+    let Some(target) = purge_target(log.stats(), durable.index, tail_start, retention, log_bytes)
+    else {
         return;
     };
     let raft = group.raft();

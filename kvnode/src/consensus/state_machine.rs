@@ -153,7 +153,10 @@ impl StateMachine {
         live: bool,
     ) -> crate::Result<Verdict> {
         let command = proposal.decode().map_err(|error| {
-            crate::Error::Corrupt(format!("entry {} of shard {}: {error}", id.index, self.state.shard))
+            crate::Error::Corrupt(format!(
+                "entry {} of shard {}: {error}",
+                id.index, self.state.shard
+            ))
         })?;
         if let Some(rejection) = verdict::check(&command, id.term, &self.descriptor, &self.bounds) {
             return Ok(Verdict::Rejected(rejection));
@@ -209,7 +212,9 @@ impl StateMachine {
         }
         for (key, value) in storage.pairs(Tree::Data, &schema)? {
             if let Some(key) = split::inherited_version(&plan, &schema, &key) {
-                self.pending.batch.put(storage.keyspace(Tree::Data), &key, &value);
+                self.pending
+                    .batch
+                    .put(storage.keyspace(Tree::Data), &key, &value);
             }
         }
         // C4: never over a child that exists; it may have voted since.
@@ -252,7 +257,12 @@ impl StateMachine {
             local::put_descriptor(&mut pending.batch, storage, &self.descriptor);
         }
         if pending.membership_changed {
-            local::put_membership(&mut pending.batch, storage, self.state.shard, &self.membership);
+            local::put_membership(
+                &mut pending.batch,
+                storage,
+                self.state.shard,
+                &self.membership,
+            );
         }
         if let Some(applied) = self.applied {
             local::put_applied(&mut pending.batch, storage, self.state.shard, applied);
@@ -283,18 +293,17 @@ impl StateMachine {
         Ok(())
     }
 
-    fn cut(&self) -> Option<Cut> {
-        let applied = self.applied?;
-        Some(Snapshot {
+    fn cut(&self) -> Cut {
+        Snapshot {
             meta: SnapshotMeta {
-                last_log_id: Some(raft_log_id(applied)),
+                last_log_id: self.applied.map(raft_log_id),
                 last_membership: self.membership.clone(),
             },
             snapshot: ShardCut::outgoing(
                 self.state.storage.clone(),
                 ShardDescriptor::clone(&self.descriptor),
             ),
-        })
+        }
     }
 }
 
@@ -316,9 +325,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotData = ShardCut;
     type SnapshotBuilder = Checkpoint;
 
-    async fn applied_state(
-        &mut self,
-    ) -> Result<(Option<RaftLogId>, StoredMembership), io::Error> {
+    async fn applied_state(&mut self) -> Result<(Option<RaftLogId>, StoredMembership), io::Error> {
         Ok((self.applied.map(raft_log_id), self.membership.clone()))
     }
 
@@ -344,7 +351,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if known.is_some_and(|id| id.index > durable.index) {
             return None;
         }
-        let mut cut = self.cut()?;
+        let mut cut = self.cut();
         cut.meta.last_log_id = Some(raft_log_id(durable));
         Some(Checkpoint {
             cut: Some(cut),
@@ -354,7 +361,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
         Checkpoint {
-            cut: self.cut(),
+            cut: Some(self.cut()),
             flush: Some(Arc::clone(&self.state)),
         }
     }
@@ -379,10 +386,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(())
     }
 
-    async fn get_current_snapshot(
-        &mut self,
-    ) -> Result<Option<Cut>, io::Error> {
-        Ok(self.cut())
+    async fn get_current_snapshot(&mut self) -> Result<Option<Cut>, io::Error> {
+        Ok(self.applied.map(|_| self.cut()))
     }
 }
 
@@ -396,14 +401,12 @@ pub struct Checkpoint {
 impl RaftSnapshotBuilder<TypeConfig> for Checkpoint {
     type SnapshotData = ShardCut;
 
-    async fn build_snapshot(
-        &mut self,
-    ) -> Result<Cut, io::Error> {
+    async fn build_snapshot(&mut self) -> Result<Cut, io::Error> {
         if let Some(state) = self.flush.take() {
             state.storage.flush().await?;
         }
         self.cut
             .take()
-            .ok_or_else(|| io::Error::other("nothing is applied yet, so there is no snapshot"))
+            .ok_or_else(|| io::Error::other("this checkpoint was taken already"))
     }
 }

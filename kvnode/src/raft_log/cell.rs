@@ -7,8 +7,9 @@
 //! index apart when one was truncated and another took its place before the
 //! writer came to either.
 
+use super::item::{Callback, Item, Released};
 use super::record::{LogId, Vote};
-use super::writer::{Callback, Item, Released, Writer};
+use super::writer::Writer;
 use super::{Location, Shared};
 use crate::{Error, Result};
 use bytes::Bytes;

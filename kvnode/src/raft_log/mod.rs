@@ -11,7 +11,7 @@
 //!   checksummed records: entries, votes, truncations, purges, tombstones.
 //! - [`cell`]: what one group has in the log, in memory: its vote, where each
 //!   entry lies, and the payloads of the newest entries.
-//! - [`writer`]: two threads that take turns: while one syncs, the other writes
+//! - [`writer`], [`batch`], [`item`]: two threads that take turns: while one syncs, the other writes
 //!   the next batch. Completions are reported in the order of the writes.
 //! - [`recovery`]: reads the segments back. A bad record is cut off only in the
 //!   torn tail, above the last offset known to be synced; below it is
@@ -23,7 +23,10 @@
 //! entries keep a segment alive; the few that a quiet group leaves behind are
 //! copied forward. A failed write or sync is final: the process stops (D3).
 
+mod batch;
 mod cell;
+mod compact;
+mod item;
 mod reader;
 mod record;
 mod recovery;
@@ -31,8 +34,8 @@ pub mod store;
 mod writer;
 
 pub use cell::{GroupLog, GroupStats, Tombstone};
+pub use item::Callback;
 pub use record::{LogId, Vote};
-pub use writer::Callback;
 
 use crate::{Error, Result};
 use cell::Cell;

@@ -45,14 +45,21 @@ pub struct Vote {
 /// What a record says of a group's replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Record {
-    Entry { id: LogId, payload: Bytes },
+    Entry {
+        id: LogId,
+        payload: Bytes,
+    },
     Vote(Vote),
     /// Everything above this index is gone.
-    Truncate { after: Option<u64> },
+    Truncate {
+        after: Option<u64>,
+    },
     /// Everything up to here is gone, for it is durable elsewhere.
     Purge(LogId),
     /// The replica was destroyed; its last vote (C3).
-    Tombstone { vote: Option<Vote> },
+    Tombstone {
+        vote: Option<Vote>,
+    },
 }
 
 /// Appends a record with its header; returns its length.

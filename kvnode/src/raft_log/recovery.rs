@@ -152,7 +152,10 @@ pub(crate) fn recover(vfs: &dyn Vfs, dir: &Path) -> Result<Recovered> {
     for name in names {
         if let Some(number) = name.strip_suffix(".raftlog") {
             let number: u64 = number.parse().map_err(|_| {
-                Error::Corrupt(format!("{}: not the name of a segment", dir.join(&name).display()))
+                Error::Corrupt(format!(
+                    "{}: not the name of a segment",
+                    dir.join(&name).display()
+                ))
             })?;
             numbers.push(number);
         }
@@ -185,7 +188,12 @@ pub(crate) fn recover(vfs: &dyn Vfs, dir: &Path) -> Result<Recovered> {
             Err(error) => return Err(corrupt(&path, 0, error.0, &groups)),
         };
         if header.number != number || (at > 0 && tail.last_segment + 1 != number) {
-            return Err(corrupt(&path, 0, "a segment before this one is missing", &groups));
+            return Err(corrupt(
+                &path,
+                0,
+                "a segment before this one is missing",
+                &groups,
+            ));
         }
         if at > 0 && header.previous_length != tail.last_length {
             let previous = segment_path(dir, tail.last_segment);
@@ -322,12 +330,7 @@ fn cut(vfs: &dyn Vfs, path: &Path, length: u64) -> Result<()> {
         .map_err(|e| Error::io(format!("cut {}", path.display()), e))
 }
 
-fn corrupt(
-    path: &Path,
-    offset: u64,
-    what: &str,
-    groups: &HashMap<GroupId, Building>,
-) -> Error {
+fn corrupt(path: &Path, offset: u64, what: &str, groups: &HashMap<GroupId, Building>) -> Error {
     let names: BTreeSet<u64> = groups.keys().map(|g| g.0).collect();
     Error::Corrupt(format!(
         "{} at offset {offset}: {what}; below what was synced, so the replicas of this node must be \

@@ -103,7 +103,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             .into_iter()
             .map(|entry| (log_id_from(&entry.log_id), entry_payload(&entry.payload)))
             .collect();
-        let callback = super::writer::Callback::new(move |result| callback.io_completed(result));
+        let callback = super::Callback::new(move |result| callback.io_completed(result));
         self.log.append(entries, callback).await
     }
 

@@ -5,25 +5,23 @@
 //! being synced, the next is written behind it. Completions are reported in the
 //! order of the writes, whoever's sync returns first.
 
+use super::batch::{Batch, Located, Written};
 use super::cell::{Cell, closed};
-use super::record::{
-    BATCH_HEADER_BYTES, BatchHeader, LogId, Record, SEGMENT_HEADER_BYTES, SegmentHeader, Vote,
-    put_record,
-};
+use super::item::{Item, Released};
+use super::record::{BATCH_HEADER_BYTES, BatchHeader, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::recovery::Tail;
-use super::{Location, Segment, Shared, reader};
+use super::{Segment, Shared, compact};
 use crate::consensus::metrics;
 use crate::{Error, Result};
-use bytes::{BufMut, Bytes, BytesMut};
 use lineradb_common::clock::Stopwatch;
-use lineradb_common::{ReplicaId, spawn};
+use lineradb_common::spawn;
 use lineradb_lsm::WritableFile;
 use parking_lot::{Condvar, Mutex};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes that may be queued; above, appends wait.
 const QUEUE_BYTES_MAX: usize = 256 << 20;
@@ -31,80 +29,6 @@ const QUEUE_BYTES_MAX: usize = 256 << 20;
 const PERMIT_BYTES: usize = 1 << 10;
 /// One batch takes at most about this many bytes from the queue.
 const BATCH_BYTES_MAX: usize = 16 << 20;
-/// Entries copied forward in one batch, in bytes.
-const COPY_BYTES_MAX: u64 = 4 << 20;
-
-/// Called once, when a write is durable or never will be.
-pub struct Callback(Box<dyn FnOnce(io::Result<()>) + Send>);
-
-impl Callback {
-    /// A function to be called from the writer's thread.
-    pub fn new(f: impl FnOnce(io::Result<()>) + Send + 'static) -> Self {
-        Callback(Box::new(f))
-    }
-
-    pub(crate) fn channel() -> (Self, oneshot::Receiver<io::Result<()>>) {
-        let (tx, rx) = oneshot::channel();
-        let callback = Callback::new(move |result| {
-            // Nobody waits any more: the caller was cancelled.
-            let _ = tx.send(result);
-        });
-        (callback, rx)
-    }
-
-    fn call(self, result: io::Result<()>) {
-        (self.0)(result);
-    }
-}
-
-/// Live entries that a purge or truncation took from segments. Counted only
-/// once its record is durable: a segment deleted earlier would leave a gap.
-#[derive(Debug, Default)]
-pub(crate) struct Released(BTreeMap<u64, (u64, u64)>);
-
-impl Released {
-    pub(crate) fn add(&mut self, location: Location) {
-        let entry = self.0.entry(location.segment).or_default();
-        entry.0 += 1;
-        entry.1 += u64::from(location.length);
-    }
-}
-
-/// Something to be written.
-pub(crate) enum Item {
-    Append {
-        cell: Arc<Cell>,
-        replica: ReplicaId,
-        entries: Vec<(u64, LogId, Bytes)>,
-        callback: Callback,
-        permit: OwnedSemaphorePermit,
-    },
-    Vote {
-        cell: Arc<Cell>,
-        replica: ReplicaId,
-        vote: Vote,
-        callback: Callback,
-    },
-    Truncate {
-        cell: Arc<Cell>,
-        replica: ReplicaId,
-        after: Option<u64>,
-        released: Released,
-    },
-    Purge {
-        cell: Arc<Cell>,
-        replica: ReplicaId,
-        upto: LogId,
-        released: Released,
-    },
-    Tombstone {
-        cell: Arc<Cell>,
-        replica: ReplicaId,
-        vote: Option<Vote>,
-        released: Released,
-        callback: Callback,
-    },
-}
 
 #[derive(Default)]
 struct Queue {
@@ -125,16 +49,6 @@ struct End {
 #[derive(Default)]
 struct Done {
     next: u64,
-}
-
-/// What is left to do when a batch is durable.
-struct Written {
-    ticket: u64,
-    segment: u64,
-    end: u64,
-    callbacks: Vec<Callback>,
-    released: Vec<Released>,
-    permits: Vec<OwnedSemaphorePermit>,
 }
 
 pub(crate) struct Writer {
@@ -209,12 +123,7 @@ impl Writer {
         let mut queue = self.queue.lock();
         if queue.stopping || self.failed.load(Ordering::Acquire) {
             drop(queue);
-            if let Item::Append { callback, .. }
-            | Item::Vote { callback, .. }
-            | Item::Tombstone { callback, .. } = item
-            {
-                callback.call(Err(closed()));
-            }
+            item.refuse(closed());
             return;
         }
         queue.items.push_back(item);
@@ -315,7 +224,7 @@ impl Writer {
         for item in items {
             batch.put(item, &mut written);
         }
-        self.copy_stragglers(&mut batch, &mut written)?;
+        compact::copy_stragglers(&self.shared, &mut batch, &mut written)?;
         let located = self.append_batch(end, handle, batch)?;
         written.end = end.offset;
         end.ticket += 1;
@@ -471,60 +380,6 @@ impl Writer {
         }
     }
 
-    /// Copies the live entries of the oldest segment into this batch when they
-    /// are few and the log is large, so that the segment can be deleted.
-    fn copy_stragglers(&self, batch: &mut Batch, written: &mut Written) -> io::Result<()> {
-        let oldest = {
-            let segments = self.shared.segments.lock();
-            let total: u64 = segments.values().map(|s| s.bytes).sum();
-            let oldest = segments.iter().next().map(|(n, s)| (*n, s.live_bytes, s.bytes));
-            match oldest {
-                Some((number, live, bytes))
-                    if number != batch.segment && live > 0 && copies(live, bytes, total, &self.shared.options) =>
-                {
-                    number
-                }
-                _ => return Ok(()),
-            }
-        };
-        let cells: Vec<Arc<Cell>> = self.shared.cells.lock().values().cloned().collect();
-        let mut copied = 0;
-        let mut released = Released::default();
-        for cell in cells {
-            let stragglers: Vec<(u64, ReplicaId, LogId, Location)> = {
-                let state = cell.state.lock();
-                let first = state.first;
-                let replica = state.replica;
-                state
-                    .slots
-                    .iter()
-                    .enumerate()
-                    .filter_map(|(at, slot)| {
-                        let index = first + at as u64;
-                        let id = LogId {
-                            term: slot.term,
-                            index,
-                        };
-                        slot.location
-                            .filter(|l| l.segment == oldest)
-                            .map(|l| (slot.serial, replica, id, l))
-                    })
-                    .collect()
-            };
-            for (serial, replica, id, location) in stragglers {
-                if copied > COPY_BYTES_MAX {
-                    break;
-                }
-                let payload = reader::read_at(&self.shared, &cell, id, location)?;
-                copied += payload.len() as u64;
-                batch.put_entry(&cell, replica, serial, id, payload);
-                released.add(location);
-            }
-        }
-        written.released.push(released);
-        Ok(())
-    }
-
     /// In the order of the writes: what was written is durable.
     fn complete(&self, written: Written) -> io::Result<()> {
         let mut done = self.done.lock();
@@ -611,12 +466,7 @@ impl Writer {
         self.budget.close();
         let items = std::mem::take(&mut self.queue.lock().items);
         for item in items {
-            if let Item::Append { callback, .. }
-            | Item::Vote { callback, .. }
-            | Item::Tombstone { callback, .. } = item
-            {
-                callback.call(Err(closed()));
-            }
+            item.refuse(closed());
         }
         self.wake.notify_all();
         // Under the lock, or a thread between its check and its wait misses it.
@@ -625,146 +475,7 @@ impl Writer {
     }
 }
 
-/// Whether the oldest segment is worth copying out of.
-fn copies(live: u64, bytes: u64, total: u64, options: &super::Options) -> bool {
-    total > options.compact_above_bytes && (live * 4 < bytes || total > 4 * options.compact_above_bytes)
-}
-
 /// The file of a segment.
 pub(crate) fn segment_path(dir: &std::path::Path, number: u64) -> std::path::PathBuf {
     dir.join(format!("{number:016}.raftlog"))
-}
-
-/// An entry that this batch holds.
-struct Located {
-    cell: Arc<Cell>,
-    index: u64,
-    serial: u64,
-    location: Location,
-}
-
-/// A batch under construction.
-struct Batch {
-    segment: u64,
-    offset: u64,
-    bytes: BytesMut,
-    records: u32,
-    located: Vec<Located>,
-}
-
-impl Batch {
-    fn new(segment: u64, offset: u64) -> Self {
-        let mut bytes = BytesMut::with_capacity(4096);
-        bytes.put_bytes(0, BATCH_HEADER_BYTES);
-        Batch {
-            segment,
-            offset,
-            bytes,
-            records: 0,
-            located: Vec::new(),
-        }
-    }
-
-    fn put_entry(
-        &mut self,
-        cell: &Arc<Cell>,
-        replica: ReplicaId,
-        serial: u64,
-        id: LogId,
-        payload: Bytes,
-    ) {
-        let offset = self.offset + self.bytes.len() as u64;
-        let record = Record::Entry { id, payload };
-        let length = put_record(&mut self.bytes, cell.group, replica, &record);
-        self.records += 1;
-        self.located.push(Located {
-            cell: Arc::clone(cell),
-            index: id.index,
-            serial,
-            location: Location {
-                segment: self.segment,
-                offset,
-                length,
-            },
-        });
-    }
-
-    fn put_record(&mut self, cell: &Cell, replica: ReplicaId, record: &Record) {
-        put_record(&mut self.bytes, cell.group, replica, record);
-        self.records += 1;
-    }
-
-    /// Everything of a group but its entries.
-    fn put_state(&mut self, cell: &Cell) {
-        let (replica, vote, purged, tombstone) = {
-            let state = cell.state.lock();
-            (state.replica, state.vote, state.purged, state.tombstone)
-        };
-        if let Some(tombstone) = tombstone {
-            let vote = tombstone.vote;
-            self.put_record(cell, tombstone.replica, &Record::Tombstone { vote });
-        }
-        if let Some(vote) = vote {
-            self.put_record(cell, replica, &Record::Vote(vote));
-        }
-        if let Some(purged) = purged {
-            self.put_record(cell, replica, &Record::Purge(purged));
-        }
-    }
-
-    fn put(&mut self, item: Item, written: &mut Written) {
-        match item {
-            Item::Append {
-                cell,
-                replica,
-                entries,
-                callback,
-                permit,
-            } => {
-                for (serial, id, payload) in entries {
-                    self.put_entry(&cell, replica, serial, id, payload);
-                }
-                written.callbacks.push(callback);
-                written.permits.push(permit);
-            }
-            Item::Vote {
-                cell,
-                replica,
-                vote,
-                callback,
-            } => {
-                self.put_record(&cell, replica, &Record::Vote(vote));
-                written.callbacks.push(callback);
-            }
-            Item::Truncate {
-                cell,
-                replica,
-                after,
-                released,
-            } => {
-                self.put_record(&cell, replica, &Record::Truncate { after });
-                written.released.push(released);
-            }
-            Item::Purge {
-                cell,
-                replica,
-                upto,
-                released,
-            } => {
-                self.put_record(&cell, replica, &Record::Purge(upto));
-                written.released.push(released);
-            }
-            Item::Tombstone {
-                cell,
-                replica,
-                vote,
-                released,
-                callback,
-            } => {
-                self.put_record(&cell, replica, &Record::Tombstone { vote });
-                written.released.push(released);
-                written.callbacks.push(callback);
-            }
-        }
-    }
 }

@@ -76,9 +76,9 @@ impl Assembly {
                 self.complete = true;
                 Ok(())
             }
-            Some(Part::Header(_)) | None => {
-                Err(Error::Corrupt("a snapshot's messages are out of order".into()))
-            }
+            Some(Part::Header(_)) | None => Err(Error::Corrupt(
+                "a snapshot's messages are out of order".into(),
+            )),
         }
     }
 

@@ -14,7 +14,7 @@ use proto::raft_server;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
@@ -241,11 +241,14 @@ impl Transport for GrpcTransport {
 #[derive(Clone)]
 pub struct RaftService {
     handler: Arc<dyn Handler>,
+    stopping: watch::Receiver<bool>,
 }
 
 impl RaftService {
-    pub(crate) fn new(handler: Arc<dyn Handler>) -> Self {
-        RaftService { handler }
+    /// Streams end when `stopping` turns true: the peers then look for the node
+    /// anew.
+    pub(crate) fn new(handler: Arc<dyn Handler>, stopping: watch::Receiver<bool>) -> Self {
+        RaftService { handler, stopping }
     }
 }
 
@@ -262,8 +265,14 @@ impl raft_server::Raft for RaftService {
         let (replies, ready) = mpsc::unbounded_channel();
         let (frames, outgoing) = mpsc::channel(FRAMES);
         spawn::task("raft replies", send_replies(ready, frames));
+        let mut stopping = self.stopping.clone();
         spawn::task("raft requests", async move {
-            while let Some(Ok(frame)) = incoming.next().await {
+            loop {
+                let frame = tokio::select! {
+                    frame = incoming.next() => frame,
+                    _ = stopping.wait_for(|stopping| *stopping) => return,
+                };
+                let Some(Ok(frame)) = frame else { return };
                 for request in frame.requests {
                     let replies = replies.clone();
                     dispatch(handler.as_ref(), request, move |reply| {

@@ -121,7 +121,11 @@ impl Peer {
         }
     }
 
-    fn timeout_of(&self, request: &AppendEntriesRequest<TypeConfig>, option: &RPCOption) -> Duration {
+    fn timeout_of(
+        &self,
+        request: &AppendEntriesRequest<TypeConfig>,
+        option: &RPCOption,
+    ) -> Duration {
         if request.entries.is_empty() {
             option.hard_ttl()
         } else {
@@ -139,7 +143,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
         let timeout = self.timeout_of(&rpc, &option);
-        append_answer(self.send(Question::Append(codec::put_append(&rpc))), timeout).await
+        append_answer(
+            self.send(Question::Append(codec::put_append(&rpc))),
+            timeout,
+        )
+        .await
     }
 
     /// Many appends under way at once, in order: each is queued when it is
@@ -239,7 +247,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
         let question = Question::Transfer(codec::put_transfer(&request));
-        answer(self.send(question), option.hard_ttl().max(self.factory.append_timeout)).await?;
+        answer(
+            self.send(question),
+            option.hard_ttl().max(self.factory.append_timeout),
+        )
+        .await?;
         Ok(Ok(()))
     }
 

@@ -24,7 +24,11 @@ fn options(segment_bytes: u64) -> Options {
 }
 
 fn open(vfs: &SimVfs, segment_bytes: u64) -> Result<RaftLog, Error> {
-    RaftLog::open(Arc::new(vfs.clone()), Path::new(DIR), options(segment_bytes))
+    RaftLog::open(
+        Arc::new(vfs.clone()),
+        Path::new(DIR),
+        options(segment_bytes),
+    )
 }
 
 fn replica(incarnation: u16) -> ReplicaId {
@@ -105,8 +109,10 @@ async fn everything_comes_back_after_a_clean_stop_and_after_losing_power() {
         }
         let entries = log.group(ShardId(1)).read(0, 100, u64::MAX).unwrap();
         let terms: Vec<(u64, u64)> = entries.iter().map(|(id, _)| (id.term, id.index)).collect();
-        let expected: Vec<(u64, u64)> =
-            (1..=10).map(|i| (2, i)).chain((11..15).map(|i| (3, i))).collect();
+        let expected: Vec<(u64, u64)> = (1..=10)
+            .map(|i| (2, i))
+            .chain((11..15).map(|i| (3, i)))
+            .collect();
         assert_eq!(terms, expected);
         for (id, bytes) in entries {
             assert_eq!(bytes, payload(id.term, id.index));
@@ -117,7 +123,10 @@ async fn everything_comes_back_after_a_clean_stop_and_after_losing_power() {
         // C3: the tombstone keeps the last vote, and the incarnation out.
         let third = log.group(ShardId(3));
         assert_eq!(third.tombstone().unwrap().vote, Some(vote));
-        assert!(matches!(third.begin(replica(1), None), Err(Error::Refused(_))));
+        assert!(matches!(
+            third.begin(replica(1), None),
+            Err(Error::Refused(_))
+        ));
         third.begin(replica(2), None).unwrap();
         assert_eq!(third.vote(), None);
         log.close();
@@ -170,7 +179,10 @@ async fn damage_below_what_was_synced_is_named_and_never_cut() {
     let Err(Error::Corrupt(message)) = open(&vfs, 1 << 20) else {
         panic!("a damaged log opened");
     };
-    assert!(message.contains("raftlog") && message.contains("offset"), "{message}");
+    assert!(
+        message.contains("raftlog") && message.contains("offset"),
+        "{message}"
+    );
     assert!(message.contains("77"), "{message}");
 }
 

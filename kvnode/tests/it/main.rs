@@ -3,7 +3,9 @@
 
 mod cluster;
 mod conformance;
+mod grpc;
 mod log_recovery;
 mod node;
 mod raft_rules;
 mod replication;
+mod transactions;

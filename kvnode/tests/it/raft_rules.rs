@@ -5,7 +5,7 @@ use crate::cluster::{Cluster, descriptor, eventually, expecting, get, put, repli
 use bytes::Bytes;
 use futures::stream;
 use lineradb_common::ShardId;
-use lineradb_kvnode::command::{Body, Command, Expect, Op, Replica, Rejection, Verdict};
+use lineradb_kvnode::command::{Body, Command, Expect, Op, Rejection, Replica, Verdict};
 use lineradb_kvnode::consensus::types::{Payload, Proposal, entry_from, entry_payload};
 use lineradb_kvnode::consensus::{Retention, StateMachine, storage_options};
 use lineradb_kvnode::raft_log::{LogId, Options, RaftLog, Vote};
@@ -60,14 +60,24 @@ async fn c2_a_command_of_term_five_never_applies_in_term_seven() {
         // The leader of term 5 reads x = 0 and evaluates x := x + 1; the leader
         // of term 6 acknowledges x := 10.
         let mut late = write(5, vec![put(b"x", b"1")], vec![]);
-        apply(&mut machine, 6, 2, &write(6, vec![put(b"x", b"10")], vec![])).await;
+        apply(
+            &mut machine,
+            6,
+            2,
+            &write(6, vec![put(b"x", b"10")], vec![]),
+        )
+        .await;
         if !rule {
             // Without the rule a command does not say in which term it counts.
             late.term = 7;
         }
         apply(&mut machine, 7, 3, &late).await;
         let survived = get(&db, b"x").as_deref() == Some(&b"10"[..]);
-        assert_eq!(survived, rule, "an acknowledged write was lost: {}", !survived);
+        assert_eq!(
+            survived, rule,
+            "an acknowledged write was lost: {}",
+            !survived
+        );
     }
 }
 
@@ -209,9 +219,15 @@ async fn start_alone(
         replica: lineradb_common::ReplicaId(id),
         append_timeout: Duration::from_secs(1),
     };
-    Raft::new(id, Arc::new(config.validate().unwrap()), factory, store, machine)
-        .await
-        .unwrap()
+    Raft::new(
+        id,
+        Arc::new(config.validate().unwrap()),
+        factory,
+        store,
+        machine,
+    )
+    .await
+    .unwrap()
 }
 
 fn split(term: u64) -> Command {
@@ -238,7 +254,9 @@ fn split(term: u64) -> Command {
 async fn c4_a_childs_seed_comes_back_by_replay_and_its_vote_stays() {
     let mut cluster = Cluster::new(&[1, 2, 3]).await;
     cluster.found(1, b"", b"", &[1, 2, 3]).await;
-    cluster.write(1, vec![put(b"a", b"1"), put(b"z", b"1")], vec![]).await;
+    cluster
+        .write(1, vec![put(b"a", b"1"), put(b"z", b"1")], vec![])
+        .await;
     assert_eq!(cluster.split(1, b"m", 2).await, Verdict::Applied);
     cluster.write(2, vec![put(b"z", b"2")], vec![]).await;
     let (_, term) = cluster.leader(2).await;
@@ -319,7 +337,11 @@ async fn c4_a_seed_never_overrides_what_the_child_promised() {
     drop(StateMachine::detached(db.clone(), replica_on(1, 7), elsewhere).unwrap());
     apply(&mut parent, 5, 1, &split(5)).await;
     let mut child = StateMachine::detached(db, me, descriptor(2, b"", b"", &[1])).unwrap();
-    assert_eq!(child.applied_state().await.unwrap().0, None, "the child was overwritten");
+    assert_eq!(
+        child.applied_state().await.unwrap().0,
+        None,
+        "the child was overwritten"
+    );
 }
 
 /// D1 and D2: the power goes between the flush of the engine and the purge of
@@ -352,9 +374,15 @@ async fn d1_the_log_keeps_whatever_the_engine_has_not_flushed() {
             .group(ShardId(1))
             .stats()
     };
-    eventually("the log is purged", async || (stats().purged_index > 200).then_some(())).await;
+    eventually("the log is purged", async || {
+        (stats().purged_index > 200).then_some(())
+    })
+    .await;
     let purged = stats().purged_index;
-    assert!(purged < 310, "purged up to {purged}, above what was flushed");
+    assert!(
+        purged < 310,
+        "purged up to {purged}, above what was flushed"
+    );
     cluster.kill(1).await;
     cluster.start(1).await;
     cluster.leader(1).await;

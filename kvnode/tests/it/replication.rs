@@ -1,14 +1,14 @@
 //! Replicas as a cluster: writes, lost leaders, restarts, snapshots, splits,
 //! many groups over one log.
 
-use crate::cluster::{
-    Cluster, descriptor, eventually, expecting, get, put, replica_on, stored,
-};
+use crate::cluster::{Cluster, descriptor, eventually, expecting, get, put, replica_on, stored};
 use bytes::Bytes;
 use lineradb_common::{NodeId, ShardId};
 use lineradb_kvnode::Error;
 use lineradb_kvnode::command::{Body, Command, Op, Rejection, Tree, Verdict};
-use lineradb_kvnode::consensus::{GroupObserver, Leadership, ProposeError, ReadError, SplitApplied};
+use lineradb_kvnode::consensus::{
+    GroupObserver, Leadership, ProposeError, ReadError, SplitApplied,
+};
 use lineradb_proto::meta::v1 as meta;
 use lineradb_proto::shard::v1 as shard;
 use parking_lot::Mutex;
@@ -44,7 +44,10 @@ async fn writes_survive_a_lost_leader_and_the_loss_of_all_power() {
         cluster.holds(node, b"last", b"x").await;
         for n in 0..40 {
             let value: &[u8] = if n < 20 { b"one" } else { b"two" };
-            assert_eq!(get(&cluster.nodes[&node].db, &key(n)).as_deref(), Some(value));
+            assert_eq!(
+                get(&cluster.nodes[&node].db, &key(n)).as_deref(),
+                Some(value)
+            );
         }
     }
     cluster.stop_all().await;
@@ -97,12 +100,13 @@ async fn a_cut_off_leader_confirms_no_read_and_proposes_in_no_other_term() {
     );
     assert!(!matches!(read.await, Ok(Ok(()))), "read without a quorum");
     let (new, newer) = eventually("another leads", async || {
-        cluster.nodes.iter().find_map(|(node, on)| {
-            match on.groups.get(ShardId(1))?.leadership() {
+        cluster
+            .nodes
+            .iter()
+            .find_map(|(node, on)| match on.groups.get(ShardId(1))?.leadership() {
                 Leadership::Leader { term: now } if now > term => Some((*node, now)),
                 _ => None,
-            }
-        })
+            })
     })
     .await;
     assert_ne!(new, old);
@@ -123,7 +127,10 @@ async fn a_cut_off_leader_confirms_no_read_and_proposes_in_no_other_term() {
     // C2: not even at the replica that leads now.
     for node in [old, new] {
         let refused = cluster.group(node, 1).propose(stale.clone()).await;
-        assert!(matches!(refused, Err(ProposeError::NotLeader { .. })), "{refused:?}");
+        assert!(
+            matches!(refused, Err(ProposeError::NotLeader { .. })),
+            "{refused:?}"
+        );
     }
     cluster.stop_all().await;
 }
@@ -133,14 +140,19 @@ async fn an_empty_replica_is_rebuilt_by_a_snapshot_and_replaces_another() {
     let mut cluster = Cluster::new(&[1, 2, 3, 4]).await;
     cluster.found(1, b"", b"", &[1, 2, 3]).await;
     for n in 0..50 {
-        cluster.write(1, vec![put(&key(n), &[7; 5000])], vec![]).await;
+        cluster
+            .write(1, vec![put(&key(n), &[7; 5000])], vec![])
+            .await;
     }
     let local = Op {
         tree: Tree::Data,
         key: Bytes::from_static(b"\0\0\0\0\0\0\0\0\x01v\0\0\0\0\0\0\0\x05versions"),
         value: Some(Bytes::from_static(b"schema")),
     };
-    assert_eq!(cluster.write(1, vec![local.clone()], vec![]).await, Verdict::Applied);
+    assert_eq!(
+        cluster.write(1, vec![local.clone()], vec![]).await,
+        Verdict::Applied
+    );
     let (leader, _) = cluster.leader(1).await;
     let old = if leader == 3 { 2 } else { 3 };
     let new = replica_on(4, 1);
@@ -149,7 +161,11 @@ async fn an_empty_replica_is_rebuilt_by_a_snapshot_and_replaces_another() {
         replica_id: new.0,
         founding: false,
     };
-    cluster.nodes[&4].groups.create_replica(learner).await.unwrap();
+    cluster.nodes[&4]
+        .groups
+        .create_replica(learner)
+        .await
+        .unwrap();
     let order = meta::ReplaceReplica {
         shard_id: 1,
         old_replica_id: replica_on(old, 1).0,
@@ -161,7 +177,10 @@ async fn an_empty_replica_is_rebuilt_by_a_snapshot_and_replaces_another() {
     };
     eventually("the replica is replaced", async || {
         let (leader, _) = cluster.leader(1).await;
-        let done = cluster.nodes[&leader].groups.replace_replica(order.clone()).await;
+        let done = cluster.nodes[&leader]
+            .groups
+            .replace_replica(order.clone())
+            .await;
         done.ok()
     })
     .await;
@@ -212,7 +231,9 @@ impl GroupObserver for Diary {
         self.0.lock().push("lost".into());
     }
     fn on_split(&self, split: &SplitApplied) {
-        self.0.lock().push(format!("split {}", split.right.shard_id));
+        self.0
+            .lock()
+            .push(format!("split {}", split.right.shard_id));
     }
 }
 
@@ -221,7 +242,9 @@ async fn a_split_under_load_needs_no_election_and_loses_nothing() {
     let mut cluster = Cluster::new(&[1, 2, 3]).await;
     cluster.found(1, b"", b"", &[1, 2, 3]).await;
     for n in 0..30 {
-        cluster.write(1, vec![put(&key(n), b"before")], vec![]).await;
+        cluster
+            .write(1, vec![put(&key(n), b"before")], vec![])
+            .await;
     }
     let version = |table: u64| {
         let mut key = b"\0\0\0\0\0\0\0\0\x01v".to_vec();
@@ -250,12 +273,20 @@ async fn a_split_under_load_needs_no_election_and_loses_nothing() {
     cluster.group(leader, 1).set_observer(diary.clone());
     let load = async {
         for n in 0..40 {
-            let shard = if cluster.nodes[&leader].groups.get(ShardId(2)).is_some() { 2 } else { 1 };
-            let verdict = cluster.write(shard, vec![put(&key(n), b"during")], vec![]).await;
+            let shard = if cluster.nodes[&leader].groups.get(ShardId(2)).is_some() {
+                2
+            } else {
+                1
+            };
+            let verdict = cluster
+                .write(shard, vec![put(&key(n), b"during")], vec![])
+                .await;
             if verdict != Verdict::Applied {
                 // Routed by the old range: once more, to the child.
                 assert_eq!(verdict, Verdict::Rejected(Rejection::ShardChanged));
-                let again = cluster.write(2, vec![put(&key(n), b"during")], vec![]).await;
+                let again = cluster
+                    .write(2, vec![put(&key(n), b"during")], vec![])
+                    .await;
                 assert_eq!(again, Verdict::Applied);
             }
         }
@@ -267,7 +298,11 @@ async fn a_split_under_load_needs_no_election_and_loses_nothing() {
     let (verdict, ()) = tokio::join!(split, load);
     assert_eq!(verdict, Verdict::Applied);
     let (child_leader, child_term) = cluster.leader(2).await;
-    assert_eq!((child_leader, child_term), (leader, term), "an election was held");
+    assert_eq!(
+        (child_leader, child_term),
+        (leader, term),
+        "an election was held"
+    );
     assert_eq!(
         diary.0.lock().clone(),
         [format!("leads {term}"), "split 2".to_owned()]
@@ -276,7 +311,10 @@ async fn a_split_under_load_needs_no_election_and_loses_nothing() {
         cluster.holds(1, &key(n), b"during").await;
     }
     let (left, right) = (cluster.group(leader, 1), cluster.group(leader, 2));
-    assert_eq!((left.descriptor().version, right.descriptor().version), (2, 2));
+    assert_eq!(
+        (left.descriptor().version, right.descriptor().version),
+        (2, 2)
+    );
     // S2: the child inherits the version of a table with rows in its range.
     let data = cluster.nodes[&1].db.keyspace("data").unwrap();
     let mut inherited = version(5).key.to_vec();
@@ -295,7 +333,10 @@ async fn a_split_under_load_needs_no_election_and_loses_nothing() {
     }
     cluster.write(2, vec![put(b"z", b"after")], vec![]).await;
     let (_, later) = cluster.leader(2).await;
-    assert!(later > child_term, "a leadership was restored after a crash (C1)");
+    assert!(
+        later > child_term,
+        "a leadership was restored after a crash (C1)"
+    );
     for node in [1, 2, 3] {
         cluster.holds(node, b"z", b"after").await;
         cluster.holds(node, &key(39), b"during").await;

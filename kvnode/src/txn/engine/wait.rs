@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// How long a request waits for the resolution of intents before it asks its
 /// client to push their transactions.
-const PATIENCE: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 20 });
 /// A coordinator silent for this long is not waited for.
 const SILENT_US: u64 = 5_000_000;
 

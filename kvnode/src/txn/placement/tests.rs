@@ -141,14 +141,14 @@ fn conditions_are_about_the_newest_version() {
         Err((ErrorCode::ConditionFailed, 20))
     );
     assert_eq!(check("dead", Absent(true)), Ok(()));
-    assert_eq!(check("none", Absent(true)), Ok(()));
+    assert_eq!(check("missing", Absent(true)), Ok(()));
     assert_eq!(check("live", Exists(true)), Ok(()));
     assert_eq!(
         check("dead", Exists(true)),
         Err((ErrorCode::ConditionFailed, 20))
     );
     assert_eq!(
-        check("none", Exists(true)),
+        check("missing", Exists(true)),
         Err((ErrorCode::ConditionFailed, 0))
     );
     assert_eq!(check("live", Replaces(20)), Ok(()));
@@ -156,7 +156,7 @@ fn conditions_are_about_the_newest_version() {
         check("live", Replaces(19)),
         Err((ErrorCode::WriteConflict, 0))
     );
-    assert_eq!(check("none", Replaces(0)), Ok(()));
+    assert_eq!(check("missing", Replaces(0)), Ok(()));
     assert_eq!(
         check("live", Replaces(0)),
         Err((ErrorCode::WriteConflict, 0))

@@ -1,0 +1,37 @@
+//! SELECT: from a sqlparser AST to a stream of Arrow batches.
+//!
+//! The way of a query: [`rewrite`] makes the AST say what PostgreSQL means
+//! where DataFusion would read it differently; [`planner`] turns it into a
+//! logical plan against one catalog snapshot; [`semantics`] replaces operators
+//! and casts by checked ones; DataFusion optimises; [`scan`] plans the access
+//! to tables, one partition per shard; [`pushdown`] ships what it can to the
+//! nodes. What would silently differ from PostgreSQL is an error (0A000).
+//!
+//! Everything folded from the clock or from session settings is bound when the
+//! statement starts and never outlives it in a cache.
+
+pub mod context;
+pub mod engine;
+pub mod errors;
+pub mod explain;
+pub mod expression;
+pub mod functions;
+pub mod names;
+mod planner;
+mod pushdown;
+pub mod rewrite;
+mod scan;
+mod semantics;
+mod spans;
+pub mod types;
+mod virtual_tables;
+
+#[cfg(test)]
+mod tests;
+
+pub use context::{NoVirtualTables, QueryContext, VirtualTable, VirtualTables};
+pub use engine::{EngineOptions, Planned, QueryEngine};
+pub use errors::{carry, sql_error};
+pub use explain::ExplainOptions;
+pub use expression::{Compiled, ExpressionScope};
+pub use rewrite::Locking;

@@ -1,0 +1,844 @@
+//! Rewrites on the AST, before DataFusion reads it: syntax that it reads
+//! otherwise than PostgreSQL, or not at all, becomes syntax that means the
+//! same to both. What cannot be said becomes 0A000 here.
+
+use crate::error::{Result, SqlError};
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, CastKind, DataType, DateTimeField, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, LimitClause,
+    NonBlock, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr, Statement,
+    TableAlias, TableAliasColumnDef, TableFactor, TableWithJoins, TypedString, UnaryOperator,
+    Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
+};
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::Parser;
+use std::ops::ControlFlow;
+
+/// `FOR UPDATE` or `FOR SHARE` at the end of a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Locking {
+    /// `FOR SHARE`.
+    pub shared: bool,
+    /// `NOWAIT`.
+    pub nowait: bool,
+    /// `SKIP LOCKED`.
+    pub skip_locked: bool,
+}
+
+/// Takes the locking clauses off the top of a query.
+///
+/// # Errors
+/// 0A000 for locking clauses inside of it.
+pub fn take_locking(query: &mut Query) -> Result<Option<Locking>> {
+    let locks = std::mem::take(&mut query.locks);
+    struct Nested;
+    impl Visitor for Nested {
+        type Break = ();
+        fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+            match query.locks.is_empty() {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        }
+    }
+    if Visit::visit(&*query, &mut Nested).is_break() {
+        return Err(SqlError::unsupported("FOR UPDATE in a subquery"));
+    }
+    Ok(locks.first().map(|lock| Locking {
+        shared: lock.lock_type.to_string() == "SHARE",
+        nowait: matches!(lock.nonblock, Some(NonBlock::Nowait)),
+        skip_locked: matches!(lock.nonblock, Some(NonBlock::SkipLocked)),
+    }))
+}
+
+/// Rewrites a whole query.
+///
+/// # Errors
+/// 0A000 for what would silently mean something else.
+pub fn rewrite_query(query: &mut Query) -> Result<()> {
+    finish(query.visit(&mut Rewriter))
+}
+
+/// Rewrites one expression.
+///
+/// # Errors
+/// 0A000 for what would silently mean something else.
+pub fn rewrite_expression(expr: &mut Expr) -> Result<()> {
+    finish(expr.visit(&mut Rewriter))
+}
+
+fn finish(flow: ControlFlow<SqlError>) -> Result<()> {
+    match flow {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok(()),
+    }
+}
+
+struct Rewriter;
+
+impl VisitorMut for Rewriter {
+    type Break = SqlError;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
+        flow(fetch_first(query))
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<SqlError> {
+        flow(set_returning(select))
+    }
+
+    fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<SqlError> {
+        for item in &mut select.projection {
+            if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
+                flow(subqueries_in_projection(expr))?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<SqlError> {
+        flow(table_factor(factor))
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
+        flow(expression(expr))
+    }
+}
+
+fn flow(result: Result<()>) -> ControlFlow<SqlError> {
+    match result {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => ControlFlow::Break(error),
+    }
+}
+
+// ---- Building expressions ----------------------------------------------------
+
+/// A call of a function by name.
+pub fn call(name: &str, args: Vec<Expr>) -> Expr {
+    Expr::Function(Function {
+        name: ObjectName(vec![ObjectNamePart::Identifier(Ident::new(name))]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList {
+            duplicate_treatment: None,
+            args: args
+                .into_iter()
+                .map(|e| FunctionArg::Unnamed(FunctionArgExpr::Expr(e)))
+                .collect(),
+            clauses: vec![],
+        }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: vec![],
+    })
+}
+
+fn text(value: &str) -> Expr {
+    Expr::value(Value::SingleQuotedString(value.to_owned()))
+}
+
+fn take(expr: &mut Expr) -> Expr {
+    std::mem::replace(expr, Expr::value(Value::Null))
+}
+
+fn literal(expr: &Expr) -> Option<&str> {
+    match expr {
+        Expr::Value(ValueWithSpan {
+            value: Value::SingleQuotedString(s) | Value::EscapedStringLiteral(s),
+            ..
+        }) => Some(s),
+        Expr::Nested(inner) => literal(inner),
+        _ => None,
+    }
+}
+
+fn parse_expression(sql: &str) -> Result<Expr> {
+    let statements = Parser::parse_sql(&PostgreSqlDialect {}, &format!("SELECT {sql}"))
+        .map_err(|e| SqlError::internal(format!("rewrite: {e}")))?;
+    if let Some(Statement::Query(query)) = statements.into_iter().next()
+        && let SetExpr::Select(select) = *query.body
+        && let Some(SelectItem::UnnamedExpr(expr)) = select.projection.into_iter().next()
+    {
+        return Ok(expr);
+    }
+    Err(SqlError::internal("rewrite: no expression"))
+}
+
+// ---- Clauses -----------------------------------------------------------------
+
+fn fetch_first(query: &mut Query) -> Result<()> {
+    if let Some(fetch) = query.fetch.take() {
+        if fetch.with_ties || fetch.percent {
+            return Err(SqlError::unsupported("FETCH FIRST WITH TIES or PERCENT"));
+        }
+        let quantity = fetch
+            .quantity
+            .unwrap_or_else(|| Expr::value(Value::Number("1".into(), false)));
+        match &mut query.limit_clause {
+            None => {
+                query.limit_clause = Some(LimitClause::LimitOffset {
+                    limit: Some(quantity),
+                    offset: None,
+                    limit_by: vec![],
+                });
+            }
+            Some(LimitClause::LimitOffset { limit, .. }) if limit.is_none() => {
+                *limit = Some(quantity);
+            }
+            Some(_) => return Err(SqlError::syntax("multiple LIMIT clauses not allowed")),
+        }
+    }
+    Ok(())
+}
+
+fn name_of(name: &ObjectName) -> String {
+    name.0
+        .last()
+        .and_then(|p| p.as_ident())
+        .map(|i| match i.quote_style {
+            Some(_) => i.value.clone(),
+            None => i.value.to_lowercase(),
+        })
+        .unwrap_or_default()
+}
+
+/// Functions in FROM: the column of a function that returns one value is named
+/// as the function or its alias.
+fn table_factor(factor: &mut TableFactor) -> Result<()> {
+    match factor {
+        TableFactor::Table {
+            name,
+            alias,
+            args: Some(_),
+            with_ordinality,
+            ..
+        } => {
+            if *with_ordinality {
+                return Err(SqlError::unsupported("WITH ORDINALITY"));
+            }
+            let base = name_of(name);
+            if let [schema, _] = name.0.as_slice()
+                && schema.to_string().eq_ignore_ascii_case("pg_catalog")
+            {
+                name.0.remove(0);
+            }
+            if base == "generate_series" {
+                let label = alias.as_ref().map_or_else(
+                    || Ident::with_quote('"', base.clone()),
+                    |a| a.name.clone(),
+                );
+                let alias = alias.get_or_insert_with(|| alias_of(label.clone(), vec![]));
+                if alias.columns.is_empty() {
+                    alias.columns = vec![TableAliasColumnDef {
+                        name: label,
+                        data_type: None,
+                    }];
+                }
+            }
+            Ok(())
+        }
+        TableFactor::Table {
+            with_ordinality: true,
+            ..
+        }
+        | TableFactor::UNNEST {
+            with_ordinality: true,
+            ..
+        }
+        | TableFactor::Function {
+            with_ordinality: true,
+            ..
+        } => Err(SqlError::unsupported("WITH ORDINALITY")),
+        TableFactor::Table {
+            sample: Some(_), ..
+        } => Err(SqlError::unsupported("TABLESAMPLE")),
+        _ => Ok(()),
+    }
+}
+
+fn alias_of(name: Ident, columns: Vec<&str>) -> TableAlias {
+    TableAlias {
+        explicit: true,
+        name,
+        columns: columns
+            .into_iter()
+            .map(|c| TableAliasColumnDef {
+                name: Ident::with_quote('"', c),
+                data_type: None,
+            })
+            .collect(),
+        at: None,
+    }
+}
+
+const SET_RETURNING: [&str; 6] = [
+    "generate_series",
+    "regexp_matches",
+    "regexp_split_to_table",
+    "string_to_table",
+    "json_array_elements",
+    "generate_subscripts",
+];
+
+/// `SELECT generate_series(1, 3)` moves the series into FROM, where it means
+/// the same; anything more involved is refused.
+fn set_returning(select: &mut Select) -> Result<()> {
+    struct Find(Vec<Expr>, usize);
+    impl Visitor for Find {
+        type Break = ();
+        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.1 += 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.1 -= 1;
+            ControlFlow::Continue(())
+        }
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+            if self.1 == 0
+                && let Expr::Function(f) = expr
+                && SET_RETURNING.contains(&name_of(&f.name).as_str())
+            {
+                self.0.push(expr.clone());
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let mut find = Find(Vec::new(), 0);
+    for item in &select.projection {
+        let _ = item.visit(&mut find);
+    }
+    let found = find.0;
+    if found.is_empty() {
+        return Ok(());
+    }
+    let refuse = || SqlError::unsupported("a set-returning function in the select list");
+    let grouped = !matches!(&select.group_by, GroupByExpr::Expressions(e, _) if e.is_empty())
+        || select.having.is_some();
+    let [Expr::Function(function)] = found.as_slice() else {
+        return Err(refuse());
+    };
+    let FunctionArguments::List(list) = &function.args else {
+        return Err(refuse());
+    };
+    let constant = list.args.iter().all(|a| {
+        matches!(
+            a,
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(
+                Expr::Value(_) | Expr::UnaryOp { .. } | Expr::TypedString(_) | Expr::Interval(_)
+                    | Expr::Cast { .. }
+            ))
+        )
+    });
+    if name_of(&function.name) != "generate_series"
+        || grouped
+        || !(select.from.is_empty() || constant)
+    {
+        return Err(refuse());
+    }
+    let table = TableFactor::Table {
+        name: ObjectName(vec![ObjectNamePart::Identifier(Ident::new("generate_series"))]),
+        alias: Some(alias_of(Ident::new("__series"), vec!["__series_value"])),
+        args: Some(datafusion::sql::sqlparser::ast::TableFunctionArgs {
+            args: list.args.clone(),
+            settings: None,
+        }),
+        with_hints: vec![],
+        version: None,
+        with_ordinality: false,
+        partitions: vec![],
+        json_path: None,
+        sample: None,
+        index_hints: vec![],
+    };
+    select.from.push(TableWithJoins {
+        relation: table,
+        joins: vec![],
+    });
+    struct Replace;
+    impl VisitorMut for Replace {
+        type Break = ();
+        fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+            if let Expr::Function(f) = expr
+                && name_of(&f.name) == "generate_series"
+            {
+                *expr = Expr::Identifier(Ident::new("__series_value"));
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    for item in &mut select.projection {
+        let _ = item.visit(&mut Replace);
+    }
+    Ok(())
+}
+
+// ---- Expressions -------------------------------------------------------------
+
+fn expression(expr: &mut Expr) -> Result<()> {
+    match expr {
+        Expr::SimilarTo {
+            negated,
+            expr: value,
+            pattern,
+            escape_char,
+        } => {
+            let mut args = vec![take(pattern)];
+            if let Some(escape) = escape_char {
+                args.push(Expr::Value(escape.clone()));
+            }
+            let op = if *negated {
+                BinaryOperator::PGRegexNotMatch
+            } else {
+                BinaryOperator::PGRegexMatch
+            };
+            *expr = Expr::Nested(Box::new(Expr::BinaryOp {
+                left: Box::new(take(value)),
+                op,
+                right: Box::new(call("pg_similar_pattern", args)),
+            }));
+        }
+        Expr::Like {
+            pattern,
+            escape_char,
+            any,
+            ..
+        }
+        | Expr::ILike {
+            pattern,
+            escape_char,
+            any,
+            ..
+        } => {
+            if *any {
+                return Err(SqlError::unsupported("LIKE ANY"));
+            }
+            if let Some(escape) = escape_char.take()
+                && escape.value != Value::SingleQuotedString("\\".into())
+            {
+                let inner = take(pattern);
+                **pattern = call("pg_like_escape", vec![inner, Expr::Value(escape)]);
+            }
+        }
+        Expr::BinaryOp { left, op, right } => {
+            if let BinaryOperator::PGCustomBinaryOperator(parts) = op {
+                *op = custom_operator(parts)?;
+            }
+            match op {
+                BinaryOperator::PGRegexMatch
+                | BinaryOperator::PGRegexIMatch
+                | BinaryOperator::PGRegexNotMatch
+                | BinaryOperator::PGRegexNotIMatch => {
+                    let translated = matches!(right.as_ref(), Expr::Function(f)
+                        if matches!(name_of(&f.name).as_str(), "pg_similar_pattern" | "pg_regex_pattern"));
+                    if !translated {
+                        let inner = take(right);
+                        **right = call("pg_regex_pattern", vec![inner]);
+                    }
+                }
+                BinaryOperator::PGExp => {
+                    let args = vec![take(left), take(right)];
+                    *expr = call("power", args);
+                }
+                _ => {}
+            }
+        }
+        Expr::UnaryOp { op, expr: inner } => match op {
+            UnaryOperator::PGAbs => *expr = call("abs", vec![take(inner)]),
+            UnaryOperator::PGSquareRoot => *expr = call("sqrt", vec![take(inner)]),
+            UnaryOperator::PGCubeRoot => *expr = call("cbrt", vec![take(inner)]),
+            _ => {}
+        },
+        Expr::Collate {
+            expr: inner,
+            collation,
+        } => {
+            let name = name_of(collation);
+            if !matches!(
+                name.as_str(),
+                "C" | "c" | "POSIX" | "posix" | "default" | "ucs_basic" | "C.UTF-8" | "c.utf-8"
+            ) {
+                return Err(SqlError::unsupported(format!("collation {collation}")));
+            }
+            *expr = take(inner);
+        }
+        Expr::Interval(interval) => {
+            let value = match (literal(&interval.value), &interval.value) {
+                (Some(text), _) => text.to_owned(),
+                (None, inner) => {
+                    return Err(SqlError::unsupported(format!("INTERVAL {inner}")));
+                }
+            };
+            if interval.last_field.is_some()
+                || interval.leading_precision.is_some()
+                || interval.fractional_seconds_precision.is_some()
+            {
+                return Err(SqlError::unsupported("an interval with several fields"));
+            }
+            let value = match &interval.leading_field {
+                None => value,
+                Some(field) => interval_with_field(&value, field)?,
+            };
+            *expr = Expr::TypedString(TypedString {
+                data_type: DataType::Interval {
+                    fields: None,
+                    precision: None,
+                },
+                value: Value::SingleQuotedString(value).into(),
+                uses_odbc_syntax: false,
+            });
+        }
+        Expr::AtTimeZone {
+            timestamp,
+            time_zone,
+        } => {
+            let args = vec![take(time_zone), take(timestamp)];
+            *expr = call("timezone", args);
+        }
+        Expr::Value(ValueWithSpan { value, .. }) => match value {
+            Value::HexStringLiteral(_) | Value::SingleQuotedByteStringLiteral(_) => {
+                return Err(SqlError::unsupported("a bit string"));
+            }
+            Value::NationalStringLiteral(s) => *value = Value::SingleQuotedString(s.clone()),
+            Value::EscapedStringLiteral(s) => *value = Value::SingleQuotedString(s.clone()),
+            Value::UnicodeStringLiteral(s) => *value = Value::SingleQuotedString(s.clone()),
+            Value::DollarQuotedString(s) => {
+                *value = Value::SingleQuotedString(s.value.clone());
+            }
+            _ => {}
+        },
+        Expr::Function(function) => {
+            if let [schema, _] = function.name.0.as_slice()
+                && schema.to_string().eq_ignore_ascii_case("pg_catalog")
+            {
+                function.name.0.remove(0);
+            }
+            // sqlparser reads CURRENT_DATE and the like as calls without list.
+            if matches!(function.args, FunctionArguments::None) {
+                function.args = FunctionArguments::List(FunctionArgumentList {
+                    duplicate_treatment: None,
+                    args: vec![],
+                    clauses: vec![],
+                });
+            }
+        }
+        Expr::Cast {
+            kind,
+            expr: inner,
+            data_type,
+            ..
+        } => {
+            if matches!(kind, CastKind::TryCast | CastKind::SafeCast) {
+                return Err(SqlError::syntax("TRY_CAST is not PostgreSQL"));
+            }
+            if let Some(replaced) = object_identifier(inner, data_type)? {
+                *expr = replaced;
+            }
+        }
+        Expr::AnyOp {
+            left,
+            compare_op,
+            right,
+            ..
+        } if subquery(right).is_some() => {
+            *expr = quantified(left, compare_op, right, false)?;
+        }
+        Expr::AllOp {
+            left,
+            compare_op,
+            right,
+        } if subquery(right).is_some() => {
+            *expr = quantified(left, compare_op, right, true)?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn interval_with_field(value: &str, field: &DateTimeField) -> Result<String> {
+    let unit = field.to_string().to_lowercase();
+    let known = [
+        "year", "month", "day", "hour", "minute", "second", "years", "months", "days", "hours",
+        "minutes", "seconds",
+    ];
+    let number = value.trim();
+    let whole = number
+        .strip_prefix(['-', '+'])
+        .unwrap_or(number)
+        .chars()
+        .all(|c| c.is_ascii_digit());
+    if known.contains(&unit.as_str()) && whole && !number.is_empty() {
+        return Ok(format!("{number} {unit}"));
+    }
+    Err(SqlError::unsupported(format!("INTERVAL '{value}' {field}")))
+}
+
+fn custom_operator(parts: &[String]) -> Result<BinaryOperator> {
+    let Some(symbol) = parts.last() else {
+        return Err(SqlError::syntax("empty operator"));
+    };
+    Ok(match symbol.as_str() {
+        "~" => BinaryOperator::PGRegexMatch,
+        "~*" => BinaryOperator::PGRegexIMatch,
+        "!~" => BinaryOperator::PGRegexNotMatch,
+        "!~*" => BinaryOperator::PGRegexNotIMatch,
+        "~~" => BinaryOperator::PGLikeMatch,
+        "~~*" => BinaryOperator::PGILikeMatch,
+        "!~~" => BinaryOperator::PGNotLikeMatch,
+        "!~~*" => BinaryOperator::PGNotILikeMatch,
+        "=" => BinaryOperator::Eq,
+        "<>" | "!=" => BinaryOperator::NotEq,
+        "<" => BinaryOperator::Lt,
+        "<=" => BinaryOperator::LtEq,
+        ">" => BinaryOperator::Gt,
+        ">=" => BinaryOperator::GtEq,
+        "+" => BinaryOperator::Plus,
+        "-" => BinaryOperator::Minus,
+        "*" => BinaryOperator::Multiply,
+        "/" => BinaryOperator::Divide,
+        "%" => BinaryOperator::Modulo,
+        "||" => BinaryOperator::StringConcat,
+        other => return Err(SqlError::unsupported(format!("operator {other}"))),
+    })
+}
+
+/// The kind of an object identifier type, by its name.
+fn identifier_kind(data_type: &DataType) -> Option<&'static str> {
+    let name = match data_type {
+        DataType::Regclass => return Some("regclass"),
+        DataType::Custom(name, args) if args.is_empty() => name_of(name),
+        _ => return None,
+    };
+    ["regclass", "regtype", "regproc", "regprocedure", "regnamespace", "regrole"]
+        .into_iter()
+        .find(|k| *k == name)
+}
+
+/// Casts to `regclass` and its kin: a text becomes an OID, anything else
+/// becomes the object's name.
+fn object_identifier(inner: &mut Expr, data_type: &DataType) -> Result<Option<Expr>> {
+    if let Some(kind) = identifier_kind(data_type) {
+        let name = match literal(inner) {
+            Some(_) => format!("pg_{kind}_in"),
+            None => format!("pg_{kind}_out"),
+        };
+        return Ok(Some(call(&name, vec![take(inner)])));
+    }
+    // `x::regclass::oid` is x: undo the inner name.
+    if let Expr::Function(f) = inner
+        && name_of(&f.name).starts_with("pg_reg")
+        && name_of(&f.name).ends_with("_out")
+        && !matches!(
+            super::types::sql_type_of(data_type),
+            Ok(t) if t.is_text()
+        )
+        && let FunctionArguments::List(list) = &f.args
+        && let [FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))] = list.args.as_slice()
+    {
+        return Ok(Some(Expr::Cast {
+            kind: CastKind::DoubleColon,
+            expr: Box::new(argument.clone()),
+            data_type: data_type.clone(),
+            array: false,
+            format: None,
+        }));
+    }
+    Ok(None)
+}
+
+fn subquery(expr: &Expr) -> Option<&Query> {
+    match expr {
+        Expr::Subquery(query) => Some(query),
+        Expr::Nested(inner) => subquery(inner),
+        _ => None,
+    }
+}
+
+/// `x op ANY (query)` and `x op ALL (query)` by the smallest and largest value,
+/// with PostgreSQL's answers for empty results and NULLs.
+fn quantified(left: &Expr, op: &BinaryOperator, right: &Expr, all: bool) -> Result<Expr> {
+    let Some(query) = subquery(right) else {
+        return Err(SqlError::internal("no subquery"));
+    };
+    let bound = |name: &str| format!("(SELECT {name}(c) FROM ({query}) AS __q(c))");
+    let rows = format!("(SELECT count(*) FROM ({query}) AS __q(c))");
+    let nulls = format!("(SELECT count(*) - count(c) FROM ({query}) AS __q(c))");
+    let lowest_or_highest = |op: &BinaryOperator| -> Option<&'static str> {
+        Some(match (op, all) {
+            (BinaryOperator::Gt | BinaryOperator::GtEq, true) => "max",
+            (BinaryOperator::Gt | BinaryOperator::GtEq, false) => "min",
+            (BinaryOperator::Lt | BinaryOperator::LtEq, true) => "min",
+            (BinaryOperator::Lt | BinaryOperator::LtEq, false) => "max",
+            _ => return None,
+        })
+    };
+    let sql = match (op, all) {
+        (BinaryOperator::Eq, false) => {
+            return Ok(Expr::InSubquery {
+                expr: Box::new(left.clone()),
+                subquery: Box::new(query.clone()),
+                negated: false,
+            });
+        }
+        (BinaryOperator::NotEq, true) => {
+            return Ok(Expr::InSubquery {
+                expr: Box::new(left.clone()),
+                subquery: Box::new(query.clone()),
+                negated: true,
+            });
+        }
+        (BinaryOperator::Eq, true) => format!(
+            "(({rows} = 0) OR ((({nulls} = 0) OR NULL) AND ({left}) = {} AND ({left}) = {}))",
+            bound("min"),
+            bound("max")
+        ),
+        (BinaryOperator::NotEq, false) => format!(
+            "(({rows} > 0) AND ((({nulls} > 0) AND NULL) OR ({left}) <> {} OR ({left}) <> {}))",
+            bound("min"),
+            bound("max")
+        ),
+        (op, true) => match lowest_or_highest(op) {
+            Some(f) => format!(
+                "(({rows} = 0) OR ((({nulls} = 0) OR NULL) AND ({left}) {op} {}))",
+                bound(f)
+            ),
+            None => return Err(SqlError::unsupported(format!("{op} ALL (subquery)"))),
+        },
+        (op, false) => match lowest_or_highest(op) {
+            Some(f) => format!(
+                "(({rows} > 0) AND ((({nulls} > 0) AND NULL) OR ({left}) {op} {}))",
+                bound(f)
+            ),
+            None => return Err(SqlError::unsupported(format!("{op} ANY (subquery)"))),
+        },
+    };
+    parse_expression(&sql)
+}
+
+/// EXISTS in a select list, as a count; DataFusion knows it in WHERE only.
+fn subqueries_in_projection(expr: &mut Expr) -> Result<()> {
+    struct Exists(usize);
+    impl VisitorMut for Exists {
+        type Break = SqlError;
+        fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<SqlError> {
+            self.0 += 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<SqlError> {
+            self.0 -= 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
+            if self.0 == 0
+                && let Expr::Exists { subquery, negated } = expr
+            {
+                match exists_as_count(subquery, *negated) {
+                    Ok(counted) => *expr = counted,
+                    Err(error) => return ControlFlow::Break(error),
+                }
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    finish(expr.visit(&mut Exists(0)))
+}
+
+fn exists_as_count(query: &Query, negated: bool) -> Result<Expr> {
+    let refuse = || SqlError::unsupported("this form of EXISTS in the select list");
+    let mut query = query.clone();
+    match query.limit_clause.take() {
+        None => {}
+        Some(LimitClause::LimitOffset {
+            limit: Some(Expr::Value(v)),
+            offset: None,
+            ..
+        }) if v.value != Value::Number("0".into(), false) => {}
+        Some(_) => return Err(refuse()),
+    }
+    query.order_by = None;
+    let SetExpr::Select(select) = query.body.as_mut() else {
+        return Err(refuse());
+    };
+    let plain = matches!(&select.group_by, GroupByExpr::Expressions(e, _) if e.is_empty())
+        && select.having.is_none()
+        && query.with.is_none();
+    if !plain {
+        return Err(refuse());
+    }
+    select.distinct = None;
+    select.projection = vec![SelectItem::UnnamedExpr(parse_expression("count(*)")?)];
+    parse_expression(&format!(
+        "(({query}) {} 0)",
+        if negated { "=" } else { ">" }
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rewritten(sql: &str) -> Result<String> {
+        let statement = Parser::parse_sql(&PostgreSqlDialect {}, sql)
+            .map_err(|e| SqlError::syntax(e.to_string()))?
+            .remove(0);
+        let Statement::Query(mut query) = statement else {
+            return Err(SqlError::internal("no query"));
+        };
+        rewrite_query(&mut query)?;
+        Ok(query.to_string())
+    }
+
+    fn state(sql: &str) -> String {
+        rewritten(sql).err().map_or(String::new(), |e| e.sqlstate)
+    }
+
+    #[test]
+    fn patterns_are_translated() {
+        let sql = rewritten("SELECT a SIMILAR TO 'x%' FROM t").unwrap_or_default();
+        assert!(sql.contains("a ~ pg_similar_pattern('x%')"), "{sql}");
+        let sql = rewritten("SELECT a OPERATOR(pg_catalog.~) 'x' COLLATE pg_catalog.default FROM t")
+            .unwrap_or_default();
+        assert!(sql.contains("a ~ pg_regex_pattern('x')"), "{sql}");
+        let sql = rewritten("SELECT a LIKE 'x!%' ESCAPE '!' FROM t").unwrap_or_default();
+        assert!(sql.contains("pg_like_escape('x!%', '!')"), "{sql}");
+    }
+
+    #[test]
+    fn what_would_differ_is_refused() {
+        assert_eq!(state("SELECT x'41'"), "0A000");
+        assert_eq!(state("SELECT a FROM t ORDER BY a COLLATE \"de_DE\""), "0A000");
+        assert_eq!(state("SELECT generate_series(1, a) FROM t"), "0A000");
+        assert_eq!(state("SELECT generate_series(1, 3)"), "");
+    }
+
+    #[test]
+    fn series_in_from_name_their_column() {
+        let sql = rewritten("SELECT g FROM generate_series(1, 3) AS g").unwrap_or_default();
+        assert!(sql.contains("AS g (g)"), "{sql}");
+    }
+
+    #[test]
+    fn quantifiers_become_bounds() {
+        let sql = rewritten("SELECT * FROM d WHERE id > ANY (SELECT id FROM d)").unwrap_or_default();
+        assert!(sql.contains("min(c)"), "{sql}");
+        let sql = rewritten("SELECT * FROM d WHERE id = ANY (SELECT id FROM d)").unwrap_or_default();
+        assert!(sql.contains("id IN (SELECT"), "{sql}");
+    }
+
+    #[test]
+    fn locking_clauses_are_seen() {
+        let mut statements = Parser::parse_sql(
+            &PostgreSqlDialect {},
+            "SELECT 1 FROM t FOR UPDATE NOWAIT",
+        )
+        .unwrap_or_default();
+        let Some(Statement::Query(mut query)) = statements.pop() else {
+            panic!("no query");
+        };
+        let locking = take_locking(&mut query).ok().flatten();
+        assert_eq!(locking.map(|l| (l.shared, l.nowait)), Some((false, true)));
+        assert!(query.locks.is_empty());
+    }
+}

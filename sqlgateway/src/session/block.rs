@@ -1,0 +1,350 @@
+//! Transactions of a session: blocks opened by BEGIN, and implicit ones that span
+//! the statements of one simple query or one pipeline.
+
+use super::Session;
+use super::types::TransactionStatus;
+use crate::catalog::PendingDdl;
+use crate::error::{Result, SqlError};
+use crate::settings::Settings;
+use crate::statement::TransactionModes;
+use bytes::Bytes;
+use lineradb_client::{
+    Error as ClientError, IdempotencyRequest, Isolation, Savepoint, Transaction, TransactionOptions,
+};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// An open transaction.
+pub(super) struct Block {
+    pub txn: Transaction,
+    /// Opened by BEGIN; else it ends with the simple query or at Sync.
+    pub explicit: bool,
+    /// Set by a statement, or by a result stream that ended in an error.
+    pub failed: Arc<AtomicBool>,
+    /// What it changed in the catalog.
+    pub pending: Option<PendingDdl>,
+    pub savepoints: Vec<NamedSavepoint>,
+    /// Statements that ran in it.
+    pub statements: u64,
+    /// Its `now()`.
+    pub began_us: i64,
+    pub read_only: bool,
+    /// Settings to return to on ROLLBACK.
+    pub settings_before: Settings,
+    pub options: TransactionOptions,
+}
+
+pub(super) struct NamedSavepoint {
+    name: String,
+    savepoint: Savepoint,
+    pending: Option<PendingDdl>,
+    /// Statements before it.
+    settings: (Settings, Settings),
+}
+
+impl Block {
+    pub fn is_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    pub fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+}
+
+impl Session {
+    /// ReadyForQuery's status.
+    pub fn transaction_status(&self) -> TransactionStatus {
+        match &self.block {
+            Some(b) if b.explicit && b.is_failed() => TransactionStatus::Failed,
+            Some(b) if b.explicit => TransactionStatus::InTransaction,
+            _ => TransactionStatus::Idle,
+        }
+    }
+
+    /// Marks the open transaction as failed: something outside a statement went
+    /// wrong (a parameter that does not decode, a value that does not encode).
+    pub fn fail(&mut self) {
+        if let Some(block) = &self.block {
+            block.fail();
+        }
+    }
+
+    /// Options of a transaction that begins now.
+    pub(super) fn transaction_options(&mut self, modes: &TransactionModes) -> TransactionOptions {
+        let level = modes
+            .isolation
+            .as_deref()
+            .unwrap_or(&self.settings.default_isolation);
+        let isolation = match level {
+            "repeatable read" => Isolation::RepeatableRead,
+            "read committed" | "read uncommitted" => Isolation::ReadCommitted,
+            _ => Isolation::Serializable,
+        };
+        let read_only = modes.read_only.unwrap_or(self.settings.default_read_only);
+        let idempotency = self.take_idempotency();
+        TransactionOptions {
+            isolation,
+            read_only,
+            idempotency,
+            lock_timeout: self.settings.lock_timeout,
+            deadline: None,
+        }
+    }
+
+    fn take_idempotency(&mut self) -> Option<IdempotencyRequest> {
+        let key = self.settings.idempotency_key.take()?;
+        self.session_settings.idempotency_key = None;
+        Some(IdempotencyRequest {
+            user: self.settings.user.clone(),
+            key,
+            request_hash: self.request_hash.clone(),
+        })
+    }
+
+    /// Opens a transaction, or makes the implicit one explicit.
+    pub(super) fn begin_block(&mut self, modes: &TransactionModes, explicit: bool) -> Result<()> {
+        if let Some(block) = &mut self.block {
+            if block.explicit {
+                self.notice("25001", "there is already a transaction in progress");
+            } else {
+                block.explicit = explicit;
+            }
+            return Ok(());
+        }
+        let settings_before = self.settings.clone();
+        let options = self.transaction_options(modes);
+        let txn = self.gateway.client.begin(options.clone())?;
+        if explicit {
+            self.settings.transaction_isolation = modes
+                .isolation
+                .clone()
+                .unwrap_or_else(|| self.settings.default_isolation.clone());
+            self.settings.transaction_read_only = options.read_only;
+        }
+        self.block = Some(Block {
+            txn,
+            explicit,
+            failed: Arc::new(AtomicBool::new(false)),
+            pending: None,
+            savepoints: Vec::new(),
+            statements: 0,
+            began_us: self.settings.statement_time_us,
+            read_only: options.read_only,
+            settings_before,
+            options,
+        });
+        Ok(())
+    }
+
+    /// SET TRANSACTION: only before the first query.
+    pub(super) fn set_transaction(
+        &mut self,
+        modes: &TransactionModes,
+        session: bool,
+    ) -> Result<()> {
+        if session {
+            if let Some(level) = &modes.isolation {
+                self.settings.default_isolation = level.clone();
+                self.session_settings.default_isolation = level.clone();
+            }
+            if let Some(read_only) = modes.read_only {
+                self.settings.default_read_only = read_only;
+                self.session_settings.default_read_only = read_only;
+            }
+            return Ok(());
+        }
+        let Some(block) = &mut self.block else {
+            self.notice(
+                "25P01",
+                "SET TRANSACTION can only be used in transaction blocks",
+            );
+            return Ok(());
+        };
+        let changes_level = modes.isolation.is_some()
+            && modes.isolation.as_ref() != Some(&self.settings.transaction_isolation);
+        if block.statements > 0 && changes_level {
+            return Err(SqlError::new(
+                "25001",
+                "SET TRANSACTION ISOLATION LEVEL must be called before any query",
+            ));
+        }
+        if block.statements > 0 && block.read_only && modes.read_only == Some(false) {
+            return Err(SqlError::new(
+                "25001",
+                "transaction read-write mode must be set before any query",
+            ));
+        }
+        if block.statements > 0 {
+            block.read_only |= modes.read_only == Some(true);
+            self.settings.transaction_read_only = block.read_only;
+            return Ok(());
+        }
+        // Nothing has happened in it: begin it anew with the modes.
+        let explicit = block.explicit;
+        let mut options = block.options.clone();
+        if let Some(level) = &modes.isolation {
+            options.isolation = match level.as_str() {
+                "repeatable read" => Isolation::RepeatableRead,
+                "serializable" => Isolation::Serializable,
+                _ => Isolation::ReadCommitted,
+            };
+            self.settings.transaction_isolation = level.clone();
+        }
+        if let Some(read_only) = modes.read_only {
+            options.read_only = read_only;
+            block.read_only = read_only;
+            self.settings.transaction_read_only = read_only;
+        }
+        block.txn = self.gateway.client.begin(options.clone())?;
+        block.options = options;
+        block.explicit = explicit;
+        Ok(())
+    }
+
+    /// COMMIT of the open transaction.
+    pub(super) async fn commit_block(&mut self) -> Result<()> {
+        let Some(block) = self.block.take() else {
+            return Ok(());
+        };
+        self.remember_timing(&block.txn);
+        if block.is_failed() {
+            block.txn.rollback().await;
+            self.settings_after_rollback(&block.settings_before);
+            return Ok(());
+        }
+        let result = block.txn.commit().await;
+        self.remember_timing(&block.txn);
+        match result {
+            Ok(commit) => {
+                self.settings_after_commit();
+                if let Some(pending) = block.pending {
+                    self.gateway.catalog.install(pending.snapshot);
+                    self.gateway.clean_up();
+                }
+                self.earlier_outcome = commit
+                    .earlier
+                    .map(|e| String::from_utf8_lossy(&e.result_summary).into_owned());
+                Ok(())
+            }
+            Err(error) => {
+                self.settings_after_rollback(&block.settings_before);
+                let snapshot = match &block.pending {
+                    Some(p) => Arc::clone(&p.snapshot),
+                    None => self.gateway.catalog.snapshot(),
+                };
+                if matches!(error, ClientError::SchemaChanged { .. }) {
+                    // The next statement plans with the new schema.
+                    let _ = self.gateway.catalog.refresh().await;
+                }
+                Err(commit_error(error, &snapshot))
+            }
+        }
+    }
+
+    /// ROLLBACK of the open transaction.
+    pub(super) async fn rollback_block(&mut self) {
+        if let Some(block) = self.block.take() {
+            block.txn.rollback().await;
+            self.remember_timing(&block.txn);
+            self.settings_after_rollback(&block.settings_before);
+        }
+    }
+
+    fn settings_after_commit(&mut self) {
+        // SET LOCAL ends here.
+        self.settings = self.session_settings.clone();
+        self.restore_transaction_settings();
+    }
+
+    fn settings_after_rollback(&mut self, before: &Settings) {
+        self.settings = before.clone();
+        self.session_settings = before.clone();
+        self.settings.idempotency_key = None;
+        self.session_settings.idempotency_key = None;
+        self.restore_transaction_settings();
+    }
+
+    fn restore_transaction_settings(&mut self) {
+        for s in [&mut self.settings, &mut self.session_settings] {
+            s.transaction_isolation.clone_from(&s.default_isolation);
+            s.transaction_read_only = s.default_read_only;
+        }
+    }
+
+    pub(super) fn savepoint(&mut self, name: &str) -> Result<()> {
+        let settings = (self.settings.clone(), self.session_settings.clone());
+        let block = self.explicit_block("SAVEPOINT")?;
+        block.savepoints.push(NamedSavepoint {
+            name: name.to_owned(),
+            savepoint: block.txn.savepoint(),
+            pending: block.pending.clone(),
+            settings,
+        });
+        Ok(())
+    }
+
+    pub(super) fn release_savepoint(&mut self, name: &str) -> Result<()> {
+        let block = self.explicit_block("RELEASE SAVEPOINT")?;
+        let at = find_savepoint(block, name)?;
+        block.savepoints.truncate(at);
+        Ok(())
+    }
+
+    pub(super) fn rollback_to_savepoint(&mut self, name: &str) -> Result<()> {
+        let block = self.explicit_block("ROLLBACK TO SAVEPOINT")?;
+        let at = find_savepoint(block, name)?;
+        // Later savepoints vanish, this one stays.
+        block.savepoints.truncate(at + 1);
+        let s = &block.savepoints[at];
+        block.txn.rollback_to(&s.savepoint);
+        block.pending.clone_from(&s.pending);
+        block.failed.store(false, Ordering::Release);
+        let (settings, session_settings) = s.settings.clone();
+        self.settings = settings;
+        self.session_settings = session_settings;
+        Ok(())
+    }
+
+    fn explicit_block(&mut self, what: &str) -> Result<&mut Block> {
+        match &mut self.block {
+            Some(b) if b.explicit => Ok(b),
+            _ => Err(SqlError::new(
+                "25P01",
+                format!("{what} can only be used in transaction blocks"),
+            )),
+        }
+    }
+}
+
+fn find_savepoint(block: &Block, name: &str) -> Result<usize> {
+    block
+        .savepoints
+        .iter()
+        .rposition(|s| s.name == name)
+        .ok_or_else(|| SqlError::new("3B001", format!("savepoint \"{name}\" does not exist")))
+}
+
+/// The error of a commit: a failed condition is a duplicate key.
+pub(super) fn commit_error(
+    error: ClientError,
+    snapshot: &crate::catalog::CatalogSnapshot,
+) -> SqlError {
+    if let ClientError::ConditionFailed { key } = &error
+        && let Some(duplicate) = duplicate_key(key, snapshot)
+    {
+        return duplicate;
+    }
+    error.into()
+}
+
+/// 23505 for a key, when its table is known.
+pub(super) fn duplicate_key(
+    key: &Bytes,
+    snapshot: &crate::catalog::CatalogSnapshot,
+) -> Option<SqlError> {
+    let id = u64::from_be_bytes(key.get(1..9)?.try_into().ok()?);
+    let table = snapshot.table_by_id(u32::try_from(id).ok()?)?;
+    let codec = crate::dml::codec::TableCodec::new(table).ok()?;
+    Some(codec.duplicate(key))
+}

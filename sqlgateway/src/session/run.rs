@@ -1,0 +1,509 @@
+//! Running planned statements: the transaction around them, and the retries that
+//! the client never sees.
+//!
+//! A statement outside a block is a transaction of its own and is run again on a
+//! conflict or a schema change, until its time is up. The same holds for the first
+//! statement of a block: nothing of the block has been answered yet, so it starts
+//! over as a whole. Later statements answer 40001. A commit whose outcome is
+//! unknown is never repeated (40003).
+
+use super::block::{commit_error, duplicate_key};
+use super::plan::{CompiledStatement, Plan};
+use super::stream::{Held, Limits, hold, of_rows, timed_out};
+use super::types::{Outcome, ResultColumn};
+use super::{Prepared, Session, plan};
+use crate::catalog::CatalogSnapshot;
+use crate::dml::writer::Checks;
+use crate::dml::{Changed, DmlContext};
+use crate::error::{Result, SqlError};
+use crate::point::scalar::Values;
+use crate::query::QueryContext;
+use crate::statement::{Command, TransactionModes};
+use bytes::Bytes;
+use lineradb_client::{Error as ClientError, Transaction};
+use lineradb_common::clock::Stopwatch;
+use lineradb_common::random;
+use lineradb_common::sql::{Datum, SqlType};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+/// Retries of a statement without `statement_timeout` end after this time.
+const RETRY_TIME: Duration = Duration::from_secs(60);
+const BACKOFF_MAX_MS: u64 = 64;
+
+/// Rows at hand or to come, and what else a statement did.
+pub(super) enum Ran {
+    /// Rows of a query.
+    Rows(Held),
+    /// One row or none.
+    Row(Option<Vec<Datum>>),
+    /// Rows were changed.
+    Changed(Changed),
+}
+
+/// Waits before another try; answers an error when time is up.
+pub(crate) struct Retry {
+    watch: Stopwatch,
+    limit: Duration,
+    tries: u32,
+}
+
+impl Retry {
+    pub fn new(limits: &Limits) -> Self {
+        let limit = limits.deadline.map_or(RETRY_TIME, |at| {
+            at.saturating_duration_since(lineradb_common::clock::deadline_after(Duration::ZERO))
+        });
+        Retry {
+            watch: Stopwatch::start(),
+            limit,
+            tries: 0,
+        }
+    }
+
+    /// Waits a little, or gives the error back.
+    ///
+    /// # Errors
+    /// `error`, when it cannot be retried or time is up.
+    pub async fn after(&mut self, error: SqlError) -> Result<()> {
+        if !error.retryable || self.watch.elapsed() > self.limit {
+            return Err(error);
+        }
+        self.tries += 1;
+        let ceiling = (1_u64 << self.tries.min(6)).min(BACKOFF_MAX_MS);
+        // A changed schema needs no pause, only a new plan.
+        if self.tries > 1 || !error.is_schema_changed() {
+            tokio::time::sleep(Duration::from_micros(random::below(ceiling * 1000) + 200)).await;
+        }
+        Ok(())
+    }
+}
+
+impl Session {
+    /// What statements are planned against now.
+    pub(super) fn context(&self) -> QueryContext {
+        let catalog = match self.block.as_ref().and_then(|b| b.pending.as_ref()) {
+            Some(pending) => Arc::clone(&pending.snapshot),
+            None => self.gateway.catalog.snapshot(),
+        };
+        self.context_of(catalog)
+    }
+
+    pub(super) fn context_of(&self, catalog: Arc<CatalogSnapshot>) -> QueryContext {
+        let mut settings = self.settings.clone();
+        settings.transaction_time_us = match &self.block {
+            Some(b) => b.began_us,
+            None => settings.statement_time_us,
+        };
+        QueryContext {
+            catalog,
+            virtual_tables: Arc::clone(&self.gateway.virtual_tables),
+            settings: Arc::new(settings),
+        }
+    }
+
+    /// Plans a statement, from the cache where possible; reads the catalog again
+    /// before it says that something does not exist (S4).
+    pub(super) async fn compile(
+        &self,
+        statement: &crate::statement::Statement,
+        declared: &[Option<SqlType>],
+        cache: bool,
+    ) -> Result<Arc<CompiledStatement>> {
+        let context = self.context();
+        let own_catalog = self.block.as_ref().is_some_and(|b| b.pending.is_some());
+        let key = plan::PlanKey {
+            text: Arc::clone(statement.shared_text()),
+            types: declared.to_vec(),
+            search_path: context.settings.search_path.clone(),
+        };
+        let cache = cache && !own_catalog;
+        if cache && let Some(found) = self.gateway.plans.get(&key, &context) {
+            return Ok(found);
+        }
+        let engine = &self.gateway.engine;
+        let mut compiled = plan::compile(engine, &context, statement, declared).await;
+        if let Err(e) = &compiled
+            && !own_catalog
+            && matches!(
+                e.sqlstate.as_str(),
+                "42P01" | "42703" | "3F000" | "42704" | "42P10"
+            )
+        {
+            let fresh = self.gateway.catalog.refresh().await?;
+            if !Arc::ptr_eq(&fresh, &context.catalog) {
+                let context = self.context_of(fresh);
+                compiled = plan::compile(engine, &context, statement, declared).await;
+            }
+        }
+        let compiled = Arc::new(compiled?);
+        if cache {
+            self.gateway.plans.put(key, &compiled);
+        }
+        Ok(compiled)
+    }
+
+    /// The plan of a prepared statement, made anew when it is no longer right.
+    pub(super) async fn current_plan(
+        &self,
+        prepared: &Prepared,
+        context: &QueryContext,
+    ) -> Result<Arc<CompiledStatement>> {
+        let held = prepared.plan.lock().clone();
+        if let Some(held) = held
+            && held.is_valid(context)
+        {
+            return Ok(held);
+        }
+        let declared: Vec<Option<SqlType>> =
+            prepared.parameter_types.iter().map(|t| Some(*t)).collect();
+        let compiled = self.compile(&prepared.statement, &declared, true).await?;
+        if let (Some(before), Some(now)) = (&prepared.columns, &compiled.columns) {
+            let same = before.len() == now.len()
+                && before
+                    .iter()
+                    .zip(now.iter())
+                    .all(|(a, b)| a.sql_type == b.sql_type);
+            if !same {
+                return Err(SqlError::new(
+                    "0A000",
+                    "cached plan must not change result type",
+                ));
+            }
+        }
+        *prepared.plan.lock() = Some(Arc::clone(&compiled));
+        Ok(compiled)
+    }
+
+    /// Runs a SELECT, INSERT, UPDATE or DELETE.
+    pub(super) async fn run_planned(
+        &mut self,
+        prepared: &Prepared,
+        parameters: &[Datum],
+        limits: &Limits,
+    ) -> Result<Outcome> {
+        if self.block.is_some() {
+            self.run_in_block(prepared, parameters, limits).await
+        } else {
+            self.run_alone(prepared, parameters, limits).await
+        }
+    }
+
+    async fn run_alone(
+        &mut self,
+        prepared: &Prepared,
+        parameters: &[Datum],
+        limits: &Limits,
+    ) -> Result<Outcome> {
+        let mut options = self.transaction_options(&TransactionModes::default());
+        options.deadline = limits.deadline;
+        let keyed = options.idempotency.is_some();
+        let mut retry = Retry::new(limits);
+        loop {
+            let context = self.context();
+            let compiled = limits.run(self.current_plan(prepared, &context)).await?;
+            // Planning may have read the catalog again.
+            let context = self.context();
+            check_read_only(&compiled, options.read_only)?;
+            let txn = self.gateway.client.begin(options.clone())?;
+            if keyed && let Some(earlier) = txn.earlier_outcome().await? {
+                return Ok(self.answer_earlier(&earlier.result_summary));
+            }
+            let attempt = Attempt {
+                session: self,
+                context: &context,
+                txn: &txn,
+                compiled: &compiled,
+                parameters,
+                checks: Checks::AtCommit,
+            };
+            let ran = limits.run(attempt.run()).await;
+            let error = match ran {
+                Ok(Ran::Rows(held)) if !held.is_complete() => {
+                    // Too large to hold back: what follows cannot be retried.
+                    let failed = Arc::new(AtomicBool::new(false));
+                    let stream = held.into_stream(limits.clone(), Some(txn), failed);
+                    return Ok(rows_outcome(&compiled, stream));
+                }
+                Ok(ran) => {
+                    let summary = summary(&compiled, &ran);
+                    match self.commit_alone(&txn, summary, &context).await {
+                        Ok(Some(earlier)) => return Ok(self.answer_earlier(&earlier)),
+                        Ok(None) => return finish(&compiled, ran, limits),
+                        Err(e) => e,
+                    }
+                }
+                Err(e) => {
+                    txn.rollback().await;
+                    self.remember_timing(&txn);
+                    e
+                }
+            };
+            if error.is_schema_changed() {
+                self.gateway.catalog.refresh().await?;
+            }
+            retry.after(error).await?;
+        }
+    }
+
+    /// Commits a statement that is its own transaction.
+    async fn commit_alone(
+        &mut self,
+        txn: &Transaction,
+        summary: Option<Bytes>,
+        context: &QueryContext,
+    ) -> Result<Option<Bytes>> {
+        if let Some(summary) = summary {
+            txn.set_result_summary(summary);
+        }
+        let result = txn.commit().await;
+        self.remember_timing(txn);
+        match result {
+            Ok(commit) => Ok(commit.earlier.map(|e| e.result_summary)),
+            Err(e) => Err(commit_error(e, &context.catalog)),
+        }
+    }
+
+    fn answer_earlier(&mut self, summary: &Bytes) -> Outcome {
+        let tag = String::from_utf8_lossy(summary).into_owned();
+        self.earlier_outcome = Some(tag.clone());
+        let rows = tag.rsplit(' ').next().and_then(|n| n.parse().ok());
+        Outcome::Command { tag, rows }
+    }
+
+    async fn run_in_block(
+        &mut self,
+        prepared: &Prepared,
+        parameters: &[Datum],
+        limits: &Limits,
+    ) -> Result<Outcome> {
+        let mut retry = Retry::new(limits);
+        loop {
+            let context = self.context();
+            let compiled = limits.run(self.current_plan(prepared, &context)).await?;
+            let context = self.context();
+            let Some(block) = &self.block else {
+                return Err(SqlError::internal("the transaction block vanished"));
+            };
+            check_read_only(&compiled, block.read_only)?;
+            block.txn.set_deadline(limits.deadline);
+            block.txn.set_lock_timeout(self.settings.lock_timeout);
+            let txn = block.txn.clone();
+            let failed = Arc::clone(&block.failed);
+            let first = block.statements == 0 && block.pending.is_none() && !txn.has_writes();
+            let attempt = Attempt {
+                session: self,
+                context: &context,
+                txn: &txn,
+                compiled: &compiled,
+                parameters,
+                checks: Checks::Now,
+            };
+            match limits.run(attempt.run()).await {
+                Ok(Ran::Rows(held)) => {
+                    let stream = held.into_stream(limits.clone(), None, failed);
+                    return Ok(rows_outcome(&compiled, stream));
+                }
+                Ok(ran) => return finish(&compiled, ran, limits),
+                Err(error) => {
+                    if error.is_schema_changed() {
+                        self.gateway.catalog.refresh().await?;
+                    }
+                    if !first || !error.retryable {
+                        return Err(error);
+                    }
+                    retry.after(error).await?;
+                    // Nothing of the block was answered: it begins anew.
+                    if let Some(block) = &mut self.block {
+                        block.txn.rollback().await;
+                        block.txn = self.gateway.client.begin(block.options.clone())?;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One try of a statement.
+struct Attempt<'a> {
+    session: &'a Session,
+    context: &'a QueryContext,
+    txn: &'a Transaction,
+    compiled: &'a CompiledStatement,
+    parameters: &'a [Datum],
+    checks: Checks,
+}
+
+impl Attempt<'_> {
+    async fn run(&self) -> Result<Ran> {
+        match &self.compiled.plan {
+            Plan::Point(point) => {
+                let values = Values {
+                    parameters: self.parameters,
+                    row: &[],
+                    settings: &self.context.settings,
+                };
+                Ok(Ran::Row(point.run(self.txn, &values).await?))
+            }
+            Plan::Query(planned) => {
+                if planned.locking.is_some() {
+                    return Err(SqlError::unsupported(
+                        "FOR UPDATE or FOR SHARE in a query that does not look up one row by its key",
+                    ));
+                }
+                let stream = planned
+                    .execute(self.context, self.txn, self.parameters)
+                    .await?;
+                Ok(Ran::Rows(hold(stream).await?))
+            }
+            Plan::Dml(dml) => {
+                let ctx = DmlContext {
+                    query: self.context,
+                    catalog: &self.session.gateway.catalog,
+                    txn: self.txn,
+                    parameters: self.parameters,
+                    checks: self.checks,
+                };
+                dml.run(&ctx)
+                    .await
+                    .map(Ran::Changed)
+                    .map_err(|e| match e.cause.as_deref() {
+                        Some(ClientError::ConditionFailed { key }) => {
+                            duplicate_key(key, &self.context.catalog).unwrap_or(e)
+                        }
+                        _ => e,
+                    })
+            }
+            Plan::Other | Plan::NotLiftable => {
+                Err(SqlError::internal("a statement without a plan was run"))
+            }
+        }
+    }
+}
+
+/// What a repeat under the same idempotency key is answered with.
+fn summary(compiled: &CompiledStatement, ran: &Ran) -> Option<Bytes> {
+    match (ran, &compiled.plan) {
+        (Ran::Changed(changed), Plan::Dml(dml)) => {
+            Some(Bytes::from(format!("{} {}", dml.tag(), changed.count)))
+        }
+        _ => None,
+    }
+}
+
+fn check_read_only(compiled: &CompiledStatement, read_only: bool) -> Result<()> {
+    let writes = match &compiled.plan {
+        Plan::Dml(p) => Some(p.tag().trim_end_matches(" 0")),
+        Plan::Point(p) if p.locks() => Some("SELECT FOR UPDATE"),
+        _ => None,
+    };
+    match writes {
+        Some(tag) if read_only => Err(read_only_error(tag)),
+        _ => Ok(()),
+    }
+}
+
+/// 25006.
+pub(super) fn read_only_error(tag: &str) -> SqlError {
+    SqlError::new(
+        "25006",
+        format!("cannot execute {tag} in a read-only transaction"),
+    )
+}
+
+fn columns_of(compiled: &CompiledStatement) -> Arc<[ResultColumn]> {
+    compiled
+        .columns
+        .clone()
+        .unwrap_or_else(|| Arc::from(Vec::new()))
+}
+
+fn rows_outcome(
+    compiled: &CompiledStatement,
+    stream: datafusion::execution::SendableRecordBatchStream,
+) -> Outcome {
+    Outcome::Rows {
+        columns: columns_of(compiled),
+        stream,
+        tag: "SELECT",
+        count: true,
+    }
+}
+
+/// The outcome of a statement whose transaction needs nothing more.
+fn finish(compiled: &CompiledStatement, ran: Ran, limits: &Limits) -> Result<Outcome> {
+    Ok(match ran {
+        Ran::Rows(held) => {
+            let failed = Arc::new(AtomicBool::new(false));
+            rows_outcome(compiled, held.into_stream(limits.clone(), None, failed))
+        }
+        Ran::Row(row) => {
+            let columns = columns_of(compiled);
+            let rows: Vec<Vec<Datum>> = row.into_iter().collect();
+            rows_outcome(compiled, of_rows(&columns, &rows)?)
+        }
+        Ran::Changed(changed) => {
+            let Plan::Dml(dml) = &compiled.plan else {
+                return Err(SqlError::internal("rows changed without a plan"));
+            };
+            let tag = dml.tag();
+            match changed.returned {
+                Some((columns, rows)) => Outcome::Rows {
+                    stream: of_rows(&columns, &rows)?,
+                    columns,
+                    tag,
+                    count: true,
+                },
+                None => Outcome::Command {
+                    tag: format!("{tag} {}", changed.count),
+                    rows: Some(changed.count),
+                },
+            }
+        }
+    })
+}
+
+/// True for statements that run inside a transaction with a plan.
+pub(super) fn is_planned(command: &Command) -> bool {
+    use datafusion::sql::sqlparser::ast::Statement as S;
+    match command {
+        Command::Sql(s) => matches!(
+            **s,
+            S::Query(_) | S::Insert(_) | S::Update(_) | S::Delete(_)
+        ),
+        _ => false,
+    }
+}
+
+/// 57014 when the deadline has passed already.
+pub(super) fn check_deadline(limits: &Limits) -> Result<()> {
+    match limits.deadline {
+        Some(at) if at <= lineradb_common::clock::deadline_after(Duration::ZERO) => {
+            Err(timed_out())
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Session {
+    /// Commits a COPY that is its own transaction.
+    pub(crate) async fn commit_copy(
+        &mut self,
+        txn: &Transaction,
+        rows: u64,
+        context: &QueryContext,
+    ) -> Result<()> {
+        txn.set_result_summary(Bytes::from(format!("COPY {rows}")));
+        let result = txn.commit().await;
+        self.remember_timing(txn);
+        match result {
+            Ok(_) => Ok(()),
+            Err(e) => {
+                if matches!(e, ClientError::SchemaChanged { .. }) {
+                    self.gateway.catalog.refresh().await?;
+                }
+                Err(commit_error(e, &context.catalog))
+            }
+        }
+    }
+}

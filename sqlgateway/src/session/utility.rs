@@ -1,0 +1,562 @@
+//! What the session does itself: transactions, settings, prepared statements,
+//! EXPLAIN, COPY.
+
+use super::plan::Plan;
+use super::run::read_only_error;
+use super::stream::{Limits, of_rows};
+use super::types::{CopyFormat, CopyOut, Outcome, ResultColumn};
+use super::{Prepared, Session};
+use crate::dml::copy_in::CopyIn;
+use crate::dml::copy_out;
+use crate::error::{Result, SqlError};
+use crate::point::scalar::{ParameterTypes, Scope, Values, compile};
+use crate::query::ExplainOptions;
+use crate::statement::{
+    Command, CopyCommand, CopySource, DiscardKind, SetValue, Statement, TransactionModes, sql_type,
+};
+use datafusion::sql::sqlparser::ast::Expr;
+use lineradb_common::clock::Stopwatch;
+use lineradb_common::sql::{Datum, SqlType};
+use std::sync::Arc;
+
+/// What a utility statement returns; `None`: no rows.
+pub(super) fn columns_of(command: &Command) -> Option<Arc<[ResultColumn]>> {
+    let text = |name: &str| ResultColumn::new(name, SqlType::Text);
+    Some(match command {
+        Command::Show(name) => Arc::from(vec![text(name)]),
+        Command::ShowAll => Arc::from(vec![text("name"), text("setting"), text("description")]),
+        Command::ShowLastTiming => Arc::from(vec![
+            text("part"),
+            ResultColumn::new("value", SqlType::Int8),
+        ]),
+        Command::Explain { .. } => explain_columns(),
+        _ => return None,
+    })
+}
+
+/// What EXPLAIN returns.
+pub(super) fn explain_columns() -> Arc<[ResultColumn]> {
+    Arc::from(vec![ResultColumn::new("QUERY PLAN", SqlType::Text)])
+}
+
+impl Session {
+    /// Transaction control, which also works in failed blocks. `None`: it is
+    /// something else.
+    pub(super) async fn transaction_command(
+        &mut self,
+        command: &Command,
+    ) -> Result<Option<Outcome>> {
+        let tag = match command {
+            Command::Begin(modes) => {
+                self.refuse_if_failed()?;
+                self.begin_block(modes, true)?;
+                "BEGIN"
+            }
+            Command::Commit(chain) => {
+                let failed = match &self.block {
+                    Some(b) => b.is_failed(),
+                    None => {
+                        self.notice("25P01", "there is no transaction in progress");
+                        false
+                    }
+                };
+                let modes = self.chained(*chain);
+                self.commit_block().await?;
+                self.reopen(modes)?;
+                if failed { "ROLLBACK" } else { "COMMIT" }
+            }
+            Command::Rollback(chain) => {
+                if self.block.is_none() {
+                    self.notice("25P01", "there is no transaction in progress");
+                }
+                let modes = self.chained(*chain);
+                self.rollback_block().await;
+                self.reopen(modes)?;
+                "ROLLBACK"
+            }
+            Command::RollbackTo(name) => {
+                self.rollback_to_savepoint(name)?;
+                "ROLLBACK"
+            }
+            _ => return Ok(None),
+        };
+        self.publish_settings();
+        Ok(Some(Outcome::command(tag)))
+    }
+
+    /// The modes of the transaction that AND CHAIN opens.
+    fn chained(&self, chain: bool) -> Option<TransactionModes> {
+        (chain && self.block.is_some()).then(|| TransactionModes {
+            isolation: Some(self.settings.transaction_isolation.clone()),
+            read_only: Some(self.settings.transaction_read_only),
+        })
+    }
+
+    fn reopen(&mut self, modes: Option<TransactionModes>) -> Result<()> {
+        match modes {
+            Some(modes) => self.begin_block(&modes, true),
+            None => Ok(()),
+        }
+    }
+
+    /// Everything else that is not planned.
+    pub(super) async fn utility(
+        &mut self,
+        prepared: &Arc<Prepared>,
+        parameters: &[Datum],
+        limits: &Limits,
+    ) -> Result<Outcome> {
+        let command = prepared.statement.command();
+        match command {
+            Command::Empty => Ok(Outcome::Empty),
+            Command::Savepoint(name) => {
+                self.savepoint(name)?;
+                Ok(Outcome::command("SAVEPOINT"))
+            }
+            Command::Release(name) => {
+                self.release_savepoint(name)?;
+                Ok(Outcome::command("RELEASE"))
+            }
+            Command::SetTransaction(modes, session) => {
+                self.set_transaction(modes, *session)?;
+                self.publish_settings();
+                Ok(Outcome::command("SET"))
+            }
+            Command::Set(name, value, local) => {
+                self.set_command(name, value, *local)?;
+                Ok(Outcome::command("SET"))
+            }
+            Command::Reset(Some(name)) => {
+                self.change_setting(name, None, false)?;
+                Ok(Outcome::command("RESET"))
+            }
+            Command::Reset(None) => {
+                self.reset_settings();
+                Ok(Outcome::command("RESET"))
+            }
+            Command::Show(name) => self.show(name),
+            Command::ShowAll => {
+                let rows: Vec<Vec<Datum>> = self
+                    .settings
+                    .all()
+                    .into_iter()
+                    .map(|(n, v, d)| vec![n.into(), v.into(), d.into()])
+                    .collect();
+                rows_of(command, "SHOW", rows)
+            }
+            Command::ShowLastTiming => {
+                let t = self.timing;
+                let rows = [
+                    ("requests", t.requests),
+                    ("request_us", t.request_us),
+                    ("shard_us", t.shard_us),
+                    ("queue_us", t.queue_us),
+                    ("lock_wait_us", t.lock_wait_us),
+                    ("consensus_us", t.consensus_us),
+                    ("read_index_us", t.read_index_us),
+                    ("scan_us", t.scan_us),
+                    ("commit_wait_us", t.commit_wait_us),
+                ]
+                .into_iter()
+                .map(|(n, v)| vec![n.into(), Datum::Int8(v as i64)])
+                .collect();
+                rows_of(command, "SHOW", rows)
+            }
+            Command::Discard(kind) => self.discard(*kind),
+            Command::Prepare(name, types, statement) => {
+                if self.named.contains_key(name) {
+                    return Err(SqlError::new(
+                        "42P05",
+                        format!("prepared statement \"{name}\" already exists"),
+                    ));
+                }
+                let types = types
+                    .iter()
+                    .map(|t| sql_type(t).map(Some))
+                    .collect::<Result<Vec<_>>>()?;
+                let inner = Box::pin(self.prepare((**statement).clone(), &types)).await?;
+                self.named.insert(name.clone(), inner);
+                Ok(Outcome::command("PREPARE"))
+            }
+            Command::Execute(name, arguments) => {
+                let inner = self.named.get(name).cloned().ok_or_else(|| {
+                    SqlError::new(
+                        "26000",
+                        format!("prepared statement \"{name}\" does not exist"),
+                    )
+                })?;
+                let values = self.evaluate_arguments(name, arguments, &inner.parameter_types)?;
+                Box::pin(self.dispatch(&inner, values, limits)).await
+            }
+            Command::Deallocate(None) => {
+                self.named.clear();
+                Ok(Outcome::command("DEALLOCATE ALL"))
+            }
+            Command::Deallocate(Some(name)) => match self.named.remove(name) {
+                Some(_) => Ok(Outcome::command("DEALLOCATE")),
+                None => Err(SqlError::new(
+                    "26000",
+                    format!("prepared statement \"{name}\" does not exist"),
+                )),
+            },
+            Command::Explain {
+                analyze,
+                verbose,
+                statement,
+            } => {
+                self.explain(statement, parameters, *analyze, *verbose, limits)
+                    .await
+            }
+            Command::Copy(copy) => self.copy(copy, limits).await,
+            Command::NoOperation(tag) => {
+                if self.block.as_ref().is_some_and(|b| b.explicit) && *tag == "VACUUM" {
+                    return Err(SqlError::new(
+                        "25001",
+                        "VACUUM cannot run inside a transaction block",
+                    ));
+                }
+                self.notice(
+                    "00000",
+                    format!(
+                        "{tag} has nothing to do: the storage engine removes old versions by itself"
+                    ),
+                );
+                Ok(Outcome::command(*tag))
+            }
+            Command::Unsupported(feature) => Err(SqlError::unsupported(feature)),
+            Command::Begin(_)
+            | Command::Commit(_)
+            | Command::Rollback(_)
+            | Command::RollbackTo(_)
+            | Command::Sql(_) => Err(SqlError::internal("a statement took the wrong way")),
+        }
+    }
+
+    fn set_command(&mut self, name: &str, value: &SetValue, local: bool) -> Result<()> {
+        if local && self.block.is_none() {
+            self.notice("25P01", "SET LOCAL can only be used in transaction blocks");
+            return Ok(());
+        }
+        if name == "transaction_isolation" || name == "transaction_read_only" {
+            let SetValue::Values(values) = value else {
+                return Ok(());
+            };
+            let text = values.join(" ").to_lowercase();
+            let modes = if name == "transaction_isolation" {
+                TransactionModes {
+                    isolation: Some(text),
+                    read_only: None,
+                }
+            } else {
+                TransactionModes {
+                    isolation: None,
+                    read_only: crate::settings::parse_bool(&text),
+                }
+            };
+            return self.set_transaction(&modes, false);
+        }
+        let values = match value {
+            SetValue::Default => None,
+            SetValue::Values(v) => Some(v.as_slice()),
+        };
+        self.change_setting(name, values, local)
+    }
+
+    fn reset_settings(&mut self) {
+        let keep = self.settings.transaction_isolation.clone();
+        let read_only = self.settings.transaction_read_only;
+        let time = self.settings.statement_time_us;
+        self.settings = self.initial_settings.clone();
+        self.settings.transaction_isolation = keep;
+        self.settings.transaction_read_only = read_only;
+        self.settings.statement_time_us = time;
+        self.session_settings = self.settings.clone();
+        self.publish_settings();
+    }
+
+    fn show(&self, name: &str) -> Result<Outcome> {
+        let shown = match name {
+            "datestyle" => "DateStyle",
+            "timezone" => "TimeZone",
+            "intervalstyle" => "IntervalStyle",
+            other => other,
+        };
+        let value = self.settings.show(name).ok_or_else(|| {
+            SqlError::new(
+                "42704",
+                format!("unrecognized configuration parameter \"{name}\""),
+            )
+        })?;
+        let columns: Arc<[ResultColumn]> = Arc::from(vec![ResultColumn::new(shown, SqlType::Text)]);
+        Ok(Outcome::Rows {
+            stream: of_rows(&columns, &[vec![value.into()]])?,
+            columns,
+            tag: "SHOW",
+            count: false,
+        })
+    }
+
+    fn discard(&mut self, kind: DiscardKind) -> Result<Outcome> {
+        match kind {
+            DiscardKind::All => {
+                if self.block.is_some() {
+                    return Err(SqlError::new(
+                        "25001",
+                        "DISCARD ALL cannot run inside a transaction block",
+                    ));
+                }
+                self.named.clear();
+                self.reset_settings();
+                Ok(Outcome::command("DISCARD ALL"))
+            }
+            // Plans are shared by all sessions and checked at each use.
+            DiscardKind::Plans => Ok(Outcome::command("DISCARD PLANS")),
+            DiscardKind::Nothing(tag) => Ok(Outcome::command(tag)),
+        }
+    }
+
+    /// The arguments of EXECUTE.
+    fn evaluate_arguments(
+        &self,
+        name: &str,
+        arguments: &[Expr],
+        types: &[SqlType],
+    ) -> Result<Vec<Datum>> {
+        if arguments.len() != types.len() {
+            return Err(SqlError::syntax(format!(
+                "wrong number of parameters for prepared statement \"{name}\""
+            ))
+            .with_detail(format!(
+                "Expected {} parameters but got {}.",
+                types.len(),
+                arguments.len()
+            )));
+        }
+        let context = self.context();
+        let values = Values {
+            parameters: &[],
+            row: &[],
+            settings: &context.settings,
+        };
+        arguments
+            .iter()
+            .zip(types)
+            .map(|(e, t)| {
+                let mut none = ParameterTypes::default();
+                let typed =
+                    compile(e, &Scope::default(), &mut none, Some(*t)).ok_or_else(|| {
+                        SqlError::unsupported(format!(
+                            "the expression {e} as an argument of EXECUTE"
+                        ))
+                    })?;
+                let value = typed.expr.evaluate(&values)?;
+                Ok(value.assign(*t, &context.settings.time_zone)?)
+            })
+            .collect()
+    }
+
+    async fn explain(
+        &mut self,
+        statement: &Statement,
+        parameters: &[Datum],
+        analyze: bool,
+        verbose: bool,
+        limits: &Limits,
+    ) -> Result<Outcome> {
+        let statement = match statement.command() {
+            Command::Execute(name, _) => {
+                let inner = self.named.get(name).cloned().ok_or_else(|| {
+                    SqlError::new(
+                        "26000",
+                        format!("prepared statement \"{name}\" does not exist"),
+                    )
+                })?;
+                inner.statement.clone()
+            }
+            _ => statement.clone(),
+        };
+        let compiled = limits.run(self.compile(&statement, &[], false)).await?;
+        let options = ExplainOptions { analyze, verbose };
+        let context = self.context();
+        let mut text = match &compiled.plan {
+            Plan::Point(p) => p.explain(),
+            Plan::Dml(p) => p.explain().0,
+            Plan::Query(_) => String::new(),
+            Plan::Other | Plan::NotLiftable => {
+                return Err(SqlError::syntax("this statement has no plan to explain"));
+            }
+        };
+        let below = match &compiled.plan {
+            Plan::Query(p) => Some(&**p),
+            Plan::Dml(p) => p.explain().1,
+            _ => None,
+        };
+        if let Some(planned) = below {
+            // The rows that a DML statement reads are explained, not read twice.
+            let analyze = analyze && matches!(compiled.plan, Plan::Query(_));
+            let (txn, own) = match &self.block {
+                Some(b) => (b.txn.clone(), false),
+                None => {
+                    let options = self.transaction_options(&TransactionModes::default());
+                    (self.gateway.client.begin(options)?, true)
+                }
+            };
+            let work = planned.explain(
+                &context,
+                &txn,
+                parameters,
+                ExplainOptions { analyze, ..options },
+            );
+            let plan = limits.run(work).await;
+            if own {
+                txn.rollback().await;
+                self.remember_timing(&txn);
+            }
+            let plan = plan?;
+            if text.is_empty() {
+                text = plan;
+            } else {
+                for line in plan.lines() {
+                    text.push_str("\n  ");
+                    text.push_str(line);
+                }
+            }
+        }
+        if analyze && !matches!(compiled.plan, Plan::Query(_)) {
+            let watch = Stopwatch::start();
+            let prepared = Prepared {
+                statement,
+                parameter_types: compiled.parameter_types.clone(),
+                columns: compiled.columns.clone(),
+                plan: parking_lot::Mutex::new(None),
+            };
+            let outcome = Box::pin(self.run_planned(&prepared, parameters, limits)).await?;
+            let rows = match outcome {
+                Outcome::Command { rows, .. } => rows.unwrap_or(0),
+                Outcome::Rows {
+                    stream, columns, ..
+                } => crate::dml::rows::collect(stream, &columns).await?.len() as u64,
+                _ => 0,
+            };
+            text.push_str(&format!(
+                "\nActual Rows: {rows}\nExecution Time: {:.3} ms\nRequests: {}",
+                f64::from(watch.elapsed_us()) / 1000.0,
+                self.timing.requests
+            ));
+        }
+        let columns = explain_columns();
+        let rows: Vec<Vec<Datum>> = text.lines().map(|l| vec![l.into()]).collect();
+        Ok(Outcome::Rows {
+            stream: of_rows(&columns, &rows)?,
+            columns,
+            tag: "EXPLAIN",
+            count: false,
+        })
+    }
+
+    async fn copy(&mut self, copy: &CopyCommand, limits: &Limits) -> Result<Outcome> {
+        if copy.to {
+            return self.copy_out(copy, limits).await;
+        }
+        let CopySource::Table {
+            schema,
+            name,
+            columns,
+        } = &copy.source
+        else {
+            return Err(SqlError::internal("COPY FROM a query"));
+        };
+        let mut context = self.context();
+        let own_catalog = self.block.as_ref().is_some_and(|b| b.pending.is_some());
+        let mut codec = crate::dml::resolve_table(&context, schema.as_deref(), name);
+        if codec.is_err() && !own_catalog {
+            self.gateway.catalog.refresh().await?;
+            context = self.context();
+            codec = crate::dml::resolve_table(&context, schema.as_deref(), name);
+        }
+        let codec = codec?;
+        let (txn, block_failed) = match &self.block {
+            Some(b) => {
+                if b.read_only {
+                    return Err(read_only_error("COPY FROM"));
+                }
+                b.txn.set_deadline(limits.deadline);
+                (b.txn.clone(), Some(Arc::clone(&b.failed)))
+            }
+            None => {
+                let mut options = self.transaction_options(&TransactionModes::default());
+                if options.read_only {
+                    return Err(read_only_error("COPY FROM"));
+                }
+                options.deadline = limits.deadline;
+                (self.gateway.client.begin(options)?, None)
+            }
+        };
+        let copy_in = CopyIn::begin(
+            Arc::clone(&self.gateway),
+            context,
+            codec,
+            txn,
+            block_failed,
+            columns,
+            &copy.options,
+            limits.clone(),
+        )?;
+        Ok(Outcome::CopyIn(copy_in))
+    }
+
+    async fn copy_out(&mut self, copy: &CopyCommand, limits: &Limits) -> Result<Outcome> {
+        let query = match &copy.source {
+            CopySource::Query(query) => (**query).clone(),
+            CopySource::Table {
+                schema,
+                name,
+                columns,
+            } => copy_out::table_query(schema.as_deref(), name, columns)?,
+        };
+        let statement = Statement::from_ast(datafusion::sql::sqlparser::ast::Statement::Query(
+            Box::new(query),
+        ));
+        let prepared = Prepared {
+            statement,
+            parameter_types: Vec::new(),
+            columns: None,
+            plan: parking_lot::Mutex::new(None),
+        };
+        let outcome = Box::pin(self.run_planned(&prepared, &[], limits)).await?;
+        let Outcome::Rows {
+            columns, stream, ..
+        } = outcome
+        else {
+            return Err(SqlError::new(
+                "0A000",
+                "COPY query must have a RETURNING clause",
+            ));
+        };
+        let format = if copy.options.csv {
+            CopyFormat::Csv
+        } else {
+            CopyFormat::Text
+        };
+        Ok(Outcome::CopyOut(CopyOut {
+            format,
+            columns: columns.len(),
+            stream: copy_out::encode(
+                columns,
+                stream,
+                &copy.options,
+                self.settings.time_zone.clone(),
+            ),
+        }))
+    }
+}
+
+fn rows_of(command: &Command, tag: &'static str, rows: Vec<Vec<Datum>>) -> Result<Outcome> {
+    let columns = columns_of(command).unwrap_or_else(|| Arc::from(Vec::new()));
+    Ok(Outcome::Rows {
+        stream: of_rows(&columns, &rows)?,
+        columns,
+        tag,
+        count: false,
+    })
+}

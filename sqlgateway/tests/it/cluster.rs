@@ -1,0 +1,119 @@
+//! A whole cluster in one process: a metaservice, a node, a gateway.
+
+use lineradb_client::{Client, ClientOptions, LocalNodes};
+use lineradb_common::clock::MachineClock;
+use lineradb_common::spawn;
+use lineradb_kvnode::node::{KvNode, KvNodeOptions};
+use lineradb_metaservice::config::MetaConfig;
+use lineradb_metaservice::server::MetaService;
+use lineradb_sqlgateway::server::{Listen, ServerOptions, SqlGateway};
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use tempfile::TempDir;
+use tokio_postgres::NoTls;
+
+/// A running cluster; its data go with it.
+pub struct Cluster {
+    /// The gateway.
+    pub gateway: SqlGateway,
+    node: KvNode,
+    meta: MetaService,
+    _data: TempDir,
+}
+
+fn any_port() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+impl Cluster {
+    /// Starts one.
+    pub async fn start() -> Cluster {
+        let data = tempfile::tempdir().unwrap();
+        let meta = MetaService::start(MetaConfig {
+            data: data.path().join("meta"),
+            listen: any_port().to_string(),
+            http: any_port().to_string(),
+            replicas: 1,
+            ..MetaConfig::default()
+        })
+        .await
+        .unwrap();
+        let metas = vec![meta.address().to_string()];
+        let clock = MachineClock::unsynchronised();
+        let local = LocalNodes::default();
+        let node = KvNode::start(KvNodeOptions {
+            data: data.path().join("node"),
+            listen: any_port(),
+            http: any_port(),
+            advertise: None,
+            metas: metas.clone(),
+            locality: HashMap::new(),
+            block_cache_bytes: 32 << 20,
+            clock: clock.clone(),
+            local: local.clone(),
+            listen_flag: "--listen",
+        })
+        .await
+        .unwrap();
+        let client = Client::connect(ClientOptions {
+            clock: clock.clone(),
+            synchronise: Some(clock),
+            local: Some(local),
+            ..ClientOptions::new(metas)
+        });
+        let listen = |flag: &str| Listen {
+            address: any_port(),
+            flag: flag.to_owned(),
+        };
+        let options = ServerOptions::new(listen("--pg"), listen("--http"));
+        let gateway = SqlGateway::start(options, client).await.unwrap();
+        Cluster {
+            gateway,
+            node,
+            meta,
+            _data: data,
+        }
+    }
+
+    /// A client of the PostgreSQL protocol.
+    pub async fn connect(&self) -> tokio_postgres::Client {
+        let url = format!(
+            "postgres://lineradb@{}/lineradb",
+            self.gateway.addresses.pg
+        );
+        let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+        spawn::task("test-connection", async move {
+            // The server may end it first.
+            let _ = connection.await;
+        });
+        client
+    }
+
+    /// Ends everything in order.
+    pub async fn stop(self) {
+        self.gateway.shutdown().await;
+        self.node.shutdown().await;
+        self.meta.shutdown().await;
+    }
+}
+
+/// Runs a test on a cluster of its own. Planning recurses deeply in unoptimised
+/// builds, hence the stack.
+pub fn on_cluster<F>(test: impl FnOnce(Cluster) -> F + Send + 'static)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_stack_size(16 << 20)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(async {
+            // On a worker thread: the stack of this one is the harness's.
+            spawn::task("test", async move { test(Cluster::start().await).await })
+                .await
+                .unwrap();
+        });
+}

@@ -1,6 +1,8 @@
 //! PostgreSQL's text forms of values, in and out.
 
-use super::{Datum, Interval, Numeric, SqlType, TimeZone, ValueError, ValueResult, datetime};
+use super::{
+    Datum, Interval, Numeric, SqlType, TimeZone, ValueError, ValueResult, datetime, datetime_text,
+};
 use std::fmt::Write;
 
 pub(super) fn parse(sql_type: SqlType, text: &str, zone: &TimeZone) -> ValueResult<Datum> {
@@ -240,10 +242,10 @@ pub(super) fn format_into(datum: &Datum, sql_type: SqlType, zone: &TimeZone, out
                 let _ = write!(out, "{byte:02x}");
             }
         }
-        Datum::Date(d) => datetime::write_date(*d, out),
-        Datum::Time(t) => datetime::write_time(*t, out),
-        Datum::Timestamp(t) => datetime::write_timestamp(*t, out),
-        Datum::TimestampTz(t) => datetime::write_timestamptz(*t, zone, out),
+        Datum::Date(d) => datetime_text::write_date(*d, out),
+        Datum::Time(t) => datetime_text::write_time(*t, out),
+        Datum::Timestamp(t) => datetime_text::write_timestamp(*t, out),
+        Datum::TimestampTz(t) => datetime_text::write_timestamptz(*t, zone, out),
         Datum::Interval(i) => i.write(out),
         Datum::Uuid(u) => _ = write!(out, "{}", uuid::Uuid::from_bytes(*u)),
         Datum::Array(element, values) => {

@@ -219,7 +219,7 @@ impl Interval {
                 seconds / 60 % 60,
                 seconds % 60
             ));
-            super::datetime::write_fraction((us % 1_000_000) as i64, out);
+            super::datetime_text::write_fraction((us % 1_000_000) as i64, out);
         }
     }
 

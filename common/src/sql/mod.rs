@@ -23,6 +23,7 @@ mod arrow_value;
 mod cast;
 mod copy_text;
 mod datetime;
+mod datetime_text;
 mod datum;
 mod error;
 mod interval;
@@ -32,11 +33,13 @@ mod numeric;
 mod row;
 #[cfg(test)]
 mod tests;
+mod timezone;
+mod type_names;
 mod types;
 
 pub use arrow_batch::RowBatchBuilder;
 pub use arrow_value::{DatumArrayBuilder, batch_from_rows, datum_at};
-pub use datetime::{TimeZone, civil_from_days, days_from_civil};
+pub use datetime::{civil_from_days, days_from_civil};
 pub use datum::Datum;
 pub use error::{ValueError, ValueResult};
 pub use interval::Interval;
@@ -44,4 +47,5 @@ pub use key::{decode_key_datum, encode_key_datum, skip_key_datum};
 pub use layout::{LayoutColumn, Place, RowLayout};
 pub use numeric::Numeric;
 pub use row::{RowValueReader, StoredColumn, encode_row_value};
+pub use timezone::TimeZone;
 pub use types::{SqlType, TYPE_METADATA_KEY};

@@ -5,12 +5,14 @@ use bytes::Bytes;
 use lineradb_common::{NodeId, ReplicaId, ShardId, random};
 use lineradb_kvnode::Error;
 use lineradb_kvnode::raft_log::{Callback, GroupLog, LogId, Options, RaftLog, Vote};
-use lineradb_lsm::{CrashLoss, SimVfs, Vfs};
+use lineradb_lsm::{CrashLoss, DirLock, LockError, ReadableFile, SimVfs, Vfs, WritableFile};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 const DIR: &str = "/raft";
 
@@ -175,7 +177,7 @@ async fn damage_below_what_was_synced_is_named_and_never_cut() {
     log.close();
     let path = segments(&vfs).pop().unwrap();
     let length = vfs.map(&path).unwrap().len() as u64;
-    vfs.corrupt(&path, length / 2, 1);
+    vfs.corrupt(&path, length / 2, 1).unwrap();
     let Err(Error::Corrupt(message)) = open(&vfs, 1 << 20) else {
         panic!("a damaged log opened");
     };
@@ -210,8 +212,88 @@ async fn a_failed_sync_is_final() {
         committed: false,
     };
     assert!(group.save_vote(vote).await.is_err());
-    assert_eq!(failures.load(Ordering::SeqCst), 1);
+    crate::cluster::eventually("the process is told to stop", async || {
+        (failures.load(Ordering::SeqCst) > 0).then_some(())
+    })
+    .await;
     assert!(group.save_vote(vote).await.is_err());
+    assert_eq!(failures.load(Ordering::SeqCst), 1);
+    log.close();
+}
+
+/// A disk whose syncs take a while, as real ones do.
+struct SlowVfs(SimVfs);
+
+struct SlowFile(Box<dyn WritableFile>);
+
+impl WritableFile for SlowFile {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.append(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        std::thread::sleep(Duration::from_millis(4));
+        self.0.sync()
+    }
+}
+
+impl Vfs for SlowVfs {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn WritableFile>> {
+        Ok(Box::new(SlowFile(self.0.create(path)?)))
+    }
+    fn open_append(&self, path: &Path) -> io::Result<Box<dyn WritableFile>> {
+        Ok(Box::new(SlowFile(self.0.open_append(path)?)))
+    }
+    fn open_read(&self, path: &Path) -> io::Result<Arc<dyn ReadableFile>> {
+        self.0.open_read(path)
+    }
+    fn map(&self, path: &Path) -> io::Result<Bytes> {
+        self.0.map(path)
+    }
+    fn truncate(&self, path: &Path, length: u64) -> io::Result<()> {
+        self.0.truncate(path, length)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.remove(path)
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.0.list(dir)
+    }
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        self.0.exists(path)
+    }
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.0.create_dir_all(dir)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.0.sync_dir(dir)
+    }
+    fn lock(&self, path: &Path) -> Result<Box<dyn DirLock>, LockError> {
+        self.0.lock(path)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_sync_serves_everything_that_has_queued() {
+    let vfs = Arc::new(SlowVfs(SimVfs::new()));
+    let log = RaftLog::open(vfs, Path::new(DIR), options(1 << 20)).unwrap();
+    let before = log.sync_count();
+    let writes = (1..=30).map(|shard| {
+        let group = log.group(ShardId(shard));
+        group.begin(replica(1), None).unwrap();
+        async move {
+            for index in 1..=10 {
+                append_durably(&group, 1, index, index + 1).await;
+            }
+        }
+    });
+    futures::future::join_all(writes).await;
+    let syncs = log.sync_count() - before;
+    // 300 durable appends; ten rounds of all groups, with two writes in flight.
+    assert!((10..150).contains(&syncs), "{syncs} syncs");
     log.close();
 }
 

@@ -10,6 +10,7 @@ use lineradb_kvnode::consensus::types::{Payload, Proposal, entry_from, entry_pay
 use lineradb_kvnode::consensus::{Retention, StateMachine, storage_options};
 use lineradb_kvnode::raft_log::{LogId, Options, RaftLog, Vote};
 use lineradb_lsm::{Background, CrashLoss, Db, SimVfs};
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::storage::RaftStateMachine;
 use std::path::Path;
 use std::sync::Arc;
@@ -156,9 +157,12 @@ async fn c1_a_leader_killed_before_its_sync_never_reuses_a_log_id() {
         let db = open_db(&SimVfs::new());
         let store = lineradb_kvnode::raft_log::store::LogStore::new(group.clone());
         let raft = start_alone(me.0, config, store, seeded_machine(&db, base).await).await;
-        let leads = openraft::async_runtime::watch::WatchReceiver::borrow_watched(&raft.metrics())
-            .state
-            == openraft::ServerState::Leader;
+        let state = eventually("the replica has a role", async || {
+            let state = raft.metrics().borrow_watched().state;
+            (state != openraft::ServerState::Learner).then_some(state)
+        })
+        .await;
+        let leads = state == openraft::ServerState::Leader;
         if leads {
             // The second entry with the id (4, 10): a follower that has the
             // first takes it for the same, and the replicas differ for ever.

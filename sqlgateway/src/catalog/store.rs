@@ -127,8 +127,8 @@ impl CatalogStore {
     pub async fn open(client: Client) -> Result<Self> {
         let store = CatalogStore {
             client: client.clone(),
-            oids: IdBlock::new(client.clone(), "sql.oid", 32),
-            row_ids: IdBlock::new(client.clone(), "sql.rowid", 16_384),
+            oids: IdBlock::new(client.clone(), "sql_oid", 32),
+            row_ids: IdBlock::new(client.clone(), "sql_rowid", 16_384),
             cached: Slot::new(CatalogSnapshot::default()),
             refreshing: tokio::sync::Mutex::new(()),
         };

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `table` | CREATE TABLE, CREATE TABLE AS, column definitions |
 //! | `index` | CREATE INDEX, constraints that are indexes |
-//! | `alter` | ALTER TABLE |
+//! | `alter`, `column` | ALTER TABLE |
 //! | `drop` | DROP, TRUNCATE, schemas |
 //! | `rewrite` | writing all rows of a table anew inside one transaction |
 //! | `online` | index builds in steps |
@@ -18,6 +18,7 @@
 
 pub mod alter;
 pub mod cleaner;
+pub mod column;
 pub mod drop;
 pub mod index;
 pub mod online;

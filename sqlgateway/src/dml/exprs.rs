@@ -2,8 +2,9 @@
 //! of values: simple ones directly, others through the query engine.
 
 use crate::error::{Result, SqlError};
+use crate::point::compile::compile;
 use crate::point::is_plain_wildcard;
-use crate::point::scalar::{ParameterTypes, Scalar, Scope, Values, compile};
+use crate::point::scalar::{ParameterTypes, Scalar, Scope, Values};
 use crate::query::{Compiled, ExpressionScope, QueryContext, QueryEngine};
 use crate::session::ResultColumn;
 use crate::statement::ident;
@@ -216,7 +217,7 @@ pub fn hint_placeholder(expr: &Expr, hint: Option<SqlType>, parameters: &mut Par
         Expr::Nested(inner) => hint_placeholder(inner, hint, parameters),
         Expr::Value(v) => {
             if let Value::Placeholder(name) = &v.value
-                && let Some(at) = crate::point::scalar::placeholder(name)
+                && let Some(at) = crate::point::compile::placeholder(name)
             {
                 parameters.resolve(at, hint);
             }

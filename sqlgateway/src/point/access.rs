@@ -1,7 +1,8 @@
 //! Finding one row by the equality of all columns of its primary key or of a
 //! unique index.
 
-use super::scalar::{ParameterTypes, Scalar, Scope, ScopeColumn, Values, compile};
+use super::compile::compile;
+use super::scalar::{ParameterTypes, Scalar, Scope, ScopeColumn, Values};
 use crate::catalog::{IndexState, TableDescriptor};
 use crate::dml::codec::TableCodec;
 use crate::error::{Result, SqlError};

@@ -6,6 +6,7 @@
 //! `dml`.
 
 pub mod access;
+pub mod compile;
 pub mod scalar;
 
 use crate::dml::codec::TableCodec;
@@ -13,13 +14,14 @@ use crate::error::Result;
 use crate::session::ResultColumn;
 use crate::statement::{ident, object_name};
 use access::{PointAccess, table_scope};
+use compile::compile;
 use datafusion::sql::sqlparser::ast::{
     Expr, GroupByExpr, LockType, NonBlock, Query, Select, SelectFlavor, SelectItem, SetExpr,
     TableFactor, WildcardAdditionalOptions,
 };
 use lineradb_client::{LockOptions, Transaction};
 use lineradb_common::sql::Datum;
-use scalar::{ParameterTypes, Scalar, Values, compile};
+use scalar::{ParameterTypes, Scalar, Values};
 use std::sync::Arc;
 
 /// A SELECT of one row by its key.

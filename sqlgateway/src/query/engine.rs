@@ -207,6 +207,7 @@ fn plan_now(
     parameter_types: &[Option<SqlType>],
 ) -> Result<Planned> {
     let locking = take_locking(&mut query)?;
+    crate::pg_catalog::rewrite_query(&mut query);
     name_outputs(&mut query);
     rewrite_query(&mut query)?;
     let names = Names::new(state, context);

@@ -7,11 +7,13 @@
 //! | `run` | planned statements, retries |
 //! | `block` | transactions, savepoints, what COMMIT and ROLLBACK do to settings |
 //! | `simple` | simple queries: several statements, lifted literals |
-//! | `utility` | SET, SHOW, PREPARE, EXPLAIN, COPY and other statements |
+//! | `utility`, `explain`, `copy` | SET, SHOW, PREPARE and other statements |
 //! | `schema` | DDL inside and outside of transactions |
 //! | `stream` | result streams, statement timeout, cancel |
 
 mod block;
+mod copy;
+mod explain;
 mod plan;
 mod run;
 mod schema;

@@ -118,7 +118,12 @@ impl Session {
             search_path: context.settings.search_path.clone(),
         };
         let cache = cache && !own_catalog;
-        if cache && let Some(found) = self.gateway.plans.get(&key, &context) {
+        // A text without literals is its own lifted text: what is kept under it may
+        // be the mark that it cannot be lifted, which is no plan.
+        if cache
+            && let Some(found) = self.gateway.plans.get(&key, &context)
+            && !matches!(found.plan, plan::Plan::NotLiftable)
+        {
             return Ok(found);
         }
         let engine = &self.gateway.engine;

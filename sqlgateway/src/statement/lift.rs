@@ -37,6 +37,13 @@ pub fn lift(sql: &str) -> Option<Lifted> {
     let mut last_end = first.start;
     for (i, token) in tokens.iter().enumerate() {
         let source = &sql[token.start..token.end];
+        if token.kind == TokenKind::Semicolon {
+            // Only at the end.
+            if i + 1 < tokens.len() {
+                return None;
+            }
+            continue;
+        }
         // Tokens that touch must stay together (`<=`, `t.a`).
         if token.start > last_end && !text.is_empty() {
             text.push(' ');
@@ -50,14 +57,10 @@ pub fn lift(sql: &str) -> Option<Lifted> {
             ),
             TokenKind::String => (None, Datum::Text(unquote(source, '\''))),
             TokenKind::OtherString | TokenKind::Parameter => return None,
-            TokenKind::Semicolon => {
-                // Only at the end.
-                if i + 1 < tokens.len() {
-                    return None;
-                }
-                continue;
-            }
-            TokenKind::Word | TokenKind::Quoted | TokenKind::Symbol => {
+            TokenKind::Word
+            | TokenKind::Quoted
+            | TokenKind::Symbol
+            | TokenKind::Semicolon => {
                 text.push_str(source);
                 continue;
             }

@@ -82,7 +82,7 @@ impl Consensus for FakeGroup {
         let lose = self.shared.lose.load(Ordering::SeqCst);
         if lose > 0 && number % lose == lose - 1 {
             // Every other one of the lost never happened.
-            if number % 2 == 0 {
+            if number.is_multiple_of(2) {
                 self.shared.apply(&command);
             }
             return Err(ProposeError::Unknown("lost by the test".into()));

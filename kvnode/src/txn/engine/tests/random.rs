@@ -434,30 +434,3 @@ async fn random_histories_are_strictly_serializable() {
         "only {acknowledged} transactions committed"
     );
 }
-
-#[tokio::test]
-#[ignore]
-async fn zz_power() {
-    use crate::txn::rules::Rule;
-    for rule in [
-        Rule::VersionCarriesId,
-        Rule::AbortedRecordMet,
-        Rule::LowWaterMark,
-        Rule::CacheBeforeSnapshot,
-        Rule::ConfirmedReads,
-        Rule::EqualReadsEraseOwner,
-        Rule::AbsentReadsRecorded,
-    ] {
-        let mut found = Vec::new();
-        for seed in 1..=40 {
-            let done = run(seed, Rules::without(rule)).await;
-            let ok = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                strictly_serializable(&done)
-            }));
-            if !matches!(ok, Ok(true)) {
-                found.push(seed);
-            }
-        }
-        println!("POWER {rule:?} {found:?}");
-    }
-}

@@ -1,13 +1,19 @@
 //! Statements that the session carries out itself: transactions, settings,
 //! prepared statements, COPY, EXPLAIN, and those that need no work here.
 
-use super::lexer::{Token, TokenKind, char_position, tokens, unquote};
+mod copy;
+mod cursor;
+
+use super::lexer::{TokenKind, char_position, tokens};
 use super::{Command, Statement, parse_command, parse_expr};
 use crate::error::{Result, SqlError};
+use cursor::Cursor;
 use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use std::sync::Arc;
+
+pub use copy::{CopyCommand, CopyOptions, CopySource};
 
 /// Modes of BEGIN and SET TRANSACTION.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,60 +42,6 @@ pub enum DiscardKind {
     Plans,
     /// Sequences or temporary tables, which do not exist.
     Nothing(&'static str),
-}
-
-/// What COPY copies.
-#[derive(Clone, Debug, PartialEq)]
-pub enum CopySource {
-    /// A table and some of its columns (empty: all).
-    Table {
-        /// Its schema, when given.
-        schema: Option<String>,
-        /// Its name.
-        name: String,
-        /// Columns.
-        columns: Vec<String>,
-    },
-    /// COPY (query) TO
-    Query(Box<ast::Query>),
-}
-
-/// COPY.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CopyCommand {
-    /// What.
-    pub source: CopySource,
-    /// TO STDOUT; else FROM STDIN.
-    pub to: bool,
-    /// How.
-    pub options: CopyOptions,
-}
-
-/// Options of COPY.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CopyOptions {
-    /// CSV; else text.
-    pub csv: bool,
-    /// The first line names the columns.
-    pub header: bool,
-    /// HEADER MATCH: and they must be right.
-    pub header_match: bool,
-    /// DELIMITER
-    pub delimiter: Option<char>,
-    /// NULL
-    pub null: Option<String>,
-    /// QUOTE
-    pub quote: Option<char>,
-    /// ESCAPE
-    pub escape: Option<char>,
-    /// FORCE_QUOTE columns; `*`: all.
-    pub force_quote: Vec<String>,
-}
-
-struct Cursor<'a> {
-    text: &'a str,
-    tokens: Vec<Token>,
-    at: usize,
 }
 
 /// Reads a utility statement; `None`: it is none.
@@ -196,142 +148,7 @@ pub(super) fn parse(text: &str) -> Result<Option<Command>> {
     Ok(Some(command))
 }
 
-impl<'a> Cursor<'a> {
-    fn text_of(&self, token: Token) -> &'a str {
-        &self.text[token.start..token.end]
-    }
-
-    fn peek(&self) -> Option<Token> {
-        self.tokens.get(self.at).copied()
-    }
-
-    /// The next token's text in lower case, when it is a word.
-    fn peek_word(&self) -> Option<String> {
-        self.peek()
-            .filter(|t| t.kind == TokenKind::Word)
-            .map(|t| self.text_of(t).to_lowercase())
-    }
-
-    fn word(&mut self) -> Option<String> {
-        let word = self.peek_word()?;
-        self.at += 1;
-        Some(word)
-    }
-
-    fn accept(&mut self, word: &str) -> bool {
-        let found = self.peek_word().as_deref() == Some(word);
-        self.at += usize::from(found);
-        found
-    }
-
-    fn accept_any(&mut self, words: &[&str]) -> bool {
-        words.iter().any(|w| self.accept(w))
-    }
-
-    fn expect(&mut self, word: &str) -> Result<()> {
-        if self.accept(word) {
-            Ok(())
-        } else {
-            Err(self.syntax())
-        }
-    }
-
-    fn symbol(&mut self, symbol: &str) -> bool {
-        let found = self
-            .peek()
-            .is_some_and(|t| t.kind == TokenKind::Symbol && self.text_of(t) == symbol);
-        self.at += usize::from(found);
-        found
-    }
-
-    fn end(&self) -> Result<()> {
-        if self.at == self.tokens.len() {
-            Ok(())
-        } else {
-            Err(self.syntax())
-        }
-    }
-
-    /// The error at the next token.
-    fn syntax(&self) -> SqlError {
-        match self.peek() {
-            Some(t) => SqlError::syntax(format!("syntax error at or near \"{}\"", self.text_of(t)))
-                .at(Some(char_position(self.text, t.start))),
-            None => SqlError::syntax("syntax error at end of input")
-                .at(Some(self.text.chars().count() + 1)),
-        }
-    }
-
-    fn syntax_before(&mut self) -> SqlError {
-        self.at = self.at.saturating_sub(1);
-        self.syntax()
-    }
-
-    /// A name: folded unless quoted.
-    fn name(&mut self) -> Result<String> {
-        let Some(t) = self.peek() else {
-            return Err(self.syntax());
-        };
-        let text = self.text_of(t);
-        let name = match t.kind {
-            TokenKind::Word => text.to_lowercase(),
-            TokenKind::Quoted => unquote(text, '"'),
-            _ => return Err(self.syntax()),
-        };
-        self.at += 1;
-        Ok(name)
-    }
-
-    fn setting_name(&mut self) -> Result<String> {
-        if self.accept("transaction") {
-            self.expect("isolation")?;
-            self.expect("level")?;
-            return Ok("transaction_isolation".into());
-        }
-        if self.accept("session") {
-            self.expect("authorization")?;
-            return Ok("session_authorization".into());
-        }
-        let mut name = self.name()?;
-        if name == "time" && self.accept("zone") {
-            return Ok("timezone".into());
-        }
-        while self.symbol(".") {
-            name = format!("{name}.{}", self.name()?);
-        }
-        Ok(name)
-    }
-
-    /// `'text'`, with `E''` understood.
-    fn string(&mut self) -> Result<String> {
-        let Some(t) = self.peek() else {
-            return Err(self.syntax());
-        };
-        let text = self.text_of(t);
-        let value = match t.kind {
-            TokenKind::String => unquote(text, '\''),
-            TokenKind::OtherString => match parse_expr(text)? {
-                ast::Expr::Value(v) => v.value.into_string().ok_or_else(|| self.syntax())?,
-                _ => return Err(self.syntax()),
-            },
-            _ => return Err(self.syntax()),
-        };
-        self.at += 1;
-        Ok(value)
-    }
-
-    fn char(&mut self, what: &str) -> Result<char> {
-        let text = self.string()?;
-        let mut chars = text.chars();
-        match (chars.next(), chars.next()) {
-            (Some(c), None) if c.len_utf8() == 1 => Ok(c),
-            _ => Err(SqlError::new(
-                "0A000",
-                format!("COPY {what} must be a single one-byte character"),
-            )),
-        }
-    }
-
+impl Cursor<'_> {
     fn chain(&mut self) -> Result<bool> {
         if !self.accept("and") {
             return Ok(false);
@@ -488,7 +305,7 @@ impl<'a> Cursor<'a> {
 
     /// Moves past the closing parenthesis of the one just opened; answers where
     /// it is.
-    fn close_parenthesis(&mut self) -> Result<usize> {
+    pub(super) fn close_parenthesis(&mut self) -> Result<usize> {
         let mut depth = 1;
         while let Some(t) = self.peek() {
             self.at += 1;
@@ -580,175 +397,6 @@ impl<'a> Cursor<'a> {
             verbose,
             statement: Box::new(self.inner(rest)?),
         })
-    }
-
-    fn copy(&mut self) -> Result<Command> {
-        let source = if self.symbol("(") {
-            let from = self.peek().ok_or_else(|| self.syntax())?.start;
-            let to = self.close_parenthesis()?;
-            match super::parse_sql(&self.text[from..to])? {
-                ast::Statement::Query(query) => CopySource::Query(query),
-                _ => return Err(SqlError::unsupported("COPY of a data-changing statement")),
-            }
-        } else {
-            let mut name = self.name()?;
-            let mut schema = None;
-            if self.symbol(".") {
-                schema = Some(std::mem::replace(&mut name, self.name()?));
-            }
-            let mut columns = Vec::new();
-            if self.symbol("(") {
-                loop {
-                    columns.push(self.name()?);
-                    if self.symbol(")") {
-                        break;
-                    }
-                    if !self.symbol(",") {
-                        return Err(self.syntax());
-                    }
-                }
-            }
-            CopySource::Table {
-                schema,
-                name,
-                columns,
-            }
-        };
-        let to = match self.word().as_deref() {
-            Some("to") => true,
-            Some("from") => false,
-            _ => return Err(self.syntax_before()),
-        };
-        match self.word().as_deref() {
-            Some("stdout") if to => {}
-            Some("stdin") if !to => {}
-            Some("program") => return Err(SqlError::unsupported("COPY PROGRAM")),
-            Some(_) => return Err(self.syntax_before()),
-            None => {
-                return Err(
-                    SqlError::unsupported("COPY from or to a file of the server")
-                        .with_hint("Use STDIN or STDOUT, or psql's \\copy."),
-                );
-            }
-        }
-        if !to && matches!(source, CopySource::Query(_)) {
-            return Err(self.syntax());
-        }
-        let options = self.copy_options()?;
-        if self.peek_word().as_deref() == Some("where") {
-            return Err(SqlError::unsupported("COPY FROM .. WHERE"));
-        }
-        Ok(Command::Copy(Box::new(CopyCommand {
-            source,
-            to,
-            options,
-        })))
-    }
-
-    fn copy_options(&mut self) -> Result<CopyOptions> {
-        let mut o = CopyOptions::default();
-        self.accept("with");
-        let listed = self.symbol("(");
-        loop {
-            let option = match self.peek_word() {
-                Some(word) if word != "where" => word,
-                _ => break,
-            };
-            self.at += 1;
-            if !listed {
-                self.accept("as");
-            }
-            match option.as_str() {
-                "format" => match self.name()?.as_str() {
-                    "csv" => o.csv = true,
-                    "text" => {}
-                    "binary" => return Err(SqlError::unsupported("COPY BINARY")),
-                    other => {
-                        return Err(SqlError::new(
-                            "22023",
-                            format!("COPY format \"{other}\" not recognized"),
-                        ));
-                    }
-                },
-                "csv" if !listed => o.csv = true,
-                "binary" => return Err(SqlError::unsupported("COPY BINARY")),
-                "header" => match listed.then(|| self.boolean()).flatten() {
-                    Some(on) => o.header = on,
-                    None if listed && self.accept("match") => {
-                        o.header = true;
-                        o.header_match = true;
-                    }
-                    None => o.header = true,
-                },
-                "freeze" => {
-                    if listed {
-                        self.boolean();
-                    }
-                }
-                "delimiter" | "delimiters" => o.delimiter = Some(self.char("delimiter")?),
-                "null" => o.null = Some(self.string()?),
-                "quote" => o.quote = Some(self.char("quote")?),
-                "escape" => o.escape = Some(self.char("escape")?),
-                "encoding" => {
-                    let name = self.string()?.to_lowercase();
-                    if !matches!(name.as_str(), "utf8" | "utf-8" | "unicode") {
-                        return Err(SqlError::unsupported(format!("COPY ENCODING {name}")));
-                    }
-                }
-                "force_quote" if listed => o.force_quote = self.force_columns()?,
-                "force" if self.accept("quote") => o.force_quote = self.force_columns()?,
-                "force_not_null" | "force_null" | "force" | "on_error" | "log_verbosity"
-                | "default" | "oids" => {
-                    return Err(SqlError::unsupported(format!(
-                        "COPY option {}",
-                        option.to_uppercase()
-                    )));
-                }
-                _ => {
-                    return Err(SqlError::syntax(format!(
-                        "option \"{option}\" not recognized"
-                    )));
-                }
-            }
-            if listed && !self.symbol(",") {
-                break;
-            }
-        }
-        if listed && !self.symbol(")") {
-            return Err(self.syntax());
-        }
-        if !o.csv && (o.quote.is_some() || o.escape.is_some()) {
-            return Err(SqlError::unsupported(
-                "COPY quote available only in CSV mode: this",
-            ));
-        }
-        Ok(o)
-    }
-
-    fn force_columns(&mut self) -> Result<Vec<String>> {
-        if self.symbol("*") {
-            return Ok(vec!["*".into()]);
-        }
-        let listed = self.symbol("(");
-        let mut out = vec![self.name()?];
-        while self.symbol(",") {
-            out.push(self.name()?);
-        }
-        if listed && !self.symbol(")") {
-            return Err(self.syntax());
-        }
-        Ok(out)
-    }
-
-    fn boolean(&mut self) -> Option<bool> {
-        let t = self.peek()?;
-        let value = match self.text_of(t).to_lowercase().trim_matches('\'') {
-            "true" | "on" | "1" | "yes" => true,
-            "false" | "off" | "0" | "no" => false,
-            _ => return None,
-        };
-        self.at += 1;
-        Some(value)
     }
 }
 

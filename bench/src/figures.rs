@@ -24,7 +24,14 @@ pub struct Figure {
 impl Figure {
     /// A measurement without a peer.
     pub fn ours(name: impl Into<String>, unit: &'static str, ours: f64) -> Self {
-        Figure { name: name.into(), unit, ours, peer: None, peer_name: None, ratio: None }
+        Figure {
+            name: name.into(),
+            unit,
+            ours,
+            peer: None,
+            peer_name: None,
+            ratio: None,
+        }
     }
 }
 
@@ -39,8 +46,13 @@ pub fn report(figures: &[Figure], json: Option<&Path>) -> Result<()> {
             (Some(name), Some(value)) => format!("{value:.1} ({name})"),
             _ => "-".into(),
         };
-        let ratio = figure.ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.2}"));
-        println!("| {} | {} | {:.1} | {peer} | {ratio} |", figure.name, figure.unit, figure.ours);
+        let ratio = figure
+            .ratio
+            .map_or_else(|| "-".into(), |ratio| format!("{ratio:.2}"));
+        println!(
+            "| {} | {} | {:.1} | {peer} | {ratio} |",
+            figure.name, figure.unit, figure.ours
+        );
     }
     if let Some(path) = json {
         std::fs::write(path, serde_json::to_vec_pretty(figures)?)?;

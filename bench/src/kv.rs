@@ -1,8 +1,8 @@
 //! `lineradb-bench kv`: puts and linearizable gets through the public gRPC API
 //! of a running cluster, at several numbers of clients spread over the nodes.
 
-use crate::figures::percentile;
 use crate::Figure;
+use crate::figures::percentile;
 use anyhow::Result;
 use lineradb_common::clock::Stopwatch;
 use lineradb_common::{random, spawn};
@@ -22,8 +22,13 @@ pub async fn run(addresses: &[String], clients: &[usize], seconds: u64) -> Resul
     for put in [true, false] {
         let what = if put { "put" } else { "get" };
         for &count in clients {
-            let (rate, mut latencies) = phase(addresses, count, put, Duration::from_secs(seconds)).await?;
-            figures.push(Figure::ours(format!("kv {what}, {count} clients"), "ops/s", rate));
+            let (rate, mut latencies) =
+                phase(addresses, count, put, Duration::from_secs(seconds)).await?;
+            figures.push(Figure::ours(
+                format!("kv {what}, {count} clients"),
+                "ops/s",
+                rate,
+            ));
             for percent in [50.0, 99.0] {
                 figures.push(Figure::ours(
                     format!("kv {what}, {count} clients, p{percent}"),
@@ -36,7 +41,12 @@ pub async fn run(addresses: &[String], clients: &[usize], seconds: u64) -> Resul
     Ok(figures)
 }
 
-async fn phase(addresses: &[String], clients: usize, put: bool, length: Duration) -> Result<(f64, Vec<u32>)> {
+async fn phase(
+    addresses: &[String],
+    clients: usize,
+    put: bool,
+    length: Duration,
+) -> Result<(f64, Vec<u32>)> {
     let stopwatch = Stopwatch::start();
     let mut tasks = Vec::new();
     for n in 0..clients {
@@ -48,7 +58,11 @@ async fn phase(addresses: &[String], clients: usize, put: bool, length: Duration
                 let key = format!("bench/{:08}", random::below(KEYS)).into_bytes();
                 let request = Stopwatch::start();
                 if put {
-                    let put = PutRequest { key: key.into(), value: vec![b'x'; 100].into(), ..Default::default() };
+                    let put = PutRequest {
+                        key: key.into(),
+                        value: vec![b'x'; 100].into(),
+                        ..Default::default()
+                    };
                     client.put(put).await?;
                 } else {
                     client.get(GetRequest { key: key.into() }).await?;

@@ -43,7 +43,11 @@ enum Suite {
     /// The KV API of a running cluster.
     Kv {
         /// kvnode addresses.
-        #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:9090,127.0.0.1:9092,127.0.0.1:9094")]
+        #[arg(
+            long,
+            value_delimiter = ',',
+            default_value = "127.0.0.1:9090,127.0.0.1:9092,127.0.0.1:9094"
+        )]
         addresses: Vec<String>,
         /// Numbers of clients.
         #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
@@ -64,7 +68,11 @@ async fn main() -> Result<()> {
             storage::run(data.as_deref().unwrap_or(folder.path()), scale)?
         }
         Suite::Tpch { url, scale, load } => tpch::run(&url, scale, load).await?,
-        Suite::Kv { addresses, clients, seconds } => kv::run(&addresses, &clients, seconds).await?,
+        Suite::Kv {
+            addresses,
+            clients,
+            seconds,
+        } => kv::run(&addresses, &clients, seconds).await?,
     };
     figures::report(&results, arguments.json.as_deref())
 }

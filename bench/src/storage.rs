@@ -24,9 +24,17 @@ pub struct Scale {
 }
 
 /// Minutes.
-pub const FULL: Scale = Scale { entries: 1_000_000, synced: 10_000, seeks: 100_000 };
+pub const FULL: Scale = Scale {
+    entries: 1_000_000,
+    synced: 10_000,
+    seeks: 100_000,
+};
 /// Seconds.
-pub const QUICK: Scale = Scale { entries: 200_000, synced: 2_000, seeks: 20_000 };
+pub const QUICK: Scale = Scale {
+    entries: 200_000,
+    synced: 2_000,
+    seeks: 20_000,
+};
 
 const VALUE_BYTES: usize = 100;
 
@@ -45,19 +53,35 @@ pub fn run(dir: &Path, scale: Scale) -> Result<Vec<Figure>> {
     }
     {
         let (db, ks) = open(&dir.join("fillsync"))?;
-        let keys: Vec<u64> = (0..scale.synced).map(|_| rng.random_range(0..scale.entries)).collect();
+        let keys: Vec<u64> = (0..scale.synced)
+            .map(|_| rng.random_range(0..scale.entries))
+            .collect();
         let rate = fill(&db, ks, keys.into_iter(), &mut rng, true)?;
         figures.push(Figure::ours("fillsync", "ops/s", rate));
         db.close()?;
     }
     let (db, ks) = open(&dir.join("fillrandom"))?;
-    let keys: Vec<u64> = (0..scale.entries).map(|_| rng.random_range(0..scale.entries)).collect();
+    let keys: Vec<u64> = (0..scale.entries)
+        .map(|_| rng.random_range(0..scale.entries))
+        .collect();
     let rate = fill(&db, ks, keys.iter().copied(), &mut rng, false)?;
     figures.push(Figure::ours("fillrandom", "ops/s", rate));
     db.flush()?;
-    figures.push(Figure::ours("readrandom (36 % absent)", "ops/s", read_random(&db, ks, scale, &mut rng)?));
-    figures.push(Figure::ours("seekrandom + 10 next", "ops/s", seek_random(&db, ks, scale, &mut rng)?));
-    figures.push(Figure::ours("scan forward", "rows/s", scan(&db, ks, false)?));
+    figures.push(Figure::ours(
+        "readrandom (36 % absent)",
+        "ops/s",
+        read_random(&db, ks, scale, &mut rng)?,
+    ));
+    figures.push(Figure::ours(
+        "seekrandom + 10 next",
+        "ops/s",
+        seek_random(&db, ks, scale, &mut rng)?,
+    ));
+    figures.push(Figure::ours(
+        "scan forward",
+        "rows/s",
+        scan(&db, ks, false)?,
+    ));
     figures.push(Figure::ours("scan reverse", "rows/s", scan(&db, ks, true)?));
     db.close()?;
     Ok(figures)
@@ -108,7 +132,11 @@ fn read_random(db: &Db, ks: KeyspaceId, scale: Scale, rng: &mut StdRng) -> Resul
     let stopwatch = Stopwatch::start();
     for _ in 0..scale.entries {
         if let Some(value) = db.get(ks, &key_of(rng.random_range(0..scale.entries)))? {
-            anyhow::ensure!(value.len() == VALUE_BYTES, "a value of {} bytes", value.len());
+            anyhow::ensure!(
+                value.len() == VALUE_BYTES,
+                "a value of {} bytes",
+                value.len()
+            );
             found += 1;
         }
     }
@@ -137,7 +165,11 @@ fn scan(db: &Db, ks: KeyspaceId, reverse: bool) -> Result<f64> {
     let mut iter = snapshot.iter(ks, Bound::Unbounded, Bound::Unbounded);
     let mut rows = 0u64;
     let stopwatch = Stopwatch::start();
-    if reverse { iter.seek_to_last()? } else { iter.seek_to_first()? }
+    if reverse {
+        iter.seek_to_last()?
+    } else {
+        iter.seek_to_first()?
+    }
     while iter.valid() {
         rows += 1;
         if reverse { iter.prev()? } else { iter.next()? }

@@ -58,7 +58,11 @@ pub async fn run(url: &str, scale: f64, load: bool) -> Result<Vec<Figure>> {
     if load {
         let stopwatch = Stopwatch::start();
         lineradb_cli::sample::load_tpch(&client, scale).await?;
-        figures.push(Figure::ours("load by COPY", "s", stopwatch.elapsed().as_secs_f64()));
+        figures.push(Figure::ours(
+            "load by COPY",
+            "s",
+            stopwatch.elapsed().as_secs_f64(),
+        ));
     }
     let peer = in_memory(scale)?;
     let mut wrong = Vec::new();
@@ -92,7 +96,11 @@ pub async fn run(url: &str, scale: f64, load: bool) -> Result<Vec<Figure>> {
     drop(client);
     connection.await??;
     if !wrong.is_empty() {
-        bail!("{} of 22 queries are wrong:\n{}", wrong.len(), wrong.join("\n"));
+        bail!(
+            "{} of 22 queries are wrong:\n{}",
+            wrong.len(),
+            wrong.join("\n")
+        );
     }
     println!("all 22 queries answer what DataFusion answers");
     Ok(figures)
@@ -102,7 +110,8 @@ fn in_memory(scale: f64) -> Result<SessionContext> {
     let context = SessionContext::new();
     macro_rules! table {
         ($name:literal, $arrow:ident, $generator:ident) => {
-            let batches: Vec<RecordBatch> = $arrow::new($generator::new(scale, 1, 1)).collect::<Result<_, _>>()?;
+            let batches: Vec<RecordBatch> =
+                $arrow::new($generator::new(scale, 1, 1)).collect::<Result<_, _>>()?;
             let schema = batches.first().context("no rows")?.schema();
             context.register_table($name, Arc::new(MemTable::try_new(schema, vec![batches])?))?;
         };
@@ -150,7 +159,11 @@ async fn rows(client: &Client, text: &str) -> Result<Rows> {
     let mut rows = Vec::new();
     for message in client.simple_query(text).await? {
         if let SimpleQueryMessage::Row(row) = message {
-            rows.push((0..row.len()).map(|n| row.get(n).map(str::to_owned)).collect());
+            rows.push(
+                (0..row.len())
+                    .map(|n| row.get(n).map(str::to_owned))
+                    .collect(),
+            );
         }
     }
     Ok(rows)
@@ -167,7 +180,11 @@ fn compare(expected: &Rows, found: &Rows) -> Result<()> {
     }
     let sorted = |rows: &Rows| {
         let mut rows = rows.clone();
-        rows.sort_by_key(|row| row.iter().map(|v| canonical(v.as_deref())).collect::<Vec<_>>());
+        rows.sort_by_key(|row| {
+            row.iter()
+                .map(|v| canonical(v.as_deref()))
+                .collect::<Vec<_>>()
+        });
         rows
     };
     let (expected, found) = (sorted(expected), sorted(found));

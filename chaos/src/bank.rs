@@ -69,8 +69,12 @@ pub async fn create(client: &Client, accounts: i32) -> Result<()> {
                                   target int NOT NULL, amount int8 NOT NULL);",
         )
         .await?;
-    let rows: Vec<String> = (0..accounts).map(|id| format!("({id}, {OPENING_BALANCE})")).collect();
-    client.batch_execute(&format!("INSERT INTO accounts VALUES {}", rows.join(","))).await?;
+    let rows: Vec<String> = (0..accounts)
+        .map(|id| format!("({id}, {OPENING_BALANCE})"))
+        .collect();
+    client
+        .batch_execute(&format!("INSERT INTO accounts VALUES {}", rows.join(",")))
+        .await?;
     Ok(())
 }
 
@@ -78,7 +82,12 @@ pub async fn create(client: &Client, accounts: i32) -> Result<()> {
 ///
 /// # Errors
 /// When a client finds a wrong total while it runs, or cannot reconnect.
-pub async fn run(urls: Vec<String>, clients: usize, accounts: i32, stop: Arc<AtomicBool>) -> Result<Report> {
+pub async fn run(
+    urls: Vec<String>,
+    clients: usize,
+    accounts: i32,
+    stop: Arc<AtomicBool>,
+) -> Result<Report> {
     let mut tasks = Vec::new();
     for n in 0..clients {
         let url = urls[n % urls.len()].clone();
@@ -102,7 +111,12 @@ pub async fn run(urls: Vec<String>, clients: usize, accounts: i32, stop: Arc<Ato
                         if !report.errors.contains(&text) {
                             report.errors.push(text);
                         }
-                        if is_unknown(error) { &mut report.unknown } else { &mut report.aborted }.push(next);
+                        if is_unknown(error) {
+                            &mut report.unknown
+                        } else {
+                            &mut report.aborted
+                        }
+                        .push(next);
                     }
                 }
                 if client.is_closed() {
@@ -131,19 +145,32 @@ pub async fn run(urls: Vec<String>, clients: usize, accounts: i32, stop: Arc<Ato
     Ok(total)
 }
 
-async fn transfer(client: &mut Client, id: i64, accounts: i32) -> Result<(), tokio_postgres::Error> {
+async fn transfer(
+    client: &mut Client,
+    id: i64,
+    accounts: i32,
+) -> Result<(), tokio_postgres::Error> {
     let source = random::below(accounts as u64) as i32;
     let target = (source + 1 + random::below(accounts as u64 - 1) as i32) % accounts;
     let amount = 1 + random::below(20) as i64;
     let transaction = client.transaction().await?;
     transaction
-        .execute("UPDATE accounts SET balance = balance - $1 WHERE id = $2", &[&amount, &source])
+        .execute(
+            "UPDATE accounts SET balance = balance - $1 WHERE id = $2",
+            &[&amount, &source],
+        )
         .await?;
     transaction
-        .execute("UPDATE accounts SET balance = balance + $1 WHERE id = $2", &[&amount, &target])
+        .execute(
+            "UPDATE accounts SET balance = balance + $1 WHERE id = $2",
+            &[&amount, &target],
+        )
         .await?;
     transaction
-        .execute("INSERT INTO ledger VALUES ($1, $2, $3, $4)", &[&id, &source, &target, &amount])
+        .execute(
+            "INSERT INTO ledger VALUES ($1, $2, $3, $4)",
+            &[&id, &source, &target, &amount],
+        )
         .await?;
     transaction.commit().await
 }
@@ -171,25 +198,40 @@ fn describe(error: &tokio_postgres::Error) -> String {
 /// What is wrong.
 pub async fn check(client: &Client, accounts: i32, report: &Report) -> Result<()> {
     let sum: i64 = client
-        .query_one("SELECT CAST(sum(balance) AS int8), CAST(count(*) AS int8) FROM accounts", &[])
+        .query_one(
+            "SELECT CAST(sum(balance) AS int8), CAST(count(*) AS int8) FROM accounts",
+            &[],
+        )
         .await?
         .get(0);
     if sum != i64::from(accounts) * OPENING_BALANCE {
-        bail!("the balances sum to {sum}, not to {}", i64::from(accounts) * OPENING_BALANCE);
+        bail!(
+            "the balances sum to {sum}, not to {}",
+            i64::from(accounts) * OPENING_BALANCE
+        );
     }
     let mut expected = vec![OPENING_BALANCE; accounts as usize];
     let mut recorded = HashSet::new();
-    for row in client.query("SELECT transfer, source, target, amount FROM ledger", &[]).await? {
+    for row in client
+        .query("SELECT transfer, source, target, amount FROM ledger", &[])
+        .await?
+    {
         let (id, source, target, amount): (i64, i32, i32, i64) =
             (row.get(0), row.get(1), row.get(2), row.get(3));
         recorded.insert(id);
         expected[source as usize] -= amount;
         expected[target as usize] += amount;
     }
-    for row in client.query("SELECT id, balance FROM accounts", &[]).await? {
+    for row in client
+        .query("SELECT id, balance FROM accounts", &[])
+        .await?
+    {
         let (id, balance): (i32, i64) = (row.get(0), row.get(1));
         if expected[id as usize] != balance {
-            bail!("account {id} has {balance}, the ledger says {}", expected[id as usize]);
+            bail!(
+                "account {id} has {balance}, the ledger says {}",
+                expected[id as usize]
+            );
         }
     }
     for id in &report.committed {

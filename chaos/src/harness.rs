@@ -49,7 +49,10 @@ impl Service {
     /// # Errors
     /// When the binary is missing or its log cannot be opened.
     pub fn start(&mut self) -> Result<()> {
-        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.log)?;
         let child = Command::new(&self.binary)
             .args(&self.arguments)
             .stdin(Stdio::null())
@@ -66,8 +69,10 @@ impl Service {
     /// # Errors
     /// When it was not running.
     pub fn kill(&mut self) -> Result<()> {
-        let mut child =
-            self.child.take().ok_or_else(|| anyhow!("{} does not run", self.name))?;
+        let mut child = self
+            .child
+            .take()
+            .ok_or_else(|| anyhow!("{} does not run", self.name))?;
         child.kill()?;
         child.wait()?;
         Ok(())
@@ -78,8 +83,10 @@ impl Service {
     /// # Errors
     /// When it was not running.
     pub fn terminate(&mut self) -> Result<std::process::ExitStatus> {
-        let mut child =
-            self.child.take().ok_or_else(|| anyhow!("{} does not run", self.name))?;
+        let mut child = self
+            .child
+            .take()
+            .ok_or_else(|| anyhow!("{} does not run", self.name))?;
         // SAFETY: sends a signal to a child that has not been waited for, so the pid is ours.
         unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
         Ok(child.wait()?)
@@ -106,14 +113,25 @@ impl Service {
     pub async fn ready(&mut self) -> Result<()> {
         let deadline = deadline_after(READY_TIMEOUT);
         loop {
-            if http_status(self.http, "/readyz").await.is_some_and(|s| s == 200) {
+            if http_status(self.http, "/readyz")
+                .await
+                .is_some_and(|s| s == 200)
+            {
                 return Ok(());
             }
             if !self.is_running() {
-                bail!("{} ended before it was ready:\n{}", self.name, self.log_tail());
+                bail!(
+                    "{} ended before it was ready:\n{}",
+                    self.name,
+                    self.log_tail()
+                );
             }
             if deadline.elapsed() > Duration::ZERO {
-                bail!("{} is not ready after a minute:\n{}", self.name, self.log_tail());
+                bail!(
+                    "{} is not ready after a minute:\n{}",
+                    self.name,
+                    self.log_tail()
+                );
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -219,27 +237,44 @@ impl Cluster {
     /// Connection string of a gateway.
     pub fn pg_url(&self, gateway: usize) -> String {
         let address = self.pg_addresses[gateway];
-        format!("host={} port={} user=lineradb dbname=lineradb", address.ip(), address.port())
+        format!(
+            "host={} port={} user=lineradb dbname=lineradb",
+            address.ip(),
+            address.port()
+        )
     }
 
     fn prepare(options: &ClusterOptions) -> Result<Cluster> {
         std::fs::create_dir_all(&options.root)?;
         let lock = File::create(options.root.join("cluster.lock"))?;
-        let mut ports = Ports { well_known: options.well_known_ports, taken: Vec::new() };
+        let mut ports = Ports {
+            well_known: options.well_known_ports,
+            taken: Vec::new(),
+        };
         let meta_address = ports.next(9190)?;
         let meta_http = ports.next(9191)?;
         let replicas = options.kvnodes.min(3).to_string();
         let mut metaservice_flags: Vec<String> = vec![
-            "--id".into(), "1".into(),
-            "--listen".into(), meta_address.to_string(),
-            "--http".into(), meta_http.to_string(),
-            "--replicas".into(), replicas,
+            "--id".into(),
+            "1".into(),
+            "--listen".into(),
+            meta_address.to_string(),
+            "--http".into(),
+            meta_http.to_string(),
+            "--replicas".into(),
+            replicas,
         ];
         if let Some(bytes) = options.split_bytes {
             metaservice_flags.extend(["--split-bytes".into(), bytes.to_string()]);
         }
-        let metaservice =
-            service(&options.root, "metaservice-1", "lineradb-metaservice", metaservice_flags, meta_http, true)?;
+        let metaservice = service(
+            &options.root,
+            "metaservice-1",
+            "lineradb-metaservice",
+            metaservice_flags,
+            meta_http,
+            true,
+        )?;
         let mut kvnodes = Vec::new();
         let mut kv_addresses = Vec::new();
         for n in 0..options.kvnodes {
@@ -247,26 +282,47 @@ impl Cluster {
             let (listen, http) = (ports.next(base)?, ports.next(base + 1)?);
             let zone = char::from(b'a' + (n % 26) as u8);
             let flags = vec![
-                "--listen".into(), listen.to_string(),
-                "--http".into(), http.to_string(),
-                "--meta".into(), meta_address.to_string(),
-                "--locality".into(), format!("cloud=local,region=local,zone={zone}"),
+                "--listen".into(),
+                listen.to_string(),
+                "--http".into(),
+                http.to_string(),
+                "--meta".into(),
+                meta_address.to_string(),
+                "--locality".into(),
+                format!("cloud=local,region=local,zone={zone}"),
             ];
             kv_addresses.push(listen);
-            kvnodes.push(service(&options.root, &format!("kvnode-{}", n + 1), "lineradb-kvnode", flags, http, true)?);
+            kvnodes.push(service(
+                &options.root,
+                &format!("kvnode-{}", n + 1),
+                "lineradb-kvnode",
+                flags,
+                http,
+                true,
+            )?);
         }
         let mut gateways = Vec::new();
         let (mut pg_addresses, mut http_addresses) = (Vec::new(), Vec::new());
         for n in 0..options.gateways {
             let (pg, http) = (ports.next(5432 + n as u16)?, ports.next(8080 + n as u16)?);
             let flags = vec![
-                "--pg".into(), pg.to_string(),
-                "--http".into(), http.to_string(),
-                "--meta".into(), meta_address.to_string(),
+                "--pg".into(),
+                pg.to_string(),
+                "--http".into(),
+                http.to_string(),
+                "--meta".into(),
+                meta_address.to_string(),
             ];
             pg_addresses.push(pg);
             http_addresses.push(http);
-            gateways.push(service(&options.root, &format!("sqlgateway-{}", n + 1), "lineradb-sqlgateway", flags, http, false)?);
+            gateways.push(service(
+                &options.root,
+                &format!("sqlgateway-{}", n + 1),
+                "lineradb-sqlgateway",
+                flags,
+                http,
+                false,
+            )?);
         }
         Ok(Cluster {
             metaservice,
@@ -308,7 +364,9 @@ fn service(
 /// A test that runs alone builds what is missing.
 fn binary_path(name: &str) -> Result<PathBuf> {
     let here = std::env::current_exe()?;
-    let mut folder = here.parent().ok_or_else(|| anyhow!("no folder above {}", here.display()))?;
+    let mut folder = here
+        .parent()
+        .ok_or_else(|| anyhow!("no folder above {}", here.display()))?;
     if folder.ends_with("deps") {
         folder = folder.parent().unwrap_or(folder);
     }
@@ -350,11 +408,15 @@ pub async fn http_status(address: SocketAddr, path: &str) -> Option<u16> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let attempt = async {
         let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut head = [0u8; 16];
         stream.read_exact(&mut head[..12]).await.ok()?;
         std::str::from_utf8(head.get(9..12)?).ok()?.parse().ok()
     };
-    tokio::time::timeout(Duration::from_secs(5), attempt).await.ok().flatten()
+    tokio::time::timeout(Duration::from_secs(5), attempt)
+        .await
+        .ok()
+        .flatten()
 }

@@ -14,7 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 #[derive(Parser)]
-#[command(version, about = "Clusters of real LineraDB processes, and faults done to them")]
+#[command(
+    version,
+    about = "Clusters of real LineraDB processes, and faults done to them"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Action,
@@ -54,18 +57,38 @@ enum Action {
 #[tokio::main]
 async fn main() -> Result<()> {
     match Arguments::parse().command {
-        Action::Cluster { data, kvnodes, gateways } => run_cluster(data, kvnodes, gateways).await,
-        Action::Bank { data, kills, seconds, clients } => run_bank(data, kills, seconds, clients).await,
+        Action::Cluster {
+            data,
+            kvnodes,
+            gateways,
+        } => run_cluster(data, kvnodes, gateways).await,
+        Action::Bank {
+            data,
+            kills,
+            seconds,
+            clients,
+        } => run_bank(data, kills, seconds, clients).await,
     }
 }
 
 async fn run_cluster(root: PathBuf, kvnodes: usize, gateways: usize) -> Result<()> {
-    let options =
-        ClusterOptions { root, kvnodes, gateways, well_known_ports: true, split_bytes: None };
+    let options = ClusterOptions {
+        root,
+        kvnodes,
+        gateways,
+        well_known_ports: true,
+        split_bytes: None,
+    };
     let mut cluster = Cluster::start(&options).await?;
-    println!("metaservice  grpc {}   http://{}", cluster.meta_address, cluster.metaservice.http);
+    println!(
+        "metaservice  grpc {}   http://{}",
+        cluster.meta_address, cluster.metaservice.http
+    );
     for (service, address) in cluster.kvnodes.iter().zip(&cluster.kv_addresses) {
-        println!("{:<12} grpc {address}   http://{}", service.name, service.http);
+        println!(
+            "{:<12} grpc {address}   http://{}",
+            service.name, service.http
+        );
     }
     for (service, address) in cluster.gateways.iter().zip(&cluster.pg_addresses) {
         println!(
@@ -73,7 +96,10 @@ async fn run_cluster(root: PathBuf, kvnodes: usize, gateways: usize) -> Result<(
             service.name, service.http
         );
     }
-    println!("data and logs in {}; Ctrl-C stops everything", options.root.display());
+    println!(
+        "data and logs in {}; Ctrl-C stops everything",
+        options.root.display()
+    );
     tokio::signal::ctrl_c().await?;
     println!("stopping");
     for service in cluster.gateways.iter_mut().chain(&mut cluster.kvnodes) {
@@ -89,8 +115,13 @@ async fn run_cluster(root: PathBuf, kvnodes: usize, gateways: usize) -> Result<(
 
 async fn run_bank(root: PathBuf, kills: usize, seconds: u64, clients: usize) -> Result<()> {
     const ACCOUNTS: i32 = 100;
-    let options =
-        ClusterOptions { root, kvnodes: 3, gateways: 2, well_known_ports: false, split_bytes: None };
+    let options = ClusterOptions {
+        root,
+        kvnodes: 3,
+        gateways: 2,
+        well_known_ports: false,
+        split_bytes: None,
+    };
     let mut cluster = Cluster::start(&options).await?;
     let client = bank::connect(&cluster.pg_url(0)).await?;
     bank::create(&client, ACCOUNTS).await?;

@@ -5,8 +5,8 @@ use crate::sample;
 use crate::sql_shell::{self, SqlArgs};
 use anyhow::{Context, Result};
 use lineradb_common::clock::Stopwatch;
-use lineradb_common::telemetry::{self, LogFormat};
 use lineradb_common::spawn;
+use lineradb_common::telemetry::{self, LogFormat};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -106,7 +106,10 @@ pub async fn run_demo(args: DemoArgs) -> Result<ExitCode> {
     let folder = TemporaryFolder::create()?;
     let stopwatch = Stopwatch::start();
     let cluster = LocalCluster::start(&args.ports.options(folder.0.clone())).await?;
-    eprintln!("Ready after {:.1} s. Loading sample data.", stopwatch.elapsed().as_secs_f64());
+    eprintln!(
+        "Ready after {:.1} s. Loading sample data.",
+        stopwatch.elapsed().as_secs_f64()
+    );
     let url = cluster.url();
     load(&url, args.scale).await?;
     print_addresses(&cluster);
@@ -135,8 +138,12 @@ pub async fn run_demo(args: DemoArgs) -> Result<ExitCode> {
 async fn load(url: &str, scale: f64) -> Result<()> {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await?;
     let connection = spawn::task("sample-connection", connection);
-    sample::load_bank(&client).await.context("loading the bank table")?;
-    sample::load_tpch(&client, scale).await.context("loading the TPC-H tables")?;
+    sample::load_bank(&client)
+        .await
+        .context("loading the bank table")?;
+    sample::load_tpch(&client, scale)
+        .await
+        .context("loading the TPC-H tables")?;
     drop(client);
     connection.await??;
     Ok(())
@@ -144,7 +151,10 @@ async fn load(url: &str, scale: f64) -> Result<()> {
 
 fn print_addresses(cluster: &LocalCluster) {
     println!("PostgreSQL  {}", cluster.url());
-    println!("HTTP        http://{}   (console, POST /v1/sql)", cluster.http);
+    println!(
+        "HTTP        http://{}   (console, POST /v1/sql)",
+        cluster.http
+    );
     for address in &cluster.kv {
         println!("KV (gRPC)   {address}");
     }

@@ -94,7 +94,10 @@ impl LocalCluster {
             });
             kvnodes.push(node.await.with_context(|| format!("kvnode {n}"))?);
         }
-        let listen = |port, flag: &str| Listen { address: at(port), flag: flag.to_owned() };
+        let listen = |port, flag: &str| Listen {
+            address: at(port),
+            flag: flag.to_owned(),
+        };
         let server = ServerOptions::new(
             listen(options.pg_port, "--pg-port"),
             listen(options.http_port, "--http-port"),
@@ -105,7 +108,9 @@ impl LocalCluster {
             local: Some(local),
             ..ClientOptions::new(metas)
         });
-        let gateway = SqlGateway::start(server, client).await.context("SQL gateway")?;
+        let gateway = SqlGateway::start(server, client)
+            .await
+            .context("SQL gateway")?;
         Ok(LocalCluster {
             meta,
             kv: kvnodes.iter().map(|node| node.address).collect(),
@@ -142,4 +147,3 @@ fn free(port: u16, flag: &str) -> Result<()> {
         .map(drop)
         .with_context(|| format!("port {port} is busy; {flag} chooses another one"))
 }
-

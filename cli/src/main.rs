@@ -8,7 +8,11 @@ use lineradb_cli::{cluster, dev, kv, sql_shell};
 use std::process::ExitCode;
 
 #[derive(Parser)]
-#[command(name = "lineradb", version, about = "A globally distributed, strictly serializable SQL database")]
+#[command(
+    name = "lineradb",
+    version,
+    about = "A globally distributed, strictly serializable SQL database"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

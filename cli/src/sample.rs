@@ -98,7 +98,9 @@ async fn copy<R: Display>(
     use std::fmt::Write;
     let mut rows = rows.peekable();
     while rows.peek().is_some() {
-        let sink = client.copy_in(&format!("COPY {table} FROM STDIN (FORMAT csv)")).await?;
+        let sink = client
+            .copy_in(&format!("COPY {table} FROM STDIN (FORMAT csv)"))
+            .await?;
         let mut sink = std::pin::pin!(sink);
         let mut chunk = String::new();
         let mut sent = 0;

@@ -131,7 +131,8 @@ async fn script(shell: &mut Shell, text: &str) -> ExitCode {
 
 async fn interactive(mut shell: Shell) -> Result<ExitCode> {
     println!("{}", shell.greeting().await);
-    let history = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".lineradb_history"));
+    let history =
+        std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".lineradb_history"));
     let mut editor = DefaultEditor::new()?;
     if let Some(path) = &history {
         // No history yet is no error.

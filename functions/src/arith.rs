@@ -7,9 +7,7 @@
 use crate::decimal;
 use crate::error::FunctionError;
 use crate::udf::{Function, arrays, field, primitive, result};
-use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, Decimal128Array, PrimitiveArray,
-};
+use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, Decimal128Array, PrimitiveArray};
 use arrow::compute::kernels::arity::try_binary;
 use arrow::compute::kernels::numeric;
 use arrow::datatypes::{
@@ -41,21 +39,36 @@ pub const NAMES: [(&str, &str); 5] = [
 
 pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
     vec![
-        Function::coerced("pg_add", coerce, |t, _| returns(Op::Add, t), |a| {
-            binary(Op::Add, a)
-        }),
-        Function::coerced("pg_sub", coerce, |t, _| returns(Op::Sub, t), |a| {
-            binary(Op::Sub, a)
-        }),
-        Function::coerced("pg_mul", coerce, |t, _| returns(Op::Mul, t), |a| {
-            binary(Op::Mul, a)
-        }),
-        Function::coerced("pg_div", coerce, |t, _| returns(Op::Div, t), |a| {
-            binary(Op::Div, a)
-        }),
-        Function::coerced("pg_mod", coerce, |t, _| returns(Op::Rem, t), |a| {
-            binary(Op::Rem, a)
-        }),
+        Function::coerced(
+            "pg_add",
+            coerce,
+            |t, _| returns(Op::Add, t),
+            |a| binary(Op::Add, a),
+        ),
+        Function::coerced(
+            "pg_sub",
+            coerce,
+            |t, _| returns(Op::Sub, t),
+            |a| binary(Op::Sub, a),
+        ),
+        Function::coerced(
+            "pg_mul",
+            coerce,
+            |t, _| returns(Op::Mul, t),
+            |a| binary(Op::Mul, a),
+        ),
+        Function::coerced(
+            "pg_div",
+            coerce,
+            |t, _| returns(Op::Div, t),
+            |a| binary(Op::Div, a),
+        ),
+        Function::coerced(
+            "pg_mod",
+            coerce,
+            |t, _| returns(Op::Rem, t),
+            |a| binary(Op::Rem, a),
+        ),
         Function::coerced("pg_neg", coerce_one, |t, _| Ok(field(t[0].clone())), negate),
         Function::coerced("pg_abs", coerce_one, |t, _| Ok(field(t[0].clone())), abs),
         Function::coerced(
@@ -99,7 +112,13 @@ fn average(args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
             out.push(if empty {
                 None
             } else {
-                Some(decimal::div(sums.value(row), from, counts.value(row), 0, *scale)?)
+                Some(decimal::div(
+                    sums.value(row),
+                    from,
+                    counts.value(row),
+                    0,
+                    *scale,
+                )?)
             });
         }
         let out = Decimal128Array::from(out).with_precision_and_scale(*precision, *scale)?;
@@ -387,12 +406,7 @@ where
     Ok(Arc::new(out))
 }
 
-fn decimals(
-    op: Op,
-    args: &ScalarFunctionArgs,
-    precision: u8,
-    scale: i8,
-) -> Result<ColumnarValue> {
+fn decimals(op: Op, args: &ScalarFunctionArgs, precision: u8, scale: i8) -> Result<ColumnarValue> {
     let scale_of = |i: usize| match args.arg_fields[i].data_type() {
         DataType::Decimal128(_, s) => *s,
         _ => 0,
@@ -404,10 +418,12 @@ fn decimals(
         primitive::<Decimal128Type>(&columns[1])?,
     );
     let out: Decimal128Array = match op {
-        Op::Mul if s1 + s2 == scale => try_binary(a, b, |x: i128, y: i128| match x.checked_mul(y) {
-            Some(v) => decimal::check(v).map_err(ArrowError::from),
-            None => decimal::mul(x, s1, y, s2, scale).map_err(ArrowError::from),
-        })?,
+        Op::Mul if s1 + s2 == scale => {
+            try_binary(a, b, |x: i128, y: i128| match x.checked_mul(y) {
+                Some(v) => decimal::check(v).map_err(ArrowError::from),
+                None => decimal::mul(x, s1, y, s2, scale).map_err(ArrowError::from),
+            })?
+        }
         Op::Mul => try_binary(a, b, |x, y| {
             decimal::mul(x, s1, y, s2, scale).map_err(ArrowError::from)
         })?,
@@ -447,24 +463,26 @@ fn unary(
         v.ok_or_else(|| ArrowError::from(FunctionError::out_of_range(type_name(&data_type))))
     };
     let out: ArrayRef = match &data_type {
-        DataType::Int16 => Arc::new(primitive::<Int16Type>(&array)?.try_unary::<_, Int16Type, _>(
-            |v| range(int(i64::from(v)).filter(|v| i16::try_from(*v).is_ok())).map(|v| v as i16),
-        )?),
-        DataType::Int32 => Arc::new(primitive::<Int32Type>(&array)?.try_unary::<_, Int32Type, _>(
-            |v| range(int(i64::from(v)).filter(|v| i32::try_from(*v).is_ok())).map(|v| v as i32),
-        )?),
+        DataType::Int16 => Arc::new(
+            primitive::<Int16Type>(&array)?.try_unary::<_, Int16Type, _>(|v| {
+                range(int(i64::from(v)).filter(|v| i16::try_from(*v).is_ok())).map(|v| v as i16)
+            })?,
+        ),
+        DataType::Int32 => Arc::new(
+            primitive::<Int32Type>(&array)?.try_unary::<_, Int32Type, _>(|v| {
+                range(int(i64::from(v)).filter(|v| i32::try_from(*v).is_ok())).map(|v| v as i32)
+            })?,
+        ),
         DataType::Int64 => Arc::new(
-            primitive::<Int64Type>(&array)?
-                .try_unary::<_, Int64Type, _>(|v| range(int(v)))?,
+            primitive::<Int64Type>(&array)?.try_unary::<_, Int64Type, _>(|v| range(int(v)))?,
         ),
         DataType::Float32 => Arc::new(
             primitive::<Float32Type>(&array)?
                 .unary::<_, Float32Type>(|v| float(f64::from(v)) as f32),
         ),
-        DataType::Float64 => Arc::new(
-            primitive::<Float64Type>(&array)?
-                .unary::<_, Float64Type>(float),
-        ),
+        DataType::Float64 => {
+            Arc::new(primitive::<Float64Type>(&array)?.unary::<_, Float64Type>(float))
+        }
         DataType::Decimal128(p, s) => Arc::new(
             primitive::<Decimal128Type>(&array)?
                 .unary::<_, Decimal128Type>(dec)
@@ -482,8 +500,6 @@ fn negate(args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
 fn abs(args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
     unary(args, i64::checked_abs, f64::abs, i128::abs)
 }
-
-
 
 #[cfg(test)]
 mod tests {

@@ -32,9 +32,7 @@ pub fn check(value: i128) -> Result<i128, FunctionError> {
 
 /// `10^n`; `n` up to 76.
 pub fn pow10(n: u32) -> i256 {
-    i256::from_i128(10)
-        .checked_pow(n)
-        .unwrap_or(i256::MAX)
+    i256::from_i128(10).checked_pow(n).unwrap_or(i256::MAX)
 }
 
 fn narrow(value: i256) -> Result<i128, FunctionError> {
@@ -119,7 +117,9 @@ pub fn add_type(p1: u8, s1: i8, p2: u8, s2: i8) -> (u8, i8) {
 
 /// Type of a product.
 pub fn mul_type(p1: u8, s1: i8, p2: u8, s2: i8) -> (u8, i8) {
-    let scale = (i32::from(s1) + i32::from(s2)).min(30).max(i32::from(s1.max(s2)));
+    let scale = (i32::from(s1) + i32::from(s2))
+        .min(30)
+        .max(i32::from(s1.max(s2)));
     let precision = (i32::from(p1) + i32::from(p2) + 1).min(i32::from(MAX_PRECISION));
     (precision.unsigned_abs() as u8, scale as i8)
 }

@@ -3,7 +3,7 @@
 
 use crate::error::FunctionError;
 use crate::udf::{Function, arrays, field, result, texts};
-use arrow::array::{Array, AsArray, StringViewArray};
+use arrow::array::{Array, StringViewArray};
 use arrow::datatypes::DataType;
 use datafusion::error::Result;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF};

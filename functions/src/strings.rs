@@ -6,7 +6,7 @@ use crate::arith;
 use crate::decimal;
 use crate::error::FunctionError;
 use crate::udf::{Function, arrays, field, primitive, result, texts};
-use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, Float64Array, StringViewArray};
+use arrow::array::{Array, ArrayRef, Decimal128Array, Float64Array, StringViewArray};
 use arrow::datatypes::{DataType, Decimal128Type, FieldRef, Float64Type, Int32Type};
 use arrow::error::ArrowError;
 use datafusion::common::{ScalarValue, plan_err};
@@ -63,12 +63,18 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
                 Ok(v.sqrt())
             })
         }),
-        Function::exact("ln", &[], one(), float, |a| map_float(a, |v| log(v, f64::ln))),
+        Function::exact("ln", &[], one(), float, |a| {
+            map_float(a, |v| log(v, f64::ln))
+        }),
         Function::exact("log10", &[], one(), float, |a| {
             map_float(a, |v| log(v, f64::log10))
         }),
-        Function::exact("log", &[], vec![one().remove(0), two().remove(0)], float, |a| {
-            match a.args.len() {
+        Function::exact(
+            "log",
+            &[],
+            vec![one().remove(0), two().remove(0)],
+            float,
+            |a| match a.args.len() {
                 1 => map_float(a, |v| log(v, f64::log10)),
                 _ => map_floats(a, |base, v| {
                     let base = log(base, f64::ln)?;
@@ -77,15 +83,21 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
                     }
                     Ok(log(v, f64::ln)? / base)
                 }),
-            }
-        }),
+            },
+        ),
         Function::exact("exp", &[], one(), float, |a| {
             map_float(a, |v| finite(v.exp(), v.is_finite()))
         }),
         Function::exact("power", &["pow"], two(), float, |a| map_floats(a, power)),
-        Function::exact("acos", &[], one(), float, |a| map_float(a, |v| unit(v, f64::acos))),
-        Function::exact("asin", &[], one(), float, |a| map_float(a, |v| unit(v, f64::asin))),
-        Function::exact("cbrt", &[], one(), float, |a| map_float(a, |v| Ok(v.cbrt()))),
+        Function::exact("acos", &[], one(), float, |a| {
+            map_float(a, |v| unit(v, f64::acos))
+        }),
+        Function::exact("asin", &[], one(), float, |a| {
+            map_float(a, |v| unit(v, f64::asin))
+        }),
+        Function::exact("cbrt", &[], one(), float, |a| {
+            map_float(a, |v| Ok(v.cbrt()))
+        }),
     ]);
     all
 }
@@ -105,23 +117,87 @@ fn fold(text: &str, f: impl Fn(char) -> char) -> String {
 
 fn map_text(args: &ScalarFunctionArgs, f: impl Fn(&str) -> String) -> Result<ColumnarValue> {
     let array = arrays(args)?.remove(0);
-    let out: StringViewArray = texts(&array)?
-        .iter()
-        .map(|v| v.map(&f))
-        .collect();
+    let out: StringViewArray = texts(&array)?.iter().map(|v| v.map(&f)).collect();
     result(args, Arc::new(out))
 }
 
 /// Words that PostgreSQL quotes although they look like plain names.
 const RESERVED: &[&str] = &[
-    "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "asymmetric", "both", "case",
-    "cast", "check", "collate", "column", "constraint", "create", "current_date", "current_time",
-    "current_timestamp", "current_user", "default", "deferrable", "desc", "distinct", "do", "else",
-    "end", "except", "false", "fetch", "for", "foreign", "from", "grant", "group", "having", "in",
-    "initially", "intersect", "into", "lateral", "leading", "limit", "localtime", "localtimestamp",
-    "not", "null", "offset", "on", "only", "or", "order", "placing", "primary", "references",
-    "returning", "select", "session_user", "some", "symmetric", "table", "then", "to", "trailing",
-    "true", "union", "unique", "user", "using", "variadic", "when", "where", "window", "with",
+    "all",
+    "analyse",
+    "analyze",
+    "and",
+    "any",
+    "array",
+    "as",
+    "asc",
+    "asymmetric",
+    "both",
+    "case",
+    "cast",
+    "check",
+    "collate",
+    "column",
+    "constraint",
+    "create",
+    "current_date",
+    "current_time",
+    "current_timestamp",
+    "current_user",
+    "default",
+    "deferrable",
+    "desc",
+    "distinct",
+    "do",
+    "else",
+    "end",
+    "except",
+    "false",
+    "fetch",
+    "for",
+    "foreign",
+    "from",
+    "grant",
+    "group",
+    "having",
+    "in",
+    "initially",
+    "intersect",
+    "into",
+    "lateral",
+    "leading",
+    "limit",
+    "localtime",
+    "localtimestamp",
+    "not",
+    "null",
+    "offset",
+    "on",
+    "only",
+    "or",
+    "order",
+    "placing",
+    "primary",
+    "references",
+    "returning",
+    "select",
+    "session_user",
+    "some",
+    "symmetric",
+    "table",
+    "then",
+    "to",
+    "trailing",
+    "true",
+    "union",
+    "unique",
+    "user",
+    "using",
+    "variadic",
+    "when",
+    "where",
+    "window",
+    "with",
 ];
 
 /// `quote_ident`.
@@ -152,8 +228,8 @@ fn map_float(
     f: impl Fn(f64) -> Result<f64, FunctionError>,
 ) -> Result<ColumnarValue> {
     let array = arrays(args)?.remove(0);
-    let out: Float64Array = primitive::<Float64Type>(&array)?
-        .try_unary(|v| f(v).map_err(ArrowError::from))?;
+    let out: Float64Array =
+        primitive::<Float64Type>(&array)?.try_unary(|v| f(v).map_err(ArrowError::from))?;
     result(args, Arc::new(out))
 }
 
@@ -232,9 +308,7 @@ fn coerce_rounding(types: &[DataType]) -> Result<Vec<DataType>> {
     let first = match (types.first(), types.len()) {
         (Some(DataType::Decimal128(p, s)), 1 | 2) => DataType::Decimal128(*p, *s),
         (Some(DataType::Float32 | DataType::Float64), 2) => {
-            return plan_err!(
-                "function round(double precision, integer) does not exist"
-            );
+            return plan_err!("function round(double precision, integer) does not exist");
         }
         (Some(DataType::Int16 | DataType::Int32 | DataType::Int64), 2) => {
             DataType::Decimal128(19, 0)
@@ -270,7 +344,7 @@ fn rounding(args: &ScalarFunctionArgs, mode: Mode) -> Result<ColumnarValue> {
     let array = &columns[0];
     let out: ArrayRef = match (array.data_type(), args.return_type()) {
         (DataType::Decimal128(_, from), DataType::Decimal128(p, to)) => {
-            let values = primitive::<Decimal128Type>(&array)?;
+            let values = primitive::<Decimal128Type>(array)?;
             let digits = columns.get(1).map(primitive::<Int32Type>).transpose()?;
             let mut out = Vec::with_capacity(values.len());
             for row in 0..values.len() {
@@ -285,13 +359,12 @@ fn rounding(args: &ScalarFunctionArgs, mode: Mode) -> Result<ColumnarValue> {
             Arc::new(Decimal128Array::from(out).with_precision_and_scale(*p, *to)?)
         }
         _ => Arc::new(
-            primitive::<Float64Type>(&array)?
-                .unary::<_, Float64Type>(|v| match mode {
-                    Mode::Round => v.round_ties_even(),
-                    Mode::Trunc => v.trunc(),
-                    Mode::Ceil => v.ceil(),
-                    Mode::Floor => v.floor(),
-                }),
+            primitive::<Float64Type>(array)?.unary::<_, Float64Type>(|v| match mode {
+                Mode::Round => v.round_ties_even(),
+                Mode::Trunc => v.trunc(),
+                Mode::Ceil => v.ceil(),
+                Mode::Floor => v.floor(),
+            }),
         ),
     };
     result(args, out)

@@ -130,7 +130,10 @@ fn add(a: i128, b: i128) -> Result<i128, FunctionError> {
 }
 
 fn values(arrays: &[ArrayRef]) -> Result<&Decimal128Array> {
-    match arrays.first().and_then(|a| a.as_primitive_opt::<Decimal128Type>()) {
+    match arrays
+        .first()
+        .and_then(|a| a.as_primitive_opt::<Decimal128Type>())
+    {
         Some(values) => Ok(values),
         None => internal_err!("sum of decimals got another type"),
     }
@@ -255,7 +258,6 @@ impl GroupsAccumulator for Groups {
         });
         Ok(vec![self.array(kept)?])
     }
-
 
     fn size(&self) -> usize {
         self.sums.capacity() * size_of::<i128>() + self.seen.capacity()

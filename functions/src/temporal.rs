@@ -6,7 +6,7 @@ use crate::cast::value_error;
 use crate::error::FunctionError;
 use crate::udf::{Function, arrays, field, primitive, result, texts};
 use arrow::array::{
-    Array, ArrayRef, AsArray, Date32Array, Decimal128Array, Float64Array, Int32Array,
+    Array, ArrayRef, Date32Array, Decimal128Array, Float64Array, Int32Array,
     IntervalMonthDayNanoArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{
@@ -69,13 +69,19 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
             intervals,
             |a| timestamps(a, age),
         ),
-        Function::exact("justify_hours", &[], one(), intervals, |a| map(a, justify_hours)),
-        Function::exact("justify_days", &[], one(), intervals, |a| map(a, justify_days)),
+        Function::exact("justify_hours", &[], one(), intervals, |a| {
+            map(a, justify_hours)
+        }),
+        Function::exact("justify_days", &[], one(), intervals, |a| {
+            map(a, justify_days)
+        }),
         Function::exact("justify_interval", &[], one(), intervals, |a| {
             map(a, justify_interval)
         }),
         Function::exact("pg_interval_neg", &[], one(), intervals, |a| {
-            map(a, |i| IntervalMonthDayNano::new(-i.months, -i.days, -i.nanoseconds))
+            map(a, |i| {
+                IntervalMonthDayNano::new(-i.months, -i.days, -i.nanoseconds)
+            })
         }),
         Function::exact("pg_interval_span", &[], one(), decimals, |a| {
             let array = arrays(a)?.remove(0);
@@ -90,7 +96,7 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
             &[],
             vec![vec![interval(), DataType::Float64]],
             intervals,
-            |a| scale(a, |f| Ok(f)),
+            |a| scale(a, Ok),
         ),
         Function::exact(
             "pg_interval_div",
@@ -193,8 +199,7 @@ fn map(
     f: fn(IntervalMonthDayNano) -> IntervalMonthDayNano,
 ) -> Result<ColumnarValue> {
     let array = arrays(args)?.remove(0);
-    let out: IntervalMonthDayNanoArray = primitive::<IntervalMonthDayNanoType>(&array)?
-        .unary(f);
+    let out: IntervalMonthDayNanoArray = primitive::<IntervalMonthDayNanoType>(&array)?.unary(f);
     result(args, Arc::new(out))
 }
 
@@ -241,7 +246,9 @@ fn multiply(i: IntervalMonthDayNano, f: f64) -> Result<IntervalMonthDayNano, Fun
 
 fn justify_hours(i: IntervalMonthDayNano) -> IntervalMonthDayNano {
     let nanos_per_day = DAY * 1000;
-    let mut days = i.days.saturating_add((i.nanoseconds / nanos_per_day) as i32);
+    let mut days = i
+        .days
+        .saturating_add((i.nanoseconds / nanos_per_day) as i32);
     let mut nanos = i.nanoseconds % nanos_per_day;
     if days > 0 && nanos < 0 {
         days -= 1;
@@ -455,10 +462,7 @@ fn time_part(name: &str, micros: i64) -> Option<i128> {
     }))
 }
 
-fn interval_part(
-    name: &str,
-    i: &lineradb_common::sql::Interval,
-) -> Result<i128, FunctionError> {
+fn interval_part(name: &str, i: &lineradb_common::sql::Interval) -> Result<i128, FunctionError> {
     if let Some(v) = time_part(name, i.micros) {
         return Ok(match name {
             "hour" | "hours" => i128::from(i.micros / (3600 * SECOND)),

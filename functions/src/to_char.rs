@@ -6,24 +6,38 @@ use crate::cast::value_error;
 use crate::error::FunctionError;
 use crate::temporal::{iso_week, timestamp, timestamptz};
 use crate::udf::{Function, arrays, field, primitive, result, texts};
-use arrow::array::{Array, AsArray, Date32Array, StringViewArray, TimestampMicrosecondArray};
+use arrow::array::{Array, Date32Array, StringViewArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Float64Type};
 use datafusion::common::plan_err;
 use datafusion::error::Result;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF};
-use lineradb_common::sql::{
-    Datum, Numeric, SqlType, civil_from_days, datum_at, days_from_civil,
-};
+use lineradb_common::sql::{Datum, Numeric, SqlType, civil_from_days, datum_at, days_from_civil};
 use std::sync::Arc;
 
 const SECOND: i64 = 1_000_000;
 const DAY: i64 = 86_400 * SECOND;
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September",
-    "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 const DAYS: [&str; 7] = [
-    "Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday",
+    "Sunday",
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
 ];
 
 pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
@@ -207,7 +221,11 @@ enum Word {
 }
 
 enum Piece {
-    Word { word: Word, text: String, fill: bool },
+    Word {
+        word: Word,
+        text: String,
+        fill: bool,
+    },
     Literal(char),
 }
 
@@ -307,7 +325,11 @@ fn format_time(micros: i64, pattern: &str, zoned: bool) -> Result<String, Functi
             Word::Meridiem => {
                 let word = if hour >= 12 { "PM" } else { "AM" };
                 let lower = text.starts_with(|c: char| c.is_lowercase());
-                out.push_str(&if lower { word.to_lowercase() } else { word.into() });
+                out.push_str(&if lower {
+                    word.to_lowercase()
+                } else {
+                    word.into()
+                });
                 continue;
             }
             Word::Zone => {
@@ -373,7 +395,11 @@ fn format_number(value: Numeric, pattern: &str) -> Result<String, FunctionError>
     let digits = rounded.mantissa().unsigned_abs().to_string();
     let digits = format!("{digits:0>width$}", width = fraction.len() + 1);
     let (int, frac) = digits.split_at(digits.len() - fraction.len());
-    let int = if int == "0" && !fraction.is_empty() { "" } else { int };
+    let int = if int == "0" && !fraction.is_empty() {
+        ""
+    } else {
+        int
+    };
     let places = whole.chars().filter(|c| *c != ',').count();
     let overflow = int.len() > places;
     let mut body = Vec::new();
@@ -537,7 +563,6 @@ fn parse_time(text: &str, pattern: &str) -> Result<i64, FunctionError> {
     }
     Ok(i64::from(days) * DAY + hour * 3600 * SECOND + minute * 60 * SECOND + micros)
 }
-
 
 #[cfg(test)]
 mod tests {

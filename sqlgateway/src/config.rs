@@ -146,7 +146,10 @@ impl GatewayConfig {
             return Err(Error::invalid("--meta names no address"));
         }
         for tier in self.locality.split(',').filter(|t| !t.trim().is_empty()) {
-            if tier.split_once('=').is_none_or(|(k, v)| k.is_empty() || v.is_empty()) {
+            if tier
+                .split_once('=')
+                .is_none_or(|(k, v)| k.is_empty() || v.is_empty())
+            {
                 return Err(Error::invalid(format!(
                     "--locality: {tier:?} is not TIER=VALUE"
                 )));
@@ -196,7 +199,11 @@ mod tests {
         };
         changed(|_| {}).unwrap();
         assert!(changed(|c| c.tls_cert = Some("x".into())).is_err());
-        assert!(changed(|c| c.pg = "5432".into()).unwrap_err().contains("--pg"));
+        assert!(
+            changed(|c| c.pg = "5432".into())
+                .unwrap_err()
+                .contains("--pg")
+        );
         assert!(changed(|c| c.meta = " , ".into()).is_err());
         assert!(changed(|c| c.locality = "here".into()).is_err());
         changed(|c| c.locality = "region=a,zone=b".into()).unwrap();

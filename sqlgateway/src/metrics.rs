@@ -2,9 +2,7 @@
 //! is in `docs/METRICS.md`.
 
 use lineradb_common::telemetry::register;
-use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, exponential_buckets,
-};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, exponential_buckets};
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -96,8 +94,24 @@ pub fn http_request(route: &'static str, status: u16) {
 /// of a fixed set, so that clients cannot make series.
 pub fn kind_of(text: &str) -> &'static str {
     const KINDS: [&str; 19] = [
-        "select", "insert", "update", "delete", "copy", "begin", "commit", "rollback", "savepoint",
-        "set", "show", "explain", "create", "drop", "alter", "truncate", "values", "with",
+        "select",
+        "insert",
+        "update",
+        "delete",
+        "copy",
+        "begin",
+        "commit",
+        "rollback",
+        "savepoint",
+        "set",
+        "show",
+        "explain",
+        "create",
+        "drop",
+        "alter",
+        "truncate",
+        "values",
+        "with",
         "prepare",
     ];
     let word = text

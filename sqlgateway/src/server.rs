@@ -5,8 +5,8 @@ use crate::http::{self, HttpState};
 use crate::metrics;
 use crate::pg_catalog::PgCatalog;
 use crate::pgwire::PgServer;
-use crate::{Gateway, GatewayOptions};
 use crate::tls::{self, TlsListener};
+use crate::{Gateway, GatewayOptions};
 use axum::serve::{Listener, ListenerExt};
 use lineradb_client::Client;
 use lineradb_common::config::{check_exposure, is_loopback};
@@ -134,9 +134,9 @@ impl SqlGateway {
             spawn::task("http-server", server.serve(http, acceptor.clone())?),
             spawn::task("http-transactions", Arc::clone(&state).sweep(http_over)),
         ];
-        let client = client.await.map_err(|error| {
-            Error::new(error.kind(), error.to_string())
-        })?;
+        let client = client
+            .await
+            .map_err(|error| Error::new(error.kind(), error.to_string()))?;
         let gateway = connect(client, options.statement_timeout_ms).await?;
         state.ready(Arc::clone(&gateway));
         let server = Arc::new(PgServer {
@@ -270,14 +270,13 @@ impl HttpServer {
         L::Addr: std::fmt::Debug,
     {
         let (drain, stop) = (self.drain, self.stop.clone());
-        let serve = axum::serve(listener, http::router(self.state)).with_graceful_shutdown(
-            async move {
+        let serve =
+            axum::serve(listener, http::router(self.state)).with_graceful_shutdown(async move {
                 tokio::select! {
                     () = drain.cancelled() => {}
                     () = stop.cancelled() => {}
                 }
-            },
-        );
+            });
         let linger = async {
             self.stop.cancelled().await;
             tokio::time::sleep(HTTP_LINGER).await;

@@ -24,14 +24,21 @@ async fn every_acknowledged_row_survives_the_death_of_all_processes() {
     let root = tempfile::tempdir().unwrap();
     let mut cluster = Cluster::start(&options(root.path())).await.unwrap();
     let client = bank::connect(&cluster.pg_url(0)).await.unwrap();
-    client.batch_execute("CREATE TABLE t (id int8 PRIMARY KEY, v text)").await.unwrap();
+    client
+        .batch_execute("CREATE TABLE t (id int8 PRIMARY KEY, v text)")
+        .await
+        .unwrap();
     let acknowledged = Arc::new(parking_list::List::default());
     let writer = {
         let acknowledged = acknowledged.clone();
         spawn::task("writer", async move {
             for id in 0i64.. {
                 let text = format!("value {id}");
-                if client.execute("INSERT INTO t VALUES ($1, $2)", &[&id, &text]).await.is_err() {
+                if client
+                    .execute("INSERT INTO t VALUES ($1, $2)", &[&id, &text])
+                    .await
+                    .is_err()
+                {
                     return;
                 }
                 acknowledged.push(id);
@@ -44,7 +51,10 @@ async fn every_acknowledged_row_survives_the_death_of_all_processes() {
     cluster.start_all().unwrap();
     cluster.ready().await.unwrap();
     let client = bank::connect(&cluster.pg_url(1)).await.unwrap();
-    let rows = client.query("SELECT id, v FROM t ORDER BY id", &[]).await.unwrap();
+    let rows = client
+        .query("SELECT id, v FROM t ORDER BY id", &[])
+        .await
+        .unwrap();
     let found: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
     let acknowledged = acknowledged.all();
     for id in &acknowledged {
@@ -86,7 +96,10 @@ async fn no_money_is_made_or_lost_while_kvnodes_die() {
 
 async fn wait_for_ledger_to_grow(client: &tokio_postgres::Client) {
     let size = async || -> Option<i64> {
-        let row = client.query_one("SELECT count(*) FROM ledger", &[]).await.ok()?;
+        let row = client
+            .query_one("SELECT count(*) FROM ledger", &[])
+            .await
+            .ok()?;
         Some(row.get(0))
     };
     let mut before = None;

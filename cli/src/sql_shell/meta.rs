@@ -67,8 +67,7 @@ impl Shell {
 const INDEXES: &str = "SELECT schemaname AS \"Schema\", indexname AS \"Name\", \
      tablename AS \"Table\" FROM pg_catalog.pg_indexes \
      WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1, 2";
-const SCHEMAS: &str =
-    "SELECT nspname AS \"Name\" FROM pg_catalog.pg_namespace WHERE nspname <> 'pg_catalog' \
+const SCHEMAS: &str = "SELECT nspname AS \"Name\" FROM pg_catalog.pg_namespace WHERE nspname <> 'pg_catalog' \
      AND nspname <> 'information_schema' ORDER BY 1";
 const ROLES: &str = "SELECT rolname AS \"Role name\", rolsuper AS \"Superuser\" \
      FROM pg_catalog.pg_roles ORDER BY 1";

@@ -195,10 +195,7 @@ impl Shell {
                     }
                     SimpleQueryMessage::Row(row) => {
                         let values = (0..row.len()).map(|i| row.get(i).map(str::to_owned));
-                        table
-                            .get_or_insert_default()
-                            .rows
-                            .push(values.collect());
+                        table.get_or_insert_default().rows.push(values.collect());
                     }
                     SimpleQueryMessage::CommandComplete(rows) => {
                         let statement = tags.next().map_or("", String::as_str);
@@ -350,7 +347,10 @@ mod tests {
     #[test]
     fn tags_say_what_was_done() {
         assert_eq!(command_tag("insert into t values (1)", 1), "INSERT 0 1");
-        assert_eq!(command_tag("create unique index i on t(a)", 0), "CREATE INDEX");
+        assert_eq!(
+            command_tag("create unique index i on t(a)", 0),
+            "CREATE INDEX"
+        );
         assert_eq!(command_tag("BEGIN", 0), "BEGIN");
         assert_eq!(command_tag("delete from t", 3), "DELETE 3");
     }

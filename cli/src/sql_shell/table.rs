@@ -75,7 +75,11 @@ impl Table {
                     let text = cell.get(line).copied().unwrap_or("");
                     let more = if line + 1 < cell.len() { "+" } else { " " };
                     let space = widths[column] - width(text);
-                    let (before, after) = if right[column] { (space, 0) } else { (0, space) };
+                    let (before, after) = if right[column] {
+                        (space, 0)
+                    } else {
+                        (0, space)
+                    };
                     let _ = write!(
                         out,
                         "{}{:before$}{text}{:after$}{}",

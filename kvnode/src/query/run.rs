@@ -106,10 +106,7 @@ fn context() -> Result<Arc<TaskContext>> {
 /// `PLAN_FORMAT` for a plan of another format, `INVALID_ARGUMENT` for bytes
 /// that are no plan, `EXECUTION` with a SQLSTATE when an expression fails, and
 /// what the rows themselves answer (`LOCKED`).
-pub async fn run_fragment(
-    rows: &mut dyn RowSource,
-    request: &Fragment,
-) -> Result<FragmentReply> {
+pub async fn run_fragment(rows: &mut dyn RowSource, request: &Fragment) -> Result<FragmentReply> {
     if request.plan_format_version != PLAN_FORMAT_VERSION && !request.plan.is_empty() {
         return Err(error(
             ErrorCode::PlanFormat,
@@ -144,11 +141,7 @@ pub async fn run_fragment(
         .await
 }
 
-fn decode_plan(
-    plan: &[u8],
-    layout: &RowLayout,
-    context: &Arc<TaskContext>,
-) -> Result<Decoded> {
+fn decode_plan(plan: &[u8], layout: &RowLayout, context: &Arc<TaskContext>) -> Result<Decoded> {
     let invalid = |m: String| error(ErrorCode::InvalidArgument, m);
     let decoded = catch_unwind(AssertUnwindSafe(|| decode(plan, context)))
         .map_err(|_| invalid("the plan does not decode".into()))?

@@ -143,9 +143,18 @@ async fn a_filter_runs_at_the_node() {
 async fn own_writes_are_merged_under_the_plan() {
     let mut request = request(greater_than(20));
     request.overlay = vec![
-        BufferedWrite { key: key(1), value: Some(value(100)) },
-        BufferedWrite { key: key(3), value: None },
-        BufferedWrite { key: key(9), value: Some(value(90)) },
+        BufferedWrite {
+            key: key(1),
+            value: Some(value(100)),
+        },
+        BufferedWrite {
+            key: key(3),
+            value: None,
+        },
+        BufferedWrite {
+            key: key(9),
+            value: Some(value(90)),
+        },
     ];
     let reply = run(rows(5), &request).await.unwrap();
     assert_eq!(ids(&reply), [1, 4, 9]);
@@ -191,8 +200,16 @@ async fn a_limit_stops_early() {
 #[tokio::test]
 async fn plans_without_columns_keep_their_row_count() {
     let plan = FragmentInput::new(vec![], Arc::new(Schema::empty()));
-    let reply = run(rows(5), &request(encode(Arc::new(plan)).unwrap())).await.unwrap();
-    assert_eq!(batches(&reply).iter().map(RecordBatch::num_rows).sum::<usize>(), 5);
+    let reply = run(rows(5), &request(encode(Arc::new(plan)).unwrap()))
+        .await
+        .unwrap();
+    assert_eq!(
+        batches(&reply)
+            .iter()
+            .map(RecordBatch::num_rows)
+            .sum::<usize>(),
+        5
+    );
 }
 
 #[tokio::test]
@@ -212,7 +229,11 @@ async fn other_formats_and_hostile_bytes_are_refused() {
     }
     let wrong_column = FragmentInput::new(
         vec![9],
-        Arc::new(Schema::new(vec![arrow::datatypes::Field::new("x", DataType::Int64, true)])),
+        Arc::new(Schema::new(vec![arrow::datatypes::Field::new(
+            "x",
+            DataType::Int64,
+            true,
+        )])),
     );
     let error = run(rows(1), &request(encode(Arc::new(wrong_column)).unwrap()))
         .await

@@ -15,7 +15,7 @@ use crate::error::{Result, SqlError};
 use crate::point::access::{PointAccess, table_scope};
 use crate::point::scalar::Values;
 use crate::point::single_table;
-use crate::query::Planned;
+use crate::query::{Planned, QueryContext};
 use crate::statement::{object_name, parse_expr};
 use bytes::Bytes;
 use datafusion::sql::sqlparser::ast::{
@@ -489,9 +489,13 @@ async fn scan(
     let mut from = vec![shape.target.clone()];
     from.extend(shape.others.iter().cloned());
     let query = rows::select(items, from, shape.condition.cloned(), shape.with.cloned())?;
+    let context = QueryContext {
+        row_ids: true,
+        ..compiler.context.clone()
+    };
     let planned = compiler
         .engine
-        .plan(compiler.context, &query, &compiler.parameters.types)
+        .plan(&context, &query, &compiler.parameters.types)
         .await?;
     compiler.parameters.merge(&planned.parameter_types);
     Ok(planned)

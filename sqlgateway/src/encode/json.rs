@@ -176,7 +176,10 @@ mod tests {
 
     #[test]
     fn integers_beyond_2_53_are_strings() {
-        assert_eq!(json(Datum::Int8(1 << 53), SqlType::Int8), "9007199254740992");
+        assert_eq!(
+            json(Datum::Int8(1 << 53), SqlType::Int8),
+            "9007199254740992"
+        );
         assert_eq!(
             json(Datum::Int8((1 << 53) + 1), SqlType::Int8),
             "\"9007199254740993\""
@@ -202,7 +205,10 @@ mod tests {
     #[test]
     fn bytes_times_and_text() {
         assert_eq!(
-            json(Datum::Bytea(Bytes::from_static(b"\xde\xad")), SqlType::Bytea),
+            json(
+                Datum::Bytea(Bytes::from_static(b"\xde\xad")),
+                SqlType::Bytea
+            ),
             r#""\\xdead""#
         );
         assert_eq!(
@@ -213,7 +219,10 @@ mod tests {
             json(Datum::Timestamp(0), SqlType::Timestamp),
             "\"1970-01-01T00:00:00\""
         );
-        assert_eq!(json(Datum::Text("a\"\n".into()), SqlType::Text), r#""a\"\n""#);
+        assert_eq!(
+            json(Datum::Text("a\"\n".into()), SqlType::Text),
+            r#""a\"\n""#
+        );
         assert_eq!(json(Datum::Null, SqlType::Text), "null");
     }
 
@@ -223,7 +232,10 @@ mod tests {
             json(Datum::Text("{\"a\": [1]}".into()), SqlType::Json),
             "{\"a\": [1]}"
         );
-        assert_eq!(json(Datum::Text("{oops".into()), SqlType::Json), "\"{oops\"");
+        assert_eq!(
+            json(Datum::Text("{oops".into()), SqlType::Json),
+            "\"{oops\""
+        );
         assert_eq!(
             json(
                 Datum::Array(SqlType::Int4, vec![Datum::Int4(1), Datum::Null]),

@@ -46,10 +46,7 @@ fn utf8(bytes: &[u8]) -> ValueResult<&str> {
 fn malformed(sql_type: SqlType) -> ValueError {
     ValueError::new(
         "22P03",
-        format!(
-            "incorrect binary data format for type {}",
-            sql_type.name()
-        ),
+        format!("incorrect binary data format for type {}", sql_type.name()),
     )
 }
 

@@ -199,9 +199,7 @@ impl<'a> Column<'a> {
             Column::Text(array) => array.is_null(row),
             Column::TextView(array) => array.is_null(row),
             // NullArray answers only through its logical nulls.
-            Column::Other(array) => {
-                array.data_type() == &DataType::Null || array.is_null(row)
-            }
+            Column::Other(array) => array.data_type() == &DataType::Null || array.is_null(row),
         }
     }
 }

@@ -121,7 +121,11 @@ mod tests {
             ("XX000", 500),
             ("57P03", 503),
         ] {
-            assert_eq!(status_of(&SqlError::new(code, "")).as_u16(), status, "{code}");
+            assert_eq!(
+                status_of(&SqlError::new(code, "")).as_u16(),
+                status,
+                "{code}"
+            );
         }
         let reused = SqlError::from(ClientError::IdempotencyMismatch);
         assert_eq!(status_of(&reused).as_u16(), 422);

@@ -11,8 +11,8 @@ mod sql;
 mod stream;
 mod transactions;
 
-use crate::metrics;
 use crate::Gateway;
+use crate::metrics;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Path, Request, State};

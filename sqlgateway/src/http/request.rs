@@ -214,11 +214,17 @@ mod tests {
     fn accept_chooses_the_answer() {
         assert_eq!(answer(&headers(&[])), Answer::Json);
         assert_eq!(
-            answer(&headers(&[("accept", "text/html, application/x-ndjson;q=0.9")])),
+            answer(&headers(&[(
+                "accept",
+                "text/html, application/x-ndjson;q=0.9"
+            )])),
             Answer::NdJson
         );
         assert_eq!(
-            answer(&headers(&[("accept", "application/vnd.apache.arrow.stream")])),
+            answer(&headers(&[(
+                "accept",
+                "application/vnd.apache.arrow.stream"
+            )])),
             Answer::Arrow
         );
     }

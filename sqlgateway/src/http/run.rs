@@ -231,7 +231,11 @@ fn no_copy() -> SqlError {
 fn head(columns: &[ResultColumn]) -> Vec<u8> {
     let mut out = b"{\"columns\":[".to_vec();
     for (at, column) in columns.iter().enumerate() {
-        out.extend_from_slice(if at > 0 { b",{\"name\":" } else { b"{\"name\":" });
+        out.extend_from_slice(if at > 0 {
+            b",{\"name\":"
+        } else {
+            b"{\"name\":"
+        });
         write_json_string(&column.name, &mut out);
         out.extend_from_slice(b",\"type\":");
         write_json_string(column.sql_type.short_name(), &mut out);
@@ -317,7 +321,12 @@ mod tests {
         assert!(text.starts_with(
             r#"{"columns":[{"name":"id","type":"int8"}],"rows":[[1]],"rows_affected":null,"command":"SELECT","elapsed_ms":1.200,"timing":{"requests":0,"#
         ));
-        assert!(serde_json::from_str::<Value>(&text).unwrap().get("results").is_none());
+        assert!(
+            serde_json::from_str::<Value>(&text)
+                .unwrap()
+                .get("results")
+                .is_none()
+        );
     }
 
     #[test]

@@ -211,8 +211,8 @@ async fn arrow(
     let mut writer = StreamWriter::try_new(Vec::new(), &schema).map_err(broken)?;
     let mut next = first;
     while let Some(batch) = next {
-        let batch = RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec())
-            .map_err(broken)?;
+        let batch =
+            RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec()).map_err(broken)?;
         writer.write(&batch).map_err(broken)?;
         send(chunks, std::mem::take(writer.get_mut())).await?;
         next = stream.next().await.transpose().map_err(sql_error)?;

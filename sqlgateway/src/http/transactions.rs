@@ -115,10 +115,7 @@ fn unknown(id: &str) -> HttpError {
     );
     error.error = SqlError::with_hint(
         error.error,
-        format!(
-            "It has ended, or it was idle for {} s.",
-            IDLE_MAX.as_secs()
-        ),
+        format!("It has ended, or it was idle for {} s.", IDLE_MAX.as_secs()),
     );
     error
 }

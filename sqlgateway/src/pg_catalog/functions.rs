@@ -5,21 +5,19 @@
 //! error here: a stub that answers would be believed.
 
 use super::objects::{
-    Object, Objects, OWNER, OWNER_NAME, constraint_definition, format_type, index_definition,
+    OWNER, OWNER_NAME, Object, Objects, constraint_definition, format_type, index_definition,
 };
 use super::types;
 use crate::error::SqlError;
-use crate::settings::Settings;
 use crate::query::errors::carry;
+use crate::settings::Settings;
 use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::Result as FusionResult;
 use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
     TypeSignature, Volatility,
 };
-use lineradb_common::sql::{
-    Datum, DatumArrayBuilder, SqlType, ValueError, ValueResult, datum_at,
-};
+use lineradb_common::sql::{Datum, DatumArrayBuilder, SqlType, ValueError, ValueResult, datum_at};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock};
@@ -168,8 +166,12 @@ pub static FUNCTIONS: [Function; 102] = [
         let name = string(a, 0).to_lowercase().replace('-', "");
         Ok(Datum::Int4(if name == "utf8" { 6 } else { -1 }))
     }),
-    lenient("getdatabaseencoding", SqlType::Name, |_, _| Ok(words("UTF8"))),
-    lenient("pg_client_encoding", SqlType::Name, |_, _| Ok(words("UTF8"))),
+    lenient("getdatabaseencoding", SqlType::Name, |_, _| {
+        Ok(words("UTF8"))
+    }),
+    lenient("pg_client_encoding", SqlType::Name, |_, _| {
+        Ok(words("UTF8"))
+    }),
     lenient("pg_is_in_recovery", BOOL, untruth),
     lenient("pg_is_wal_replay_paused", BOOL, untruth),
     lenient("pg_my_temp_schema", OID, |_, _| Ok(Datum::Oid(0))),
@@ -202,7 +204,9 @@ pub static FUNCTIONS: [Function; 102] = [
         let known = ["can_order", "can_unique", "can_multi_col"];
         Ok(Datum::Bool(known.contains(&string(a, 1).as_str())))
     }),
-    strict("pg_relation_filenode", OID, |_, a| oid(a, 0).map(Datum::Oid)),
+    strict("pg_relation_filenode", OID, |_, a| {
+        oid(a, 0).map(Datum::Oid)
+    }),
     // Used by the rewriting of catalog queries.
     strict("lineradb_column_default", TEXT, |l, a| {
         let number = integer(a, 1) as u32;
@@ -250,7 +254,9 @@ pub static FUNCTIONS: [Function; 102] = [
     }),
     strict("pg_regnamespace_out", TEXT, |l, a| {
         let oid = oid(a, 0)?;
-        Ok(words(l.objects.schema_name(oid).unwrap_or_else(|| unnamed(oid))))
+        Ok(words(
+            l.objects.schema_name(oid).unwrap_or_else(|| unnamed(oid)),
+        ))
     }),
     strict("pg_regrole_in", OID, |_, a| {
         let name = string(a, 0);
@@ -261,7 +267,11 @@ pub static FUNCTIONS: [Function; 102] = [
     }),
     strict("pg_regrole_out", TEXT, |_, a| {
         let oid = oid(a, 0)?;
-        Ok(words(if oid == OWNER { OWNER_NAME.to_owned() } else { unnamed(oid) }))
+        Ok(words(if oid == OWNER {
+            OWNER_NAME.to_owned()
+        } else {
+            unnamed(oid)
+        }))
     }),
     // Functions print as they are stored: by name.
     strict("pg_regproc_out", TEXT, |_, a| Ok(arg(a, 0))),
@@ -334,7 +344,10 @@ fn oid(arguments: &[Datum], at: usize) -> ValueResult<u32> {
             .trim()
             .parse()
             .map_err(|_| ValueError::syntax("oid", text)),
-        Some(other) => Ok(other.as_i64().and_then(|v| u32::try_from(v).ok()).unwrap_or(0)),
+        Some(other) => Ok(other
+            .as_i64()
+            .and_then(|v| u32::try_from(v).ok())
+            .unwrap_or(0)),
         None => Ok(0),
     }
 }

@@ -154,10 +154,9 @@ fn column_row(
             "numeric_scale" => precision.and_then(|p| p.2).map_or(Datum::Null, int),
             "datetime_precision" => match sql_type {
                 SqlType::Date => int(0),
-                SqlType::Time
-                | SqlType::Timestamp
-                | SqlType::TimestampTz
-                | SqlType::Interval => int(6),
+                SqlType::Time | SqlType::Timestamp | SqlType::TimestampTz | SqlType::Interval => {
+                    int(6)
+                }
                 _ => Datum::Null,
             },
             "udt_schema" => text("pg_catalog"),

@@ -162,6 +162,7 @@ mod tests {
             catalog: Arc::new(CatalogSnapshot::new(1, [], [Arc::new(table)])),
             virtual_tables: Arc::new(PgCatalog::new()),
             settings: Arc::new(Settings::default()),
+            row_ids: false,
         }
     }
 

@@ -112,8 +112,11 @@ impl Objects {
                 .or_else(|| self.catalog.relation(schema, name))
         };
         match parts.as_slice() {
-            [name] => in_schema("pg_catalog", name)
-                .or_else(|| search_path.iter().find_map(|schema| in_schema(schema, name))),
+            [name] => in_schema("pg_catalog", name).or_else(|| {
+                search_path
+                    .iter()
+                    .find_map(|schema| in_schema(schema, name))
+            }),
             [schema, name] | [_, schema, name] => in_schema(schema, name),
             _ => None,
         }
@@ -192,9 +195,30 @@ fn parse_name(text: &str) -> Option<Vec<String>> {
 /// A name as SQL needs it: quoted unless it is plain.
 pub fn quote_identifier(name: &str) -> String {
     const RESERVED: [&str; 24] = [
-        "all", "and", "any", "as", "case", "check", "column", "constraint", "default", "desc",
-        "do", "end", "from", "group", "limit", "not", "null", "order", "primary", "select",
-        "table", "unique", "user", "where",
+        "all",
+        "and",
+        "any",
+        "as",
+        "case",
+        "check",
+        "column",
+        "constraint",
+        "default",
+        "desc",
+        "do",
+        "end",
+        "from",
+        "group",
+        "limit",
+        "not",
+        "null",
+        "order",
+        "primary",
+        "select",
+        "table",
+        "unique",
+        "user",
+        "where",
     ];
     let plain = name
         .bytes()
@@ -211,7 +235,10 @@ pub fn quote_identifier(name: &str) -> String {
 pub fn index_definition(table: &TableDescriptor, index: &IndexDescriptor, number: i64) -> String {
     let columns = column_names(table, &index.columns);
     if number > 0 {
-        return columns.get(number as usize - 1).cloned().unwrap_or_default();
+        return columns
+            .get(number as usize - 1)
+            .cloned()
+            .unwrap_or_default();
     }
     format!(
         "CREATE {}INDEX {} ON {}.{} USING btree ({})",
@@ -230,7 +257,10 @@ pub fn constraint_definition(table: &TableDescriptor, index: &IndexDescriptor) -
     } else {
         "UNIQUE"
     };
-    format!("{kind} ({})", column_names(table, &index.columns).join(", "))
+    format!(
+        "{kind} ({})",
+        column_names(table, &index.columns).join(", ")
+    )
 }
 
 fn column_names(table: &TableDescriptor, ids: &[u32]) -> Vec<String> {
@@ -304,7 +334,10 @@ mod tests {
         let objects = Objects::new(Arc::new(CatalogSnapshot::default()));
         let path = ["public".to_owned()];
         assert_eq!(objects.relation_oid("pg_class", &path), Some(1259));
-        assert_eq!(objects.relation_oid("pg_catalog.pg_class", &path), Some(1259));
+        assert_eq!(
+            objects.relation_oid("pg_catalog.pg_class", &path),
+            Some(1259)
+        );
         assert_eq!(objects.relation_name(1259, &path).unwrap(), "pg_class");
         let tables = objects.relation_oid("information_schema.tables", &path);
         assert_eq!(

@@ -76,7 +76,7 @@ pub fn all() -> &'static [SystemRelation] {
 /// One by name.
 pub fn find<'a>(schema: &'a str, name: &'a str) -> Option<&'static SystemRelation> {
     // A map with 'static keys is also one with shorter-lived keys.
-    let by_name: &HashMap<(&'a str, &'a str), &'static SystemRelation> = &*BY_NAME;
+    let by_name: &HashMap<(&'a str, &'a str), &'static SystemRelation> = &BY_NAME;
     by_name.get(&(schema, name)).copied()
 }
 

@@ -202,8 +202,11 @@ fn reads_nothing(select: &Select) -> bool {
         let inner = from.joins.iter().all(|join| {
             matches!(
                 join.join_operator,
-                JoinOperator::Join(_) | JoinOperator::Inner(_) | JoinOperator::CrossJoin(_)
-                    | JoinOperator::Left(_) | JoinOperator::LeftOuter(_)
+                JoinOperator::Join(_)
+                    | JoinOperator::Inner(_)
+                    | JoinOperator::CrossJoin(_)
+                    | JoinOperator::Left(_)
+                    | JoinOperator::LeftOuter(_)
             )
         });
         inner
@@ -292,8 +295,7 @@ fn empty_select(select: &mut Select) {
 fn output_name(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Function(function) => Some(name_of(&function.name)),
-        Expr::Cast { expr, .. } => output_name(expr)
-            .or_else(|| column_of(expr).map(str::to_owned)),
+        Expr::Cast { expr, .. } => output_name(expr).or_else(|| column_of(expr).map(str::to_owned)),
         Expr::Case { .. } => Some("case".to_owned()),
         _ => None,
     }

@@ -194,7 +194,14 @@ fn classes(rows: &mut Rows, objects: &Objects) {
     for table in objects.catalog.tables() {
         let columns = table.visible_columns().count();
         let has_index = indexes(table).next().is_some();
-        class(table.id, &table.schema, &table.name, "r", columns, has_index);
+        class(
+            table.id,
+            &table.schema,
+            &table.name,
+            "r",
+            columns,
+            has_index,
+        );
         for index in indexes(table) {
             let columns = index.columns.len();
             class(index.oid, &table.schema, &index.name, "i", columns, false);

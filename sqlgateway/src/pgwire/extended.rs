@@ -142,8 +142,9 @@ impl Connection {
             // No columns, and a format for all of none.
             Err(_) if width == 0 => Vec::new(),
             Err(given) => {
-                let message =
-                    format!("bind message has {given} result formats but query has {width} columns");
+                let message = format!(
+                    "bind message has {given} result formats but query has {width} columns"
+                );
                 return Err(SqlError::new("08P01", message).into());
             }
         };

@@ -172,9 +172,7 @@ pub fn decode(kind: u8, body: Bytes) -> Result<Frontend, BadMessage> {
         b'P' => {
             let (name, sql) = (reader.text()?, reader.text()?);
             let count = reader.count(4)?;
-            let types = (0..count)
-                .map(|_| reader.u32())
-                .collect::<Result<_, _>>()?;
+            let types = (0..count).map(|_| reader.u32()).collect::<Result<_, _>>()?;
             Frontend::Parse { name, sql, types }
         }
         b'B' => {

@@ -23,8 +23,8 @@ mod rows;
 mod startup;
 mod stream;
 
-use crate::metrics;
 use crate::Gateway;
+use crate::metrics;
 use connection::Connection;
 use lineradb_common::spawn;
 use startup::Started;

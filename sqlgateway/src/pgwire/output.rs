@@ -230,9 +230,7 @@ mod tests {
 
     #[test]
     fn errors_carry_position_and_hint() {
-        let error = SqlError::new("42601", "no\0")
-            .with_hint("try")
-            .at(Some(7));
+        let error = SqlError::new("42601", "no\0").with_hint("try").at(Some(7));
         let fields = fields("ERROR", &error);
         assert!(fields.contains(&(b'P', "7".into())));
         assert!(fields.contains(&(b'H', "try".into())));

@@ -4,8 +4,8 @@
 use super::link::Link;
 use super::message::{self, Startup};
 use super::stream::Stream;
-use crate::error::SqlError;
 use crate::Gateway;
+use crate::error::SqlError;
 use crate::session::{Session, SessionParams};
 use std::io;
 use std::sync::Arc;

@@ -19,6 +19,8 @@ pub struct QueryContext {
     pub virtual_tables: Arc<dyn VirtualTables>,
     /// The session's settings, with the wall times of this statement.
     pub settings: Arc<Settings>,
+    /// Hidden row ids can be named: for the row sources of UPDATE and DELETE.
+    pub row_ids: bool,
 }
 
 impl fmt::Debug for QueryContext {

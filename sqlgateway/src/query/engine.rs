@@ -383,11 +383,9 @@ impl Planned {
         };
         let mut state = self.state.as_ref().clone();
         if let Some(transaction) = transaction {
-            state
-                .config_mut()
-                .set_extension(Arc::new(Binding {
-                    transaction: transaction.clone(),
-                }));
+            state.config_mut().set_extension(Arc::new(Binding {
+                transaction: transaction.clone(),
+            }));
         }
         let physical = DefaultPhysicalPlanner::default()
             .create_physical_plan(&plan, &state)
@@ -431,11 +429,17 @@ pub fn is_session_function(name: &str, context: &QueryContext) -> bool {
 }
 
 /// Values by parameter name, for expressions.
-pub(super) fn by_name(types: &[SqlType], parameters: &[Datum]) -> Result<HashMap<String, ScalarValue>> {
+pub(super) fn by_name(
+    types: &[SqlType],
+    parameters: &[Datum],
+) -> Result<HashMap<String, ScalarValue>> {
     let mut out = HashMap::with_capacity(types.len());
     for (i, sql_type) in types.iter().enumerate() {
         let Some(datum) = parameters.get(i) else {
-            return Err(SqlError::new("08P01", format!("parameter ${} is missing", i + 1)));
+            return Err(SqlError::new(
+                "08P01",
+                format!("parameter ${} is missing", i + 1),
+            ));
         };
         out.insert(format!("${}", i + 1), scalar_of(datum, *sql_type)?);
     }

@@ -115,7 +115,9 @@ fn schema_error(error: &SchemaError) -> SqlError {
             if let Some(table) = &field.relation
                 && !valid_fields.is_empty()
                 && !valid_fields.iter().any(|f| {
-                    f.relation.as_ref().is_some_and(|r| r.table() == table.table())
+                    f.relation
+                        .as_ref()
+                        .is_some_and(|r| r.table() == table.table())
                 })
             {
                 return SqlError::new(
@@ -128,9 +130,7 @@ fn schema_error(error: &SchemaError) -> SqlError {
                 None => field.name.clone(),
             };
             match &field.relation {
-                Some(_) => {
-                    SqlError::new("42703", format!("column {name} does not exist"))
-                }
+                Some(_) => SqlError::new("42703", format!("column {name} does not exist")),
                 None => SqlError::undefined_column(name),
             }
         }
@@ -139,9 +139,10 @@ fn schema_error(error: &SchemaError) -> SqlError {
             format!("column reference \"{}\" is ambiguous", field.name),
         ),
         SchemaError::DuplicateQualifiedField { name, .. }
-        | SchemaError::DuplicateUnqualifiedField { name } => {
-            SqlError::new("42701", format!("column \"{name}\" specified more than once"))
-        }
+        | SchemaError::DuplicateUnqualifiedField { name } => SqlError::new(
+            "42701",
+            format!("column \"{name}\" specified more than once"),
+        ),
     }
 }
 
@@ -176,9 +177,7 @@ fn planning(text: &str) -> SqlError {
     } else if lower.contains("same number of columns")
         || lower.contains("must have the same number")
         || lower.contains("schema has different number")
-    {
-        "42601"
-    } else if lower.contains("should only return one column")
+        || lower.contains("should only return one column")
         || lower.contains("only one column")
         || lower.contains("too many columns")
     {
@@ -255,7 +254,10 @@ fn clean(text: &str) -> String {
         Some(at) => &text[..at],
         None => text,
     };
-    text.replace('\u{1}', "").trim_end_matches(".\n").trim().to_owned()
+    text.replace('\u{1}', "")
+        .trim_end_matches(".\n")
+        .trim()
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -288,6 +290,9 @@ mod tests {
     #[test]
     fn developers_text_is_removed() {
         let error = sql_error(DataFusionError::NotImplemented("x\n\nbacktrace: y".into()));
-        assert_eq!((error.sqlstate.as_str(), error.message.as_str()), ("0A000", "x"));
+        assert_eq!(
+            (error.sqlstate.as_str(), error.message.as_str()),
+            ("0A000", "x")
+        );
     }
 }

@@ -44,7 +44,9 @@ impl Planned {
         }
         if !options.analyze {
             out.push_str(&clean(
-                &displayable(plan.as_ref()).indent(options.verbose).to_string(),
+                &displayable(plan.as_ref())
+                    .indent(options.verbose)
+                    .to_string(),
             ));
             return Ok(out);
         }

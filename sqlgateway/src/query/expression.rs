@@ -136,7 +136,13 @@ impl QueryEngine {
                             format!("missing FROM-clause entry for table \"{wanted}\""),
                         ));
                     };
-                    wildcard(scope, &df_schema, range.clone(), &mut expressions, &mut columns);
+                    wildcard(
+                        scope,
+                        &df_schema,
+                        range.clone(),
+                        &mut expressions,
+                        &mut columns,
+                    );
                     continue;
                 }
                 other => return Err(SqlError::unsupported(other)),
@@ -307,9 +313,7 @@ impl Compiled {
                         e.clone()
                             .transform_up(|e| match e {
                                 Expr::Placeholder(p) => match values.get(&p.id) {
-                                    Some(v) => {
-                                        Ok(Transformed::yes(Expr::Literal(v.clone(), None)))
-                                    }
+                                    Some(v) => Ok(Transformed::yes(Expr::Literal(v.clone(), None))),
                                     None => Ok(Transformed::no(Expr::Placeholder(p))),
                                 },
                                 other => Ok(Transformed::no(other)),
@@ -332,4 +336,3 @@ impl Compiled {
             .collect()
     }
 }
-

@@ -5,7 +5,9 @@
 use super::context::QueryContext;
 use super::errors::carry;
 use crate::error::SqlError;
-use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryArray, ListArray, StringViewArray, UInt32Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, FixedSizeBinaryArray, ListArray, StringViewArray, UInt32Array,
+};
 use arrow::datatypes::{DataType, FieldRef, UInt32Type};
 use datafusion::common::ScalarValue;
 use datafusion::error::Result;
@@ -34,7 +36,9 @@ pub struct Closure {
 
 impl fmt::Debug for Closure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Closure").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Closure")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -164,7 +168,9 @@ fn finish(args: &ScalarFunctionArgs, array: ArrayRef) -> Result<ColumnarValue> {
         .iter()
         .all(|a| matches!(a, ColumnarValue::Scalar(_)));
     if all && !args.args.is_empty() {
-        Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&array, 0)?))
+        Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(
+            &array, 0,
+        )?))
     } else {
         Ok(ColumnarValue::Array(array))
     }
@@ -195,9 +201,11 @@ pub fn session_function(name: &str, context: &QueryContext) -> Option<Arc<Scalar
         "now" | "current_timestamp" | "transaction_timestamp" => {
             constant(name, SqlType::TimestampTz, zoned(now))
         }
-        "statement_timestamp" | "clock_timestamp" => {
-            constant(name, SqlType::TimestampTz, zoned(settings.statement_time_us))
-        }
+        "statement_timestamp" | "clock_timestamp" => constant(
+            name,
+            SqlType::TimestampTz,
+            zoned(settings.statement_time_us),
+        ),
         "localtimestamp" => constant(
             name,
             SqlType::Timestamp,
@@ -227,36 +235,50 @@ pub fn session_function(name: &str, context: &QueryContext) -> Option<Arc<Scalar
         }
         "current_schemas" => {
             let path = settings.search_path.clone();
-            function(name, SqlType::Array(SqlType::Text.oid()), Volatility::Immutable, move |args| {
-                let implicit = matches!(
-                    args.args.first(),
-                    Some(ColumnarValue::Scalar(ScalarValue::Boolean(Some(true))))
-                );
-                let mut names: Vec<Option<&str>> = Vec::new();
-                if implicit {
-                    names.push(Some("pg_catalog"));
-                }
-                names.extend(path.iter().map(|s| Some(s.as_str())));
-                let values: ArrayRef = Arc::new(StringViewArray::from_iter(names));
-                let DataType::List(field) = SqlType::Array(SqlType::Text.oid()).arrow_type() else {
-                    return Err(carry(SqlError::internal("no list type")));
-                };
-                let offsets = arrow::buffer::OffsetBuffer::from_lengths([values.len()]);
-                let list = ListArray::try_new(field, offsets, values, None)?;
-                Ok(ColumnarValue::Scalar(ScalarValue::List(Arc::new(list))))
-            })
+            function(
+                name,
+                SqlType::Array(SqlType::Text.oid()),
+                Volatility::Immutable,
+                move |args| {
+                    let implicit = matches!(
+                        args.args.first(),
+                        Some(ColumnarValue::Scalar(ScalarValue::Boolean(Some(true))))
+                    );
+                    let mut names: Vec<Option<&str>> = Vec::new();
+                    if implicit {
+                        names.push(Some("pg_catalog"));
+                    }
+                    names.extend(path.iter().map(|s| Some(s.as_str())));
+                    let values: ArrayRef = Arc::new(StringViewArray::from_iter(names));
+                    let DataType::List(field) = SqlType::Array(SqlType::Text.oid()).arrow_type()
+                    else {
+                        return Err(carry(SqlError::internal("no list type")));
+                    };
+                    let offsets = arrow::buffer::OffsetBuffer::from_lengths([values.len()]);
+                    let list = ListArray::try_new(field, offsets, values, None)?;
+                    Ok(ColumnarValue::Scalar(ScalarValue::List(Arc::new(list))))
+                },
+            )
         }
         "version" => constant(name, SqlType::Text, text(version(context))),
         "pg_backend_pid" => {
             let pid = settings.show("backend_pid").and_then(|p| p.parse().ok());
-            constant(name, SqlType::Int4, ScalarValue::Int32(Some(pid.unwrap_or(0))))
+            constant(
+                name,
+                SqlType::Int4,
+                ScalarValue::Int32(Some(pid.unwrap_or(0))),
+            )
         }
         "pg_is_in_recovery" => constant(name, SqlType::Bool, ScalarValue::Boolean(Some(false))),
         "pg_postmaster_start_time" | "pg_conf_load_time" => {
             constant(name, SqlType::TimestampTz, zoned(0))
         }
-        "inet_server_addr" | "inet_client_addr" => constant(name, SqlType::Text, none(SqlType::Text)),
-        "inet_server_port" | "inet_client_port" => constant(name, SqlType::Int4, none(SqlType::Int4)),
+        "inet_server_addr" | "inet_client_addr" => {
+            constant(name, SqlType::Text, none(SqlType::Text))
+        }
+        "inet_server_port" | "inet_client_port" => {
+            constant(name, SqlType::Int4, none(SqlType::Int4))
+        }
         "current_setting" => {
             let settings = settings.clone();
             function(name, SqlType::Text, Volatility::Immutable, move |args| {
@@ -275,12 +297,13 @@ pub fn session_function(name: &str, context: &QueryContext) -> Option<Arc<Scalar
             })
         }
         "pg_typeof" => function(name, SqlType::Text, Volatility::Immutable, |args| {
-            let found = args.arg_fields.first().map_or("unknown".to_owned(), |f| {
-                match f.data_type() {
-                    DataType::Null => "unknown".to_owned(),
-                    _ => SqlType::from_field(f).base_name(),
-                }
-            });
+            let found =
+                args.arg_fields
+                    .first()
+                    .map_or("unknown".to_owned(), |f| match f.data_type() {
+                        DataType::Null => "unknown".to_owned(),
+                        _ => SqlType::from_field(f).base_name(),
+                    });
             Ok(ColumnarValue::Scalar(text(found)))
         }),
         "gen_random_uuid" | "uuid_generate_v4" => {
@@ -292,28 +315,46 @@ pub fn session_function(name: &str, context: &QueryContext) -> Option<Arc<Scalar
                 Ok(ColumnarValue::Array(Arc::new(array)))
             })
         }
-        "pg_table_is_visible" | "pg_type_is_visible" | "pg_function_is_visible"
-        | "pg_operator_is_visible" | "pg_opclass_is_visible" | "pg_collation_is_visible"
-        | "pg_statistics_obj_is_visible" | "has_table_privilege" | "has_schema_privilege"
-        | "has_database_privilege" | "has_column_privilege" | "has_any_column_privilege"
-        | "has_function_privilege" | "has_sequence_privilege" | "has_type_privilege"
-        | "has_language_privilege" | "has_tablespace_privilege" | "pg_has_role" => {
-            constant(name, SqlType::Bool, ScalarValue::Boolean(Some(true)))
-        }
+        "pg_table_is_visible"
+        | "pg_type_is_visible"
+        | "pg_function_is_visible"
+        | "pg_operator_is_visible"
+        | "pg_opclass_is_visible"
+        | "pg_collation_is_visible"
+        | "pg_statistics_obj_is_visible"
+        | "has_table_privilege"
+        | "has_schema_privilege"
+        | "has_database_privilege"
+        | "has_column_privilege"
+        | "has_any_column_privilege"
+        | "has_function_privilege"
+        | "has_sequence_privilege"
+        | "has_type_privilege"
+        | "has_language_privilege"
+        | "has_tablespace_privilege"
+        | "pg_has_role" => constant(name, SqlType::Bool, ScalarValue::Boolean(Some(true))),
         "pg_relation_is_publishable" | "pg_is_other_temp_schema" => {
             constant(name, SqlType::Bool, ScalarValue::Boolean(Some(false)))
         }
-        "obj_description" | "col_description" | "shobj_description" | "pg_get_viewdef"
-        | "pg_get_partkeydef" | "pg_get_serial_sequence" | "pg_get_statisticsobjdef_columns"
-        | "pg_tablespace_location" | "pg_get_function_result" | "pg_get_function_arguments" => {
-            constant(name, SqlType::Text, none(SqlType::Text))
-        }
+        "obj_description"
+        | "col_description"
+        | "shobj_description"
+        | "pg_get_viewdef"
+        | "pg_get_partkeydef"
+        | "pg_get_serial_sequence"
+        | "pg_get_statisticsobjdef_columns"
+        | "pg_tablespace_location"
+        | "pg_get_function_result"
+        | "pg_get_function_arguments" => constant(name, SqlType::Text, none(SqlType::Text)),
         "pg_get_userbyid" => name_value("lineradb"),
         "pg_encoding_to_char" => name_value("UTF8"),
         "pg_get_expr" => function(name, SqlType::Text, Volatility::Immutable, |args| {
             map_text(args, |t| Ok(Some(t.to_owned())))
         }),
-        "pg_total_relation_size" | "pg_relation_size" | "pg_table_size" | "pg_indexes_size"
+        "pg_total_relation_size"
+        | "pg_relation_size"
+        | "pg_table_size"
+        | "pg_indexes_size"
         | "pg_database_size" => constant(name, SqlType::Int8, ScalarValue::Int64(Some(0))),
         "pg_size_pretty" => function(name, SqlType::Text, Volatility::Immutable, |args| {
             map_text(args, |t| Ok(Some(format!("{t} bytes"))))
@@ -331,7 +372,9 @@ pub fn session_function(name: &str, context: &QueryContext) -> Option<Arc<Scalar
         "to_regclass" => {
             let context = context.clone();
             function(name, SqlType::Oid, Volatility::Immutable, move |args| {
-                oids(args, |n| Ok(context.virtual_tables.relation_oid(&context, n)))
+                oids(args, |n| {
+                    Ok(context.virtual_tables.relation_oid(&context, n))
+                })
             })
         }
         "pg_regtype_in" => identifiers_in(name, |n| {
@@ -351,7 +394,10 @@ pub fn session_function(name: &str, context: &QueryContext) -> Option<Arc<Scalar
         }
         "pg_regrole_in" => identifiers_in(name, |_| Ok(10)),
         "pg_regproc_in" | "pg_regprocedure_in" => identifiers_in(name, |n| {
-            Err(SqlError::new("42883", format!("function \"{n}\" does not exist")))
+            Err(SqlError::new(
+                "42883",
+                format!("function \"{n}\" does not exist"),
+            ))
         }),
         "pg_regclass_out" => {
             let context = context.clone();
@@ -384,7 +430,10 @@ fn version(context: &QueryContext) -> String {
         .settings
         .show("server_version")
         .unwrap_or_else(|| "16.0".into());
-    format!("PostgreSQL {number} (LineraDB {})", env!("CARGO_PKG_VERSION"))
+    format!(
+        "PostgreSQL {number} (LineraDB {})",
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
 /// A type by any of its names.
@@ -392,7 +441,11 @@ fn type_by_name(name: &str) -> Option<SqlType> {
     use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
     use datafusion::sql::sqlparser::parser::Parser;
     let dialect = PostgreSqlDialect {};
-    let parsed = Parser::new(&dialect).try_with_sql(name).ok()?.parse_data_type().ok()?;
+    let parsed = Parser::new(&dialect)
+        .try_with_sql(name)
+        .ok()?
+        .parse_data_type()
+        .ok()?;
     super::types::sql_type_of(&parsed).ok()
 }
 
@@ -416,7 +469,10 @@ fn format_type(args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
     let rows = rows(args);
     let column = |i: usize, to: &DataType| -> Result<Option<ArrayRef>> {
         match args.args.get(i) {
-            Some(a) => Ok(Some(arrow::compute::cast(&a.clone().into_array(rows)?, to)?)),
+            Some(a) => Ok(Some(arrow::compute::cast(
+                &a.clone().into_array(rows)?,
+                to,
+            )?)),
             None => Ok(None),
         }
     };

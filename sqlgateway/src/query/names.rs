@@ -156,7 +156,10 @@ fn type_label(data_type: &datafusion::sql::sqlparser::ast::DataType) -> Option<S
     Some(match data_type {
         Sql::Regclass => "regclass".to_owned(),
         Sql::Custom(name, _) => name.0.last()?.as_ident().map(fold)?,
-        other => super::types::sql_type_of(other).ok()?.short_name().to_owned(),
+        other => super::types::sql_type_of(other)
+            .ok()?
+            .short_name()
+            .to_owned(),
     })
 }
 
@@ -191,7 +194,9 @@ mod tests {
     #[test]
     fn names_are_postgresqls() {
         assert_eq!(
-            names("SELECT a, t.b, count(*), 1+1 AS x, sum(a), a+1, 'x'::text, CASE WHEN true THEN 1 END"),
+            names(
+                "SELECT a, t.b, count(*), 1+1 AS x, sum(a), a+1, 'x'::text, CASE WHEN true THEN 1 END"
+            ),
             ["a", "b", "count", "x", "sum", "?column?", "text", "case"]
         );
     }
@@ -203,6 +208,9 @@ mod tests {
             all.iter().map(|n| plain(n)).collect::<Vec<_>>(),
             ["?column?", "?column?", "a", "a"]
         );
-        assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), 4);
+        assert_eq!(
+            all.iter().collect::<std::collections::HashSet<_>>().len(),
+            4
+        );
     }
 }

@@ -24,11 +24,11 @@ use datafusion::logical_expr::expr::{AggregateFunction, ScalarFunction, WindowFu
 use datafusion::logical_expr::planner::{
     ContextProvider, ExprPlanner, PlannerResult, RawAggregateExpr, RawWindowExpr, TypePlanner,
 };
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{
     AggregateUDF, Expr, HigherOrderUDF, ScalarUDF, TableSource, WindowFunctionDefinition, WindowUDF,
 };
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
-use datafusion::logical_expr::simplify::SimplifyContext;
 use lineradb_client::TableVersion;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -101,11 +101,10 @@ impl ContextProvider for Names<'_> {
         if let Some(found) = found {
             return Ok(found);
         }
-        let descriptor = self.context.catalog.resolve(
-            name.schema(),
-            table,
-            &self.context.settings.search_path,
-        );
+        let descriptor =
+            self.context
+                .catalog
+                .resolve(name.schema(), table, &self.context.settings.search_path);
         match descriptor {
             Some(descriptor) => {
                 let version = descriptor.table_version();
@@ -114,7 +113,8 @@ impl ContextProvider for Names<'_> {
                     notes.tables.push(version);
                 }
                 drop(notes);
-                let table = ShardTable::new(descriptor.clone()).map_err(carry)?;
+                let table =
+                    ShardTable::new(descriptor.clone(), self.context.row_ids).map_err(carry)?;
                 Ok(provider_as_source(Arc::new(table)))
             }
             None => Err(carry(SqlError::undefined_table(match name.schema() {
@@ -151,7 +151,9 @@ impl ContextProvider for Names<'_> {
     }
 
     fn create_cte_work_table(&self, name: &str, schema: SchemaRef) -> Result<Arc<dyn TableSource>> {
-        Ok(provider_as_source(Arc::new(CteWorkTable::new(name, schema))))
+        Ok(provider_as_source(Arc::new(CteWorkTable::new(
+            name, schema,
+        ))))
     }
 
     fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
@@ -259,7 +261,9 @@ struct PostgresPlanner;
 
 fn scalar(name: &str, args: Vec<Expr>) -> Result<Expr> {
     match lineradb_functions::by_name(name) {
-        Some(function) => Ok(Expr::ScalarFunction(ScalarFunction::new_udf(function, args))),
+        Some(function) => Ok(Expr::ScalarFunction(ScalarFunction::new_udf(
+            function, args,
+        ))),
         None => Err(carry(SqlError::internal(format!("no function {name}")))),
     }
 }
@@ -285,7 +289,10 @@ impl ExprPlanner for PostgresPlanner {
         };
         let sum = make(lineradb_functions::sum::sum());
         let count = make(datafusion::functions_aggregate::count::count_udaf());
-        Ok(PlannerResult::Planned(scalar("pg_avg_div", vec![sum, count])?))
+        Ok(PlannerResult::Planned(scalar(
+            "pg_avg_div",
+            vec![sum, count],
+        )?))
     }
 
     fn plan_window(&self, raw: RawWindowExpr) -> Result<PlannerResult<RawWindowExpr>> {
@@ -309,6 +316,9 @@ impl ExprPlanner for PostgresPlanner {
         };
         let sum = make(lineradb_functions::sum::sum());
         let count = make(datafusion::functions_aggregate::count::count_udaf());
-        Ok(PlannerResult::Planned(scalar("pg_avg_div", vec![sum, count])?))
+        Ok(PlannerResult::Planned(scalar(
+            "pg_avg_div",
+            vec![sum, count],
+        )?))
     }
 }

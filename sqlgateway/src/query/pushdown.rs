@@ -20,9 +20,7 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::displayable;
-use datafusion::physical_plan::execution_plan::{
-    ChildrenPropertiesMode, ReplaceChildrenOptions,
-};
+use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::limit::LocalLimitExec;
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -227,7 +225,13 @@ fn ship(top: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> 
     let mut remote: Arc<dyn ExecutionPlan> = Arc::new(scan.leaf());
     let mut display = Vec::with_capacity(chain.len());
     for operator in chain.iter().rev() {
-        display.push(displayable(operator.as_ref()).one_line().to_string().trim().to_owned());
+        display.push(
+            displayable(operator.as_ref())
+                .one_line()
+                .to_string()
+                .trim()
+                .to_owned(),
+        );
         remote = operator.clone().replace_children(
             vec![remote],
             ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),

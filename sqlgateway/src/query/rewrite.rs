@@ -135,10 +135,6 @@ pub fn call(name: &str, args: Vec<Expr>) -> Expr {
     })
 }
 
-fn text(value: &str) -> Expr {
-    Expr::value(Value::SingleQuotedString(value.to_owned()))
-}
-
 fn take(expr: &mut Expr) -> Expr {
     std::mem::replace(expr, Expr::value(Value::Null))
 }
@@ -225,10 +221,9 @@ fn table_factor(factor: &mut TableFactor) -> Result<()> {
                 name.0.remove(0);
             }
             if base == "generate_series" {
-                let label = alias.as_ref().map_or_else(
-                    || Ident::with_quote('"', base.clone()),
-                    |a| a.name.clone(),
-                );
+                let label = alias
+                    .as_ref()
+                    .map_or_else(|| Ident::with_quote('"', base.clone()), |a| a.name.clone());
                 let alias = alias.get_or_insert_with(|| alias_of(label.clone(), vec![]));
                 if alias.columns.is_empty() {
                     alias.columns = vec![TableAliasColumnDef {
@@ -327,7 +322,10 @@ fn set_returning(select: &mut Select) -> Result<()> {
         matches!(
             a,
             FunctionArg::Unnamed(FunctionArgExpr::Expr(
-                Expr::Value(_) | Expr::UnaryOp { .. } | Expr::TypedString(_) | Expr::Interval(_)
+                Expr::Value(_)
+                    | Expr::UnaryOp { .. }
+                    | Expr::TypedString(_)
+                    | Expr::Interval(_)
                     | Expr::Cast { .. }
             ))
         )
@@ -339,7 +337,9 @@ fn set_returning(select: &mut Select) -> Result<()> {
         return Err(refuse());
     }
     let table = TableFactor::Table {
-        name: ObjectName(vec![ObjectNamePart::Identifier(Ident::new("generate_series"))]),
+        name: ObjectName(vec![ObjectNamePart::Identifier(Ident::new(
+            "generate_series",
+        ))]),
         alias: Some(alias_of(Ident::new("__series"), vec!["__series_value"])),
         args: Some(datafusion::sql::sqlparser::ast::TableFunctionArgs {
             args: list.args.clone(),
@@ -611,9 +611,16 @@ fn identifier_kind(data_type: &DataType) -> Option<&'static str> {
         DataType::Custom(name, args) if args.is_empty() => name_of(name),
         _ => return None,
     };
-    ["regclass", "regtype", "regproc", "regprocedure", "regnamespace", "regrole"]
-        .into_iter()
-        .find(|k| *k == name)
+    [
+        "regclass",
+        "regtype",
+        "regproc",
+        "regprocedure",
+        "regnamespace",
+        "regrole",
+    ]
+    .into_iter()
+    .find(|k| *k == name)
 }
 
 /// Casts to `regclass` and its kin: a text becomes an OID, anything else
@@ -798,8 +805,9 @@ mod tests {
     fn patterns_are_translated() {
         let sql = rewritten("SELECT a SIMILAR TO 'x%' FROM t").unwrap_or_default();
         assert!(sql.contains("a ~ pg_similar_pattern('x%')"), "{sql}");
-        let sql = rewritten("SELECT a OPERATOR(pg_catalog.~) 'x' COLLATE pg_catalog.default FROM t")
-            .unwrap_or_default();
+        let sql =
+            rewritten("SELECT a OPERATOR(pg_catalog.~) 'x' COLLATE pg_catalog.default FROM t")
+                .unwrap_or_default();
         assert!(sql.contains("a ~ pg_regex_pattern('x')"), "{sql}");
         let sql = rewritten("SELECT a LIKE 'x!%' ESCAPE '!' FROM t").unwrap_or_default();
         assert!(sql.contains("pg_like_escape('x!%', '!')"), "{sql}");
@@ -808,7 +816,10 @@ mod tests {
     #[test]
     fn what_would_differ_is_refused() {
         assert_eq!(state("SELECT x'41'"), "0A000");
-        assert_eq!(state("SELECT a FROM t ORDER BY a COLLATE \"de_DE\""), "0A000");
+        assert_eq!(
+            state("SELECT a FROM t ORDER BY a COLLATE \"de_DE\""),
+            "0A000"
+        );
         assert_eq!(state("SELECT generate_series(1, a) FROM t"), "0A000");
         assert_eq!(state("SELECT generate_series(1, 3)"), "");
     }
@@ -821,19 +832,19 @@ mod tests {
 
     #[test]
     fn quantifiers_become_bounds() {
-        let sql = rewritten("SELECT * FROM d WHERE id > ANY (SELECT id FROM d)").unwrap_or_default();
+        let sql =
+            rewritten("SELECT * FROM d WHERE id > ANY (SELECT id FROM d)").unwrap_or_default();
         assert!(sql.contains("min(c)"), "{sql}");
-        let sql = rewritten("SELECT * FROM d WHERE id = ANY (SELECT id FROM d)").unwrap_or_default();
+        let sql =
+            rewritten("SELECT * FROM d WHERE id = ANY (SELECT id FROM d)").unwrap_or_default();
         assert!(sql.contains("id IN (SELECT"), "{sql}");
     }
 
     #[test]
     fn locking_clauses_are_seen() {
-        let mut statements = Parser::parse_sql(
-            &PostgreSqlDialect {},
-            "SELECT 1 FROM t FOR UPDATE NOWAIT",
-        )
-        .unwrap_or_default();
+        let mut statements =
+            Parser::parse_sql(&PostgreSqlDialect {}, "SELECT 1 FROM t FOR UPDATE NOWAIT")
+                .unwrap_or_default();
         let Some(Statement::Query(mut query)) = statements.pop() else {
             panic!("no query");
         };

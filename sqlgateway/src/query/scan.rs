@@ -16,8 +16,8 @@ use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::Statistics;
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::TableType;
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -30,7 +30,9 @@ use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::execution_plan::{
     Boundedness, EmissionType, ReplaceChildrenOptions, SchedulingType,
 };
-use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
+use datafusion::physical_plan::metrics::{
+    BaselineMetrics, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet,
+};
 use datafusion::physical_plan::sort_pushdown::SortOrderPushdownResult;
 use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -39,7 +41,7 @@ use datafusion::physical_plan::{
 };
 use futures::{StreamExt, TryStreamExt};
 use lineradb_client::{FragmentRequest, ScanOptions, Span, Transaction};
-use lineradb_common::sql::{RowBatchBuilder, RowLayout, encode_key_datum, datum_at};
+use lineradb_common::sql::{RowBatchBuilder, RowLayout, datum_at, encode_key_datum};
 use lineradb_functions::plan::{FragmentInput, PLAN_FORMAT_VERSION, encode};
 use std::fmt;
 use std::sync::Arc;
@@ -76,17 +78,17 @@ impl fmt::Debug for ShardTable {
 pub const ORIGIN_METADATA_KEY: &str = "lineradb.origin";
 
 impl ShardTable {
-    /// A table as a snapshot describes it.
+    /// A table as a snapshot describes it; with its hidden row id or without.
     ///
     /// # Errors
     /// XX001 when the descriptor contradicts itself.
-    pub fn new(descriptor: Arc<TableDescriptor>) -> SqlResult<Self> {
+    pub fn new(descriptor: Arc<TableDescriptor>, row_ids: bool) -> SqlResult<Self> {
         let layout = Arc::new(descriptor.primary_layout()?);
         let mut visible = Vec::new();
         let mut fields = Vec::new();
         let schema = layout.schema();
         for (i, column) in descriptor.columns.iter().enumerate() {
-            if column.hidden {
+            if column.hidden && !row_ids {
                 continue;
             }
             visible.push(i);
@@ -440,7 +442,12 @@ impl DisplayAs for ShardScan {
         }
         if matches!(t, DisplayFormatType::Verbose) {
             for span in self.partitions.iter().flatten().take(8) {
-                write!(f, " [{}, {})", hex::encode(&span.start), hex::encode(&span.end))?;
+                write!(
+                    f,
+                    " [{}, {})",
+                    hex::encode(&span.start),
+                    hex::encode(&span.end)
+                )?;
             }
         }
         Ok(())
@@ -561,7 +568,12 @@ impl ExecutionPlan for ShardScan {
         if self.shipped.is_some() || self.fetch.is_some() || order.is_empty() {
             return Ok(SortOrderPushdownResult::Unsupported);
         }
-        let ours = key_ordering(&self.source, &self.columns, &self.input_schema, !self.reverse);
+        let ours = key_ordering(
+            &self.source,
+            &self.columns,
+            &self.input_schema,
+            !self.reverse,
+        );
         let matches = order.len() <= ours.len()
             && order
                 .iter()
@@ -739,8 +751,11 @@ impl ExecutionPlan for IndexLookup {
         let out_schema = schema.clone();
         let metrics = BaselineMetrics::new(&self.metrics, partition);
         let transaction = binding.transaction.clone();
-        let (source, primary, columns) =
-            (self.source.clone(), self.primary.clone(), self.columns.clone());
+        let (source, primary, columns) = (
+            self.source.clone(),
+            self.primary.clone(),
+            self.columns.clone(),
+        );
         let scan = transaction.clone();
         let version = source.descriptor.table_version();
         let entries = futures::stream::iter(self.spans.clone()).flat_map(move |span| {
@@ -753,37 +768,39 @@ impl ExecutionPlan for IndexLookup {
                 Some(version),
             )
         });
-        let stream = entries.map_err(|e| carry(SqlError::from(e))).then(move |page| {
-            let (transaction, source, primary) =
-                (transaction.clone(), source.clone(), primary.clone());
-            let (columns, schema, metrics) = (columns.clone(), schema.clone(), metrics.clone());
-            async move {
-                let page = page?;
-                let keys = primary_keys(&source, &page).map_err(carry)?;
-                let mut builder = RowBatchBuilder::new(primary, Some(&columns));
-                for chunk in keys.chunks(LOOKUP_ROWS) {
-                    let rows = transaction
-                        .multi_get(chunk, Some(version))
-                        .await
-                        .map_err(|e| carry(SqlError::from(e)))?;
-                    for (key, row) in chunk.iter().zip(rows) {
-                        let Some(row) = row else {
-                            return Err(carry(SqlError::new(
-                                "XX001",
-                                format!(
-                                    "index \"{}\" has an entry without a row",
-                                    source.index.name
-                                ),
-                            )));
-                        };
-                        builder.push(key, &row).map_err(carry)?;
+        let stream = entries
+            .map_err(|e| carry(SqlError::from(e)))
+            .then(move |page| {
+                let (transaction, source, primary) =
+                    (transaction.clone(), source.clone(), primary.clone());
+                let (columns, schema, metrics) = (columns.clone(), schema.clone(), metrics.clone());
+                async move {
+                    let page = page?;
+                    let keys = primary_keys(&source, &page).map_err(carry)?;
+                    let mut builder = RowBatchBuilder::new(primary, Some(&columns));
+                    for chunk in keys.chunks(LOOKUP_ROWS) {
+                        let rows = transaction
+                            .multi_get(chunk, Some(version))
+                            .await
+                            .map_err(|e| carry(SqlError::from(e)))?;
+                        for (key, row) in chunk.iter().zip(rows) {
+                            let Some(row) = row else {
+                                return Err(carry(SqlError::new(
+                                    "XX001",
+                                    format!(
+                                        "index \"{}\" has an entry without a row",
+                                        source.index.name
+                                    ),
+                                )));
+                            };
+                            builder.push(key, &row).map_err(carry)?;
+                        }
                     }
+                    let batch = builder.finish().map_err(carry)?;
+                    metrics.record_output(batch.num_rows());
+                    conform(batch, &schema)
                 }
-                let batch = builder.finish().map_err(carry)?;
-                metrics.record_output(batch.num_rows());
-                conform(batch, &schema)
-            }
-        });
+            });
         Ok(Box::pin(RecordBatchStreamAdapter::new(out_schema, stream)))
     }
 
@@ -808,7 +825,10 @@ fn primary_keys(source: &Source, entries: &[(Bytes, Bytes)]) -> SqlResult<Vec<By
     for id in &descriptor.primary.columns {
         let found = source.layout.columns.iter().position(|c| c.id == *id);
         let Some(position) = found else {
-            return Err(SqlError::new("XX001", "an index entry without its primary key"));
+            return Err(SqlError::new(
+                "XX001",
+                "an index entry without its primary key",
+            ));
         };
         columns.push(position);
         types.push(source.layout.columns[position].sql_type);

@@ -14,7 +14,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{
-    Between, BinaryExpr, Cast, InList, Like, Placeholder, ScalarFunction,
+    Between, BinaryExpr, Cast, InList, Placeholder, ScalarFunction,
 };
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
@@ -54,9 +54,7 @@ fn rewrite(plan: LogicalPlan, settings: &Settings, rule: Rule) -> Result<Logical
                         .collect::<Result<Vec<_>>>()
                 })
                 .collect::<Result<Vec<_>>>()?;
-            return Ok(Transformed::yes(
-                LogicalPlanBuilder::values(rows)?.build()?,
-            ));
+            return Ok(Transformed::yes(LogicalPlanBuilder::values(rows)?.build()?));
         }
         let names = NamePreserver::new(&plan);
         let rewritten = plan.map_expressions(|expr| {
@@ -126,10 +124,7 @@ fn sql_type_of(expr: &Expr, schema: &DFSchema) -> Result<SqlType> {
 }
 
 fn is_text(t: &DataType) -> bool {
-    matches!(
-        t,
-        DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8
-    )
+    matches!(t, DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8)
 }
 
 /// A literal that PostgreSQL would call `unknown`.
@@ -148,12 +143,10 @@ fn is_interval(t: &DataType) -> bool {
 fn operator(expr: Expr, schema: &DFSchema, settings: &Settings) -> Result<Transformed<Expr>> {
     match expr {
         // Not what PostgreSQL types 1 as.
-        Expr::Literal(ScalarValue::Int64(Some(v)), m) => {
-            Ok(match i32::try_from(v) {
-                Ok(v) => Transformed::yes(Expr::Literal(ScalarValue::Int32(Some(v)), m)),
-                Err(_) => Transformed::no(Expr::Literal(ScalarValue::Int64(Some(v)), m)),
-            })
-        }
+        Expr::Literal(ScalarValue::Int64(Some(v)), m) => Ok(match i32::try_from(v) {
+            Ok(v) => Transformed::yes(Expr::Literal(ScalarValue::Int32(Some(v)), m)),
+            Err(_) => Transformed::no(Expr::Literal(ScalarValue::Int64(Some(v)), m)),
+        }),
         Expr::Literal(ScalarValue::UInt64(Some(v)), m) => Ok(Transformed::yes(Expr::Literal(
             ScalarValue::Decimal128(Some(i128::from(v)), 20, 0),
             m,
@@ -227,7 +220,11 @@ fn no_operator(op: &str, left: &DataType, right: &DataType) -> datafusion::error
     carry(
         SqlError::new(
             "42883",
-            format!("operator does not exist: {} {op} {}", name(left), name(right)),
+            format!(
+                "operator does not exist: {} {op} {}",
+                name(left),
+                name(right)
+            ),
         )
         .with_hint("You might need to add explicit type casts."),
     )
@@ -291,7 +288,9 @@ fn explicit_cast(cast: Cast, schema: &DFSchema, settings: &Settings) -> Result<T
         if from_type.is_null() {
             return Ok(Transformed::no(Expr::Cast(cast)));
         }
-        return Ok(Transformed::yes(cast_to(*cast.expr, from, target, settings)?));
+        return Ok(Transformed::yes(cast_to(
+            *cast.expr, from, target, settings,
+        )?));
     }
     if matches!(*cast.expr, Expr::Placeholder(_)) && cast.field.data_type() == &from_type {
         // The parameter has the type already; only a length is left to apply.
@@ -307,7 +306,9 @@ fn explicit_cast(cast: Cast, schema: &DFSchema, settings: &Settings) -> Result<T
         return Ok(Transformed::yes(*cast.expr));
     }
     check_cast(&from_type, from, target)?;
-    Ok(Transformed::yes(cast_to(*cast.expr, from, target, settings)?))
+    Ok(Transformed::yes(cast_to(
+        *cast.expr, from, target, settings,
+    )?))
 }
 
 /// 42846 for casts that PostgreSQL does not have.
@@ -322,8 +323,10 @@ fn check_cast(from_type: &DataType, from: SqlType, to: SqlType) -> Result<()> {
             (T::Bool, t) | (t, T::Bool) => !matches!(t, T::Bool | T::Int4),
             (T::Uuid, t) | (t, T::Uuid) => t != T::Uuid,
             (T::Bytea, t) | (t, T::Bytea) => t != T::Bytea,
-            (a, b) => (number(a) && (time(b) || b == T::Interval))
-                || (number(b) && (time(a) || a == T::Interval)),
+            (a, b) => {
+                (number(a) && (time(b) || b == T::Interval))
+                    || (number(b) && (time(a) || a == T::Interval))
+            }
         }
     };
     if wrong {
@@ -361,8 +364,8 @@ fn binary_operator(
         let new_left = typed(*left.clone(), &right, rs, settings)?;
         let new_right = typed(*right.clone(), &left, ls, settings)?;
         comparable(op, &new_left, &lt, ls, &new_right, &rt, rs)?;
-        let interval = is_interval(&type_of(&new_left, schema)?)
-            && is_interval(&type_of(&new_right, schema)?);
+        let interval =
+            is_interval(&type_of(&new_left, schema)?) && is_interval(&type_of(&new_right, schema)?);
         let (new_left, new_right) = if interval {
             (
                 call("pg_interval_span", vec![new_left])?,
@@ -529,8 +532,12 @@ fn temporal_arithmetic(
             call("pg_timestamp_diff", vec![a, r()])?
         }
         Operator::Minus if date(lt) && date(rt) => call("pg_date_diff", vec![l(), r()])?,
-        Operator::Plus if date(lt) && integer(rt) => call("pg_date_add", vec![l(), int4(r(), rt)?])?,
-        Operator::Plus if integer(lt) && date(rt) => call("pg_date_add", vec![r(), int4(l(), lt)?])?,
+        Operator::Plus if date(lt) && integer(rt) => {
+            call("pg_date_add", vec![l(), int4(r(), rt)?])?
+        }
+        Operator::Plus if integer(lt) && date(rt) => {
+            call("pg_date_add", vec![r(), int4(l(), lt)?])?
+        }
         Operator::Minus if date(lt) && integer(rt) => call(
             "pg_date_add",
             vec![l(), call("pg_neg", vec![int4(r(), rt)?])?],
@@ -607,10 +614,7 @@ fn zoned_function(
     let Some(argument) = function.args.get(position) else {
         return Ok(Transformed::no(Expr::ScalarFunction(function)));
     };
-    let zoned = matches!(
-        type_of(argument, schema)?,
-        DataType::Timestamp(_, Some(_))
-    );
+    let zoned = matches!(type_of(argument, schema)?, DataType::Timestamp(_, Some(_)));
     if !zoned || is_utc(settings) {
         return Ok(Transformed::no(Expr::ScalarFunction(function)));
     }
@@ -680,7 +684,8 @@ fn keeps_values(from: &DataType, to: &DataType) -> bool {
     match (from, to) {
         (f, D::Float64) if width(f) > 0 => true,
         (f, D::Decimal128(p, s) | D::Decimal256(p, s)) if width(f) > 0 => {
-            i32::from(*p) - i32::from(*s) >= 19 || (width(f) <= 3 && i32::from(*p) - i32::from(*s) >= 10)
+            i32::from(*p) - i32::from(*s) >= 19
+                || (width(f) <= 3 && i32::from(*p) - i32::from(*s) >= 10)
                 || (width(f) <= 2 && i32::from(*p) - i32::from(*s) >= 5)
         }
         (D::Decimal128(p1, s1), D::Decimal128(p2, s2)) => {
@@ -692,7 +697,10 @@ fn keeps_values(from: &DataType, to: &DataType) -> bool {
         (D::Interval(_), D::Interval(IntervalUnit::MonthDayNano)) => true,
         (D::Timestamp(_, a), D::Timestamp(_, b)) => a.is_some() == b.is_some(),
         (D::Time64(_), D::Time64(_)) => true,
-        (D::Binary | D::BinaryView | D::LargeBinary, D::Binary | D::BinaryView | D::LargeBinary) => true,
+        (
+            D::Binary | D::BinaryView | D::LargeBinary,
+            D::Binary | D::BinaryView | D::LargeBinary,
+        ) => true,
         (D::List(_) | D::LargeList(_) | D::FixedSizeList(..) | D::Struct(_), _) => true,
         (_, D::List(_) | D::LargeList(_) | D::FixedSizeList(..) | D::Struct(_)) => true,
         (D::Dictionary(..), _) | (_, D::Dictionary(..)) => true,

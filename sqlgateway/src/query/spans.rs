@@ -69,7 +69,9 @@ pub fn constrain(prefix: &Bytes, key: &[KeyColumn], filters: &[Expr]) -> Constra
     }
     let mut bounds = (false, false);
     let mut spans = Vec::with_capacity(prefixes.len());
-    let range = columns.get(fixed).filter(|c| c.low.is_some() || c.high.is_some());
+    let range = columns
+        .get(fixed)
+        .filter(|c| c.low.is_some() || c.high.is_some());
     for prefix in prefixes {
         match range {
             None => spans.push(Span::prefix(&prefix)),
@@ -407,7 +409,11 @@ mod tests {
 
     #[test]
     fn ranges_follow_the_fixed_prefix() {
-        let c = spans(&[col("a").eq(lit(1)), col("b").gt(lit(5)), col("b").lt_eq(lit(9))]);
+        let c = spans(&[
+            col("a").eq(lit(1)),
+            col("b").gt(lit(5)),
+            col("b").lt_eq(lit(9)),
+        ]);
         assert_eq!((c.fixed, c.bounds), (1, (true, true)));
         assert_eq!(
             c.spans,

@@ -44,6 +44,7 @@ fn context(tables: Vec<TableDescriptor>) -> QueryContext {
         )),
         virtual_tables: Arc::new(NoVirtualTables),
         settings: Arc::new(Settings::default()),
+        row_ids: false,
     }
 }
 
@@ -167,19 +168,34 @@ async fn the_semantics_script_holds() {
             ));
         }
     }
-    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
 }
 
 #[tokio::test]
 async fn results_are_named_and_typed_as_postgresql_does() {
-    let context = context(vec![table(100, "t", 1, "id int4, v varchar(5), n numeric(10,2)")]);
-    let planned = plan(&context, "SELECT id, v, n, count(*) OVER (), 1, 'x', id + 1, id AS a, id FROM t")
-        .await
-        .unwrap();
+    let context = context(vec![table(
+        100,
+        "t",
+        1,
+        "id int4, v varchar(5), n numeric(10,2)",
+    )]);
+    let planned = plan(
+        &context,
+        "SELECT id, v, n, count(*) OVER (), 1, 'x', id + 1, id AS a, id FROM t",
+    )
+    .await
+    .unwrap();
     let names: Vec<&str> = planned.columns.iter().map(|c| c.name.as_str()).collect();
     assert_eq!(
         names,
-        ["id", "v", "n", "count", "?column?", "?column?", "?column?", "a", "id"]
+        [
+            "id", "v", "n", "count", "?column?", "?column?", "?column?", "a", "id"
+        ]
     );
     let types: Vec<SqlType> = planned.columns.iter().map(|c| c.sql_type).collect();
     assert_eq!(
@@ -194,7 +210,13 @@ async fn results_are_named_and_typed_as_postgresql_does() {
             SqlType::Int4
         ]
     );
-    assert_eq!((planned.columns[1].table_oid, planned.columns[1].column_number), (100, 2));
+    assert_eq!(
+        (
+            planned.columns[1].table_oid,
+            planned.columns[1].column_number
+        ),
+        (100, 2)
+    );
     assert_eq!(planned.tables.len(), 1);
     assert!(planned.cacheable);
 }
@@ -210,7 +232,13 @@ async fn parameters_take_the_types_of_what_they_meet() {
     .unwrap();
     assert_eq!(
         planned.parameter_types,
-        [SqlType::Int4, SqlType::Text, SqlType::Uuid, SqlType::Text, SqlType::Int8]
+        [
+            SqlType::Int4,
+            SqlType::Text,
+            SqlType::Uuid,
+            SqlType::Text,
+            SqlType::Int8
+        ]
     );
     let engine = engine();
     let answer = rows(&engine, &context, "SELECT $1::int + 1", &[Datum::Int4(2)]).await;
@@ -220,9 +248,24 @@ async fn parameters_take_the_types_of_what_they_meet() {
 #[tokio::test]
 async fn what_depends_on_the_statement_is_not_cached() {
     let context = context(vec![table(100, "t", 1, "id int4, at timestamptz")]);
-    assert!(!plan(&context, "SELECT * FROM t WHERE at < now()").await.unwrap().cacheable);
-    assert!(!plan(&context, "SELECT current_user").await.unwrap().cacheable);
-    assert!(plan(&context, "SELECT * FROM t WHERE id = 1").await.unwrap().cacheable);
+    assert!(
+        !plan(&context, "SELECT * FROM t WHERE at < now()")
+            .await
+            .unwrap()
+            .cacheable
+    );
+    assert!(
+        !plan(&context, "SELECT current_user")
+            .await
+            .unwrap()
+            .cacheable
+    );
+    assert!(
+        plan(&context, "SELECT * FROM t WHERE id = 1")
+            .await
+            .unwrap()
+            .cacheable
+    );
 }
 
 async fn physical(context: &QueryContext, sql: &str) -> String {
@@ -235,12 +278,25 @@ async fn physical(context: &QueryContext, sql: &str) -> String {
 async fn work_is_shipped_to_the_nodes() {
     let context = context(vec![table(100, "t", 2, "a int4, b int4, c int4, d text")]);
     let text = physical(&context, "SELECT d FROM t WHERE a = 1 AND c > 5").await;
-    assert!(text.contains("at the nodes=[") && text.contains("FilterExec"), "{text}");
+    assert!(
+        text.contains("at the nodes=[") && text.contains("FilterExec"),
+        "{text}"
+    );
     assert!(!text.contains("\n  FilterExec"), "{text}");
-    let text = physical(&context, "SELECT d, count(*), sum(c + 1) FROM t WHERE a > 1 GROUP BY d").await;
-    assert!(text.contains("at the nodes=[AggregateExec: mode=Partial"), "{text}");
+    let text = physical(
+        &context,
+        "SELECT d, count(*), sum(c + 1) FROM t WHERE a > 1 GROUP BY d",
+    )
+    .await;
+    assert!(
+        text.contains("at the nodes=[AggregateExec: mode=Partial"),
+        "{text}"
+    );
     let text = physical(&context, "SELECT count(*) FROM t").await;
-    assert!(text.contains("at the nodes=[AggregateExec: mode=Partial"), "{text}");
+    assert!(
+        text.contains("at the nodes=[AggregateExec: mode=Partial"),
+        "{text}"
+    );
     let text = physical(&context, "SELECT * FROM t WHERE c + b > 5 LIMIT 3").await;
     assert!(text.contains("limit=3"), "{text}");
     let text = physical(&context, "SELECT * FROM t LIMIT 3").await;
@@ -260,15 +316,24 @@ async fn keys_order_and_narrow_scans() {
     let text = physical(&context, "SELECT * FROM t ORDER BY a, b").await;
     assert!(!text.contains("SortExec"), "{text}");
     let text = physical(&context, "SELECT * FROM t ORDER BY a DESC, b DESC LIMIT 1").await;
-    assert!(text.contains("reverse") && !text.contains("SortExec"), "{text}");
+    assert!(
+        text.contains("reverse") && !text.contains("SortExec"),
+        "{text}"
+    );
     let text = physical(&context, "SELECT * FROM t WHERE a IN (1, 2, 3)").await;
     assert!(text.contains("spans=3"), "{text}");
     let text = physical(&context, "SELECT * FROM t WHERE a = 1 AND a = 2").await;
     assert!(text.contains("EmptyExec"), "{text}");
     let text = physical(&context, "SELECT * FROM t WHERE c = 7").await;
-    assert!(text.contains("IndexLookup") && text.contains("t_second"), "{text}");
+    assert!(
+        text.contains("IndexLookup") && text.contains("t_second"),
+        "{text}"
+    );
     let text = physical(&context, "SELECT a, c FROM t WHERE c = 7").await;
-    assert!(text.contains("ShardScan: public.t using t_second"), "{text}");
+    assert!(
+        text.contains("ShardScan: public.t using t_second"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -286,7 +351,10 @@ async fn errors_carry_their_sqlstate() {
         ("SELECT id FROM t WHERE v = 1", "42883"),
         ("SELECT id FROM t WHERE id = 'x'", "22P02"),
         ("SELECT id FROM t UNION SELECT id, v FROM t", "42601"),
-        ("SELECT id FROM t WHERE id IN (SELECT id FROM t FOR UPDATE)", "0A000"),
+        (
+            "SELECT id FROM t WHERE id IN (SELECT id FROM t FOR UPDATE)",
+            "0A000",
+        ),
     ] {
         let got = match plan(&context, sql).await {
             Err(error) => error.sqlstate,
@@ -306,21 +374,63 @@ async fn errors_carry_their_sqlstate() {
 #[tokio::test]
 async fn locking_is_reported() {
     let context = context(vec![table(100, "t", 1, "id int4, v text")]);
-    let planned = plan(&context, "SELECT * FROM t WHERE id = 1 FOR UPDATE").await.unwrap();
+    let planned = plan(&context, "SELECT * FROM t WHERE id = 1 FOR UPDATE")
+        .await
+        .unwrap();
     assert!(planned.locking.is_some());
 }
 
 /// The tables of TPC-H.
 pub(crate) fn tpch() -> QueryContext {
     context(vec![
-        table(1, "region", 1, "r_regionkey int4, r_name bpchar(25), r_comment varchar(152)"),
-        table(2, "nation", 1, "n_nationkey int4, n_name bpchar(25), n_regionkey int4, n_comment varchar(152)"),
-        table(3, "part", 1, "p_partkey int4, p_name varchar(55), p_mfgr bpchar(25), p_brand bpchar(10), p_type varchar(25), p_size int4, p_container bpchar(10), p_retailprice numeric(15,2), p_comment varchar(23)"),
-        table(4, "supplier", 1, "s_suppkey int4, s_name bpchar(25), s_address varchar(40), s_nationkey int4, s_phone bpchar(15), s_acctbal numeric(15,2), s_comment varchar(101)"),
-        table(5, "partsupp", 2, "ps_partkey int4, ps_suppkey int4, ps_availqty int4, ps_supplycost numeric(15,2), ps_comment varchar(199)"),
-        table(6, "customer", 1, "c_custkey int4, c_name varchar(25), c_address varchar(40), c_nationkey int4, c_phone bpchar(15), c_acctbal numeric(15,2), c_mktsegment bpchar(10), c_comment varchar(117)"),
-        table(7, "orders", 1, "o_orderkey int8, o_custkey int4, o_orderstatus bpchar(1), o_totalprice numeric(15,2), o_orderdate date, o_orderpriority bpchar(15), o_clerk bpchar(15), o_shippriority int4, o_comment varchar(79)"),
-        table(8, "lineitem", 2, "l_orderkey int8, l_linenumber int4, l_partkey int4, l_suppkey int4, l_quantity numeric(15,2), l_extendedprice numeric(15,2), l_discount numeric(15,2), l_tax numeric(15,2), l_returnflag bpchar(1), l_linestatus bpchar(1), l_shipdate date, l_commitdate date, l_receiptdate date, l_shipinstruct bpchar(25), l_shipmode bpchar(10), l_comment varchar(44)"),
+        table(
+            1,
+            "region",
+            1,
+            "r_regionkey int4, r_name bpchar(25), r_comment varchar(152)",
+        ),
+        table(
+            2,
+            "nation",
+            1,
+            "n_nationkey int4, n_name bpchar(25), n_regionkey int4, n_comment varchar(152)",
+        ),
+        table(
+            3,
+            "part",
+            1,
+            "p_partkey int4, p_name varchar(55), p_mfgr bpchar(25), p_brand bpchar(10), p_type varchar(25), p_size int4, p_container bpchar(10), p_retailprice numeric(15,2), p_comment varchar(23)",
+        ),
+        table(
+            4,
+            "supplier",
+            1,
+            "s_suppkey int4, s_name bpchar(25), s_address varchar(40), s_nationkey int4, s_phone bpchar(15), s_acctbal numeric(15,2), s_comment varchar(101)",
+        ),
+        table(
+            5,
+            "partsupp",
+            2,
+            "ps_partkey int4, ps_suppkey int4, ps_availqty int4, ps_supplycost numeric(15,2), ps_comment varchar(199)",
+        ),
+        table(
+            6,
+            "customer",
+            1,
+            "c_custkey int4, c_name varchar(25), c_address varchar(40), c_nationkey int4, c_phone bpchar(15), c_acctbal numeric(15,2), c_mktsegment bpchar(10), c_comment varchar(117)",
+        ),
+        table(
+            7,
+            "orders",
+            1,
+            "o_orderkey int8, o_custkey int4, o_orderstatus bpchar(1), o_totalprice numeric(15,2), o_orderdate date, o_orderpriority bpchar(15), o_clerk bpchar(15), o_shippriority int4, o_comment varchar(79)",
+        ),
+        table(
+            8,
+            "lineitem",
+            2,
+            "l_orderkey int8, l_linenumber int4, l_partkey int4, l_suppkey int4, l_quantity numeric(15,2), l_extendedprice numeric(15,2), l_discount numeric(15,2), l_tax numeric(15,2), l_returnflag bpchar(1), l_linestatus bpchar(1), l_shipdate date, l_commitdate date, l_receiptdate date, l_shipinstruct bpchar(25), l_shipmode bpchar(10), l_comment varchar(44)",
+        ),
     ])
 }
 
@@ -350,7 +460,9 @@ async fn all_tpch_queries_plan() {
 #[tokio::test]
 async fn a_logical_plan_keeps_its_placeholders() {
     let context = context(vec![table(100, "t", 1, "id int4, v text")]);
-    let planned = plan(&context, "SELECT * FROM t WHERE id = $1").await.unwrap();
+    let planned = plan(&context, "SELECT * FROM t WHERE id = $1")
+        .await
+        .unwrap();
     let text = planned.logical().display_indent().to_string();
     assert!(text.contains("id = $1"), "{text}");
     assert!(!matches!(planned.logical(), LogicalPlan::EmptyRelation(_)));

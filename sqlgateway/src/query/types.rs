@@ -1,12 +1,12 @@
 //! SQL type names: all of PostgreSQL's that we have, as Arrow fields that
 //! remember the SQL type.
 
+use arrow::datatypes::FieldRef;
 use datafusion::error::Result;
 use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::sql::sqlparser::ast::{
     ArrayElemTypeDef, CharacterLength, DataType as Sql, ExactNumberInfo, ObjectName, TimezoneInfo,
 };
-use arrow::datatypes::FieldRef;
 use lineradb_common::sql::SqlType;
 use std::sync::Arc;
 
@@ -34,7 +34,9 @@ pub fn sql_type_of(data_type: &Sql) -> Result<SqlType, SqlError> {
     let length = |n: &Option<CharacterLength>| -> Result<Option<u32>, SqlError> {
         match n {
             None => Ok(None),
-            Some(CharacterLength::IntegerLength { length, .. }) if (1..=10_485_760).contains(length) => {
+            Some(CharacterLength::IntegerLength { length, .. })
+                if (1..=10_485_760).contains(length) =>
+            {
                 Ok(Some(*length as u32))
             }
             Some(_) => Err(SqlError::new(
@@ -135,9 +137,11 @@ fn named(name: &ObjectName) -> Result<SqlType, SqlError> {
         return Err(SqlError::syntax(format!("invalid type name \"{name}\"")));
     }
     let base = last(name);
-    let quoted_char = base == "char" && name.0.last().is_some_and(|p| {
-        p.as_ident().is_some_and(|i| i.quote_style.is_some())
-    });
+    let quoted_char = base == "char"
+        && name
+            .0
+            .last()
+            .is_some_and(|p| p.as_ident().is_some_and(|i| i.quote_style.is_some()));
     if quoted_char {
         return Ok(SqlType::InternalChar);
     }
@@ -150,8 +154,8 @@ fn named(name: &ObjectName) -> Result<SqlType, SqlError> {
         "decimal" => SqlType::Numeric(None),
         "real" => SqlType::Float4,
         "string" => SqlType::Text,
-        "regclass" | "regtype" | "regproc" | "regprocedure" | "regnamespace" | "regrole" | "xid"
-        | "cid" => SqlType::Oid,
+        "regclass" | "regtype" | "regproc" | "regprocedure" | "regnamespace" | "regrole"
+        | "xid" | "cid" => SqlType::Oid,
         "oidvector" | "int2vector" | "anyarray" | "aclitem" | "pg_node_tree" => SqlType::Text,
         other => match other.parse::<SqlType>() {
             Ok(t) => t,

@@ -159,13 +159,11 @@ impl Session {
             },
             Command::Explain { statement, .. } => {
                 let types = match statement.command() {
-                    Command::Sql(_) => {
-                        limits
-                            .run(self.compile(statement, parameter_types, false))
-                            .await?
-                            .parameter_types
-                            .clone()
-                    }
+                    Command::Sql(_) => limits
+                        .run(self.compile(statement, parameter_types, false))
+                        .await?
+                        .parameter_types
+                        .clone(),
                     _ => Vec::new(),
                 };
                 (types, Some(utility::explain_columns()))
@@ -313,12 +311,7 @@ impl Session {
         self.change_setting(name, Some(&[value.to_owned()]), false)
     }
 
-    fn change_setting(
-        &mut self,
-        name: &str,
-        values: Option<&[String]>,
-        local: bool,
-    ) -> Result<()> {
+    fn change_setting(&mut self, name: &str, values: Option<&[String]>, local: bool) -> Result<()> {
         self.settings.set(name, values, &self.initial_settings)?;
         if !local {
             self.session_settings

@@ -99,6 +99,7 @@ impl Session {
             catalog,
             virtual_tables: Arc::clone(&self.gateway.virtual_tables),
             settings: Arc::new(settings),
+            row_ids: false,
         }
     }
 

@@ -210,9 +210,7 @@ impl Session {
                 }
                 self.notice(
                     "00000",
-                    format!(
-                        "{tag} has nothing to do: the storage engine removes old versions by itself"
-                    ),
+                    format!("{tag} has nothing to do: old versions are not collected yet"),
                 );
                 Ok(Outcome::command(*tag))
             }

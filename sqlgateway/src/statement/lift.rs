@@ -57,10 +57,7 @@ pub fn lift(sql: &str) -> Option<Lifted> {
             ),
             TokenKind::String => (None, Datum::Text(unquote(source, '\''))),
             TokenKind::OtherString | TokenKind::Parameter => return None,
-            TokenKind::Word
-            | TokenKind::Quoted
-            | TokenKind::Symbol
-            | TokenKind::Semicolon => {
+            TokenKind::Word | TokenKind::Quoted | TokenKind::Symbol | TokenKind::Semicolon => {
                 text.push_str(source);
                 continue;
             }

@@ -78,10 +78,7 @@ impl Cluster {
 
     /// A client of the PostgreSQL protocol.
     pub async fn connect(&self) -> tokio_postgres::Client {
-        let url = format!(
-            "postgres://lineradb@{}/lineradb",
-            self.gateway.addresses.pg
-        );
+        let url = format!("postgres://lineradb@{}/lineradb", self.gateway.addresses.pg);
         let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
         spawn::task("test-connection", async move {
             // The server may end it first.

@@ -91,7 +91,10 @@ fn results_have_the_shape_of_the_contract() {
         )
         .await
         .json();
-        assert_eq!(body["rows"], json!([["9007199254740993", "1.5"], [1, null]]));
+        assert_eq!(
+            body["rows"],
+            json!([["9007199254740993", "1.5"], [1, null]])
+        );
         assert_eq!(body["results"].as_array().unwrap().len(), 3);
         assert_eq!(body["results"][1]["rows_affected"], 2);
         cluster.stop().await;
@@ -104,17 +107,37 @@ fn bad_requests_say_what_is_wrong() {
         for (body, status, code) in [
             (json!({"sql": "SELECT 1", "parms": []}), 400, "08P01"),
             (json!({"sql": "SELECT $1::int", "params": []}), 400, "08P01"),
-            (json!({"sql": "SELECT $1::int", "params": [1, 2]}), 400, "08P01"),
-            (json!({"sql": "SELECT $1::int", "params": ["x"]}), 400, "22P02"),
-            (json!({"sql": "SELECT $1::int", "params": [3_000_000_000_u64]}), 400, "22003"),
+            (
+                json!({"sql": "SELECT $1::int", "params": [1, 2]}),
+                400,
+                "08P01",
+            ),
+            (
+                json!({"sql": "SELECT $1::int", "params": ["x"]}),
+                400,
+                "22P02",
+            ),
+            (
+                json!({"sql": "SELECT $1::int", "params": [3_000_000_000_u64]}),
+                400,
+                "22003",
+            ),
             (json!({"sql": "SELEC 1"}), 400, "42601"),
             (json!({"sql": "SELECT * FROM nope"}), 400, "42P01"),
             (json!({"sql": "SELECT 1", "timeout_ms": 0}), 400, "22023"),
-            (json!({"sql": "SELECT 1", "transaction": "nope"}), 404, "25P01"),
+            (
+                json!({"sql": "SELECT 1", "transaction": "nope"}),
+                404,
+                "25P01",
+            ),
             (json!({"sql": "BEGIN"}), 400, "25001"),
         ] {
             let answer = sql(&cluster, body.clone()).await;
-            assert_eq!((answer.status, answer.code().as_str()), (status, code), "{body}");
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (status, code),
+                "{body}"
+            );
         }
         let answer = send(&cluster, "POST", "/v1/sql", "", "{").await;
         assert_eq!((answer.status, answer.code().as_str()), (400, "22P02"));
@@ -123,7 +146,14 @@ fn bad_requests_say_what_is_wrong() {
         let answer = send(&cluster, "GET", "/nope", "", "").await;
         assert_eq!(answer.status, 404);
         let foreign = "Origin: https://evil.example\r\n";
-        let answer = send(&cluster, "POST", "/v1/sql", foreign, "{\"sql\":\"SELECT 1\"}").await;
+        let answer = send(
+            &cluster,
+            "POST",
+            "/v1/sql",
+            foreign,
+            "{\"sql\":\"SELECT 1\"}",
+        )
+        .await;
         assert_eq!(answer.status, 403);
         cluster.stop().await;
     });
@@ -132,10 +162,15 @@ fn bad_requests_say_what_is_wrong() {
 #[test]
 fn an_idempotency_key_makes_it_happen_once() {
     on_cluster(|cluster| async move {
-        sql(&cluster, json!({"sql": "CREATE TABLE k (id int PRIMARY KEY, n int)"})).await;
+        sql(
+            &cluster,
+            json!({"sql": "CREATE TABLE k (id int PRIMARY KEY, n int)"}),
+        )
+        .await;
         sql(&cluster, json!({"sql": "INSERT INTO k VALUES (1, 0)"})).await;
         let key = "Idempotency-Key: one\r\n";
-        let body = json!({"sql": "UPDATE k SET n = n + 1 WHERE id = $1", "params": [1]}).to_string();
+        let body =
+            json!({"sql": "UPDATE k SET n = n + 1 WHERE id = $1", "params": [1]}).to_string();
         for replayed in [Value::Null, json!(true)] {
             let answer = send(&cluster, "POST", "/v1/sql", key, &body).await;
             assert_eq!(answer.status, 200, "{}", answer.body);
@@ -147,7 +182,9 @@ fn an_idempotency_key_makes_it_happen_once() {
         let other = json!({"sql": "UPDATE k SET n = 7 WHERE id = $1", "params": [1]}).to_string();
         let answer = send(&cluster, "POST", "/v1/sql", key, &other).await;
         assert_eq!((answer.status, answer.code().as_str()), (422, "22023"));
-        let rows = sql(&cluster, json!({"sql": "SELECT n FROM k"})).await.json();
+        let rows = sql(&cluster, json!({"sql": "SELECT n FROM k"}))
+            .await
+            .json();
         assert_eq!(rows["rows"], json!([[1]]));
         cluster.stop().await;
     });
@@ -156,12 +193,15 @@ fn an_idempotency_key_makes_it_happen_once() {
 #[test]
 fn transactions_span_requests() {
     on_cluster(|cluster| async move {
-        sql(&cluster, json!({"sql": "CREATE TABLE x (id int PRIMARY KEY)"})).await;
+        sql(
+            &cluster,
+            json!({"sql": "CREATE TABLE x (id int PRIMARY KEY)"}),
+        )
+        .await;
         let begin = |body: Value| {
             let cluster = &cluster;
             async move {
-                let answer =
-                    send(cluster, "POST", "/v1/transactions", "", &body.to_string()).await;
+                let answer = send(cluster, "POST", "/v1/transactions", "", &body.to_string()).await;
                 assert_eq!(answer.status, 200, "{}", answer.body);
                 answer.json()["transaction"].as_str().unwrap().to_owned()
             }
@@ -199,13 +239,20 @@ fn rows_are_streamed_as_lines_and_as_arrow() {
         let body = json!({"sql": "SELECT g AS id FROM generate_series(1, 3) AS g"}).to_string();
         let accept = "Accept: application/x-ndjson\r\n";
         let answer = send(&cluster, "POST", "/v1/sql", accept, &body).await;
-        assert!(answer.head.contains("application/x-ndjson"), "{}", answer.head);
+        assert!(
+            answer.head.contains("application/x-ndjson"),
+            "{}",
+            answer.head
+        );
         let lines: Vec<Value> = answer
             .body
             .lines()
             .map(|line| serde_json::from_str(line).unwrap())
             .collect();
-        assert_eq!(lines, [json!({"id": 1}), json!({"id": 2}), json!({"id": 3})]);
+        assert_eq!(
+            lines,
+            [json!({"id": 1}), json!({"id": 2}), json!({"id": 3})]
+        );
         let body = json!({"sql": "SELECT nope"}).to_string();
         let answer = send(&cluster, "POST", "/v1/sql", accept, &body).await;
         assert_eq!((answer.status, answer.code().as_str()), (400, "42703"));

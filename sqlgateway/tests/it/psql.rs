@@ -23,7 +23,10 @@ async fn rows(client: &tokio_postgres::Client, sql: &str) -> Vec<Vec<Option<Stri
 }
 
 fn some(values: &[&str]) -> Vec<Option<String>> {
-    values.iter().map(|value| Some((*value).to_owned())).collect()
+    values
+        .iter()
+        .map(|value| Some((*value).to_owned()))
+        .collect()
 }
 
 #[test]
@@ -106,7 +109,10 @@ fn tables_are_described() {
              AND table_name = 't' ORDER BY ordinal_position",
         )
         .await;
-        assert_eq!(described[1][..3], some(&["name", "character varying", "NO"]));
+        assert_eq!(
+            described[1][..3],
+            some(&["name", "character varying", "NO"])
+        );
         assert_eq!(described[1][3].as_deref(), Some("20"));
         cluster.stop().await;
     });

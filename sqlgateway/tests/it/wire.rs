@@ -22,7 +22,14 @@ fn values_come_back_in_text_and_binary() {
         let inserted = client
             .execute(
                 "INSERT INTO v (id, b, i8, f, t, y) VALUES ($1, $2, $3, $4, $5, $6)",
-                &[&1_i32, &true, &i64::MAX, &0.1_f64, &"é'\"", &&b"\x00\xff"[..]],
+                &[
+                    &1_i32,
+                    &true,
+                    &i64::MAX,
+                    &0.1_f64,
+                    &"é'\"",
+                    &&b"\x00\xff"[..],
+                ],
             )
             .await
             .unwrap();
@@ -88,7 +95,13 @@ fn statements_are_described_before_they_run() {
             .map(|column| (column.name(), column.type_().clone()))
             .collect();
         assert_eq!(types, [("name", Type::VARCHAR), ("id", Type::INT4)]);
-        assert!(client.query(&statement, &[&1_i32]).await.unwrap().is_empty());
+        assert!(
+            client
+                .query(&statement, &[&1_i32])
+                .await
+                .unwrap()
+                .is_empty()
+        );
         cluster.stop().await;
     });
 }
@@ -154,7 +167,10 @@ fn a_failed_block_accepts_only_its_end() {
         client.batch_execute("SELECT 1").await.unwrap();
         // A parameter that does not decode fails the block as well.
         client.batch_execute("BEGIN").await.unwrap();
-        client.query("SELECT $1::int / 0", &[&1_i32]).await.unwrap_err();
+        client
+            .query("SELECT $1::int / 0", &[&1_i32])
+            .await
+            .unwrap_err();
         let error = client.batch_execute("SELECT 1").await.unwrap_err();
         assert_eq!(error.code(), Some(&SqlState::IN_FAILED_SQL_TRANSACTION));
         client.batch_execute("ROLLBACK").await.unwrap();
@@ -234,7 +250,10 @@ fn copy_in_and_out() {
         let _ = sink.send(Bytes::from("4\tfour\nx\ty\n")).await;
         let error = sink.as_mut().finish().await.unwrap_err();
         assert_eq!(error.code(), Some(&SqlState::INVALID_TEXT_REPRESENTATION));
-        let rows = client.query_one("SELECT count(*) FROM c", &[]).await.unwrap();
+        let rows = client
+            .query_one("SELECT count(*) FROM c", &[])
+            .await
+            .unwrap();
         assert_eq!(rows.get::<_, i64>(0), 3);
         cluster.stop().await;
     });

@@ -225,7 +225,7 @@ impl Cursor<'_> {
         let is_zone = self.peek_word().as_deref() == Some("time");
         let name = self.setting_name()?;
         let separated = self.symbol("=") || self.accept("to");
-        if !separated && !(is_zone && name == "timezone") {
+        if !(separated || is_zone && name == "timezone") {
             return Err(self.syntax());
         }
         if self.accept("default") || (name == "timezone" && self.accept("local")) {

@@ -10,11 +10,13 @@ use crate::error::FunctionError;
 use crate::udf::{Function, arrays, result};
 use arrow::array::{Array, ArrayRef};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, FieldRef};
+use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{ScalarValue, plan_err};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF};
-use lineradb_common::sql::{Datum, DatumArrayBuilder, SqlType, TimeZone, ValueError, datum_at};
+use lineradb_common::sql::{
+    Datum, DatumArrayBuilder, SqlType, TYPE_METADATA_KEY, TimeZone, ValueError, datum_at,
+};
 use std::sync::Arc;
 
 impl From<ValueError> for FunctionError {
@@ -55,7 +57,18 @@ fn returns(types: &[DataType], scalars: &[Option<&ScalarValue>]) -> Result<Field
         return plan_err!("pg_cast needs a constant type, got {types:?}");
     };
     let target: SqlType = name.parse().map_err(value_error)?;
-    Ok(Arc::new(target.field("", true)))
+    Ok(field_of(target))
+}
+
+/// A nullable field of a type. It says its SQL type only where the Arrow type
+/// does not: columns of VALUES and UNION want equal metadata.
+pub fn field_of(target: SqlType) -> FieldRef {
+    let arrow_type = target.arrow_type();
+    if SqlType::from_arrow(&arrow_type) == target {
+        Arc::new(Field::new("", arrow_type, true))
+    } else {
+        Arc::new(target.field("", true))
+    }
 }
 
 /// True when Arrow's own cast gives PostgreSQL's value for every input.
@@ -99,6 +112,12 @@ pub fn cast_array(
             Datum::Null
         } else {
             let value = datum_at(array.as_ref(), row, from).map_err(value_error)?;
+            let value = if to.is_text() && !from.is_text() {
+                // With the digits that it is shown with.
+                value.format(from, zone).map_or(Datum::Null, Datum::Text)
+            } else {
+                value
+            };
             convert(value, to, zone).map_err(value_error)?
         };
         builder.push(&value).map_err(value_error)?;
@@ -108,6 +127,20 @@ pub fn cast_array(
         Ok(out)
     } else {
         Ok(arrow::compute::cast(&out, &to.arrow_type())?)
+    }
+}
+
+/// The SQL type of a field as its values are shown: a computed numeric has the
+/// digits of its scale, unless that is only the precision of a quotient or
+/// what a bare numeric is stored with.
+pub fn shown_type(field: &Field) -> SqlType {
+    match (SqlType::from_field(field), field.data_type()) {
+        (SqlType::Numeric(_), DataType::Decimal128(p, s))
+            if (0..10).contains(s) && !field.metadata().contains_key(TYPE_METADATA_KEY) =>
+        {
+            SqlType::Numeric(Some((*p, *s as u8)))
+        }
+        (t, _) => t,
     }
 }
 
@@ -130,7 +163,7 @@ fn invoke(
     let Some(field) = args.arg_fields.first() else {
         return plan_err!("pg_cast needs a value");
     };
-    let from = SqlType::from_field(field);
+    let from = shown_type(field);
     let array = arrays(args)?.remove(0);
     let out = cast_array(&array, from, target, &zone, convert)?;
     result(args, out)

@@ -1,11 +1,13 @@
 //! `sum` as PostgreSQL types it: bigints sum to numeric, and a sum that needs
-//! more than 38 digits is an error instead of another number. Everything else
-//! (integers that sum to bigint, floats, DISTINCT) is DataFusion's own.
+//! more than 38 digits, or that does not fit bigint, is an error instead of
+//! another number. Floats are DataFusion's own.
 
 use crate::decimal;
 use crate::error::FunctionError;
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array};
-use arrow::datatypes::{DataType, Decimal128Type, FieldRef};
+use arrow::array::{
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, Decimal128Array, Int64Array,
+};
+use arrow::datatypes::{DataType, Decimal128Type, FieldRef, Int16Type, Int32Type, Int64Type};
 use datafusion::common::{ScalarValue, internal_err, plan_err};
 use datafusion::error::Result;
 use datafusion::functions_aggregate::sum::Sum;
@@ -15,6 +17,7 @@ use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, ReversedUDAF,
     Signature, Volatility,
 };
+use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 
 /// The function.
@@ -34,10 +37,10 @@ struct CheckedSum {
     inner: Sum,
 }
 
-/// The decimal type of a result, when it is one.
-fn decimal_of(args: &AccumulatorArgs) -> Option<(u8, i8)> {
+/// How the sums of a call are kept: everything but floats as `i128`.
+fn exact(args: &AccumulatorArgs) -> Option<DataType> {
     match args.return_field.data_type() {
-        DataType::Decimal128(p, s) if !args.is_distinct => Some((*p, *s)),
+        t @ (DataType::Int64 | DataType::Decimal128(..)) => Some(t.clone()),
         _ => None,
     }
 }
@@ -51,13 +54,15 @@ impl AggregateUDFImpl for CheckedSum {
         &self.signature
     }
 
+    /// Types that are taken as they are must stay what they are: this is asked
+    /// again about its own answer.
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
         let [one] = types else {
             return plan_err!("function sum takes one argument");
         };
         Ok(vec![match one {
-            DataType::Int8 | DataType::Int16 | DataType::Int32 => DataType::Int64,
-            // Marked by its precision: a bigint that sums to numeric.
+            DataType::Int8 | DataType::Int16 => DataType::Int16,
+            DataType::Int32 => DataType::Int32,
             DataType::Int64 | DataType::UInt32 | DataType::UInt64 => DataType::Decimal128(20, 0),
             DataType::Float32 | DataType::Float64 | DataType::Null => DataType::Float64,
             DataType::Decimal128(..) => one.clone(),
@@ -67,26 +72,31 @@ impl AggregateUDFImpl for CheckedSum {
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
         match types {
+            [DataType::Int16 | DataType::Int32] => Ok(DataType::Int64),
             [DataType::Decimal128(_, s)] => Ok(DataType::Decimal128(38, *s)),
             _ => self.inner.return_type(types),
         }
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        match decimal_of(&args) {
-            Some((precision, scale)) => Ok(Box::new(One {
+        match exact(&args) {
+            Some(data_type) if args.is_distinct => Ok(Box::new(Distinct {
+                values: HashSet::new(),
+                data_type,
+            })),
+            Some(data_type) => Ok(Box::new(One {
                 sum: 0,
                 count: 0,
-                precision,
-                scale,
+                data_type,
             })),
             None => self.inner.accumulator(args),
         }
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        match decimal_of(&args) {
-            Some(_) => self.accumulator(args),
+        match exact(&args) {
+            Some(_) if !args.is_distinct => self.accumulator(args),
+            Some(_) => plan_err!("sum(DISTINCT) over a sliding window is not supported"),
             None => self.inner.create_sliding_accumulator(args),
         }
     }
@@ -103,12 +113,11 @@ impl AggregateUDFImpl for CheckedSum {
         &self,
         args: AccumulatorArgs,
     ) -> Result<Box<dyn GroupsAccumulator>> {
-        match decimal_of(&args) {
-            Some((precision, scale)) => Ok(Box::new(Groups {
+        match exact(&args) {
+            Some(data_type) => Ok(Box::new(Groups {
                 sums: Vec::new(),
                 seen: Vec::new(),
-                precision,
-                scale,
+                data_type,
             })),
             None => self.inner.create_groups_accumulator(args),
         }
@@ -129,14 +138,53 @@ fn add(a: i128, b: i128) -> Result<i128, FunctionError> {
         .and_then(decimal::check)
 }
 
-fn values(arrays: &[ArrayRef]) -> Result<&Decimal128Array> {
-    match arrays
-        .first()
-        .and_then(|a| a.as_primitive_opt::<Decimal128Type>())
+/// Calls `f` with each row and its value, arguments or states alike.
+fn each(
+    arrays: &[ArrayRef],
+    mut f: impl FnMut(usize, Option<i128>) -> Result<(), FunctionError>,
+) -> Result<()> {
+    fn run<T>(
+        array: &ArrayRef,
+        f: &mut impl FnMut(usize, Option<i128>) -> Result<(), FunctionError>,
+    ) -> Result<()>
+    where
+        T: ArrowPrimitiveType,
+        T::Native: Into<i128>,
     {
-        Some(values) => Ok(values),
-        None => internal_err!("sum of decimals got another type"),
+        let values = array.as_primitive::<T>();
+        for row in 0..values.len() {
+            f(row, values.is_valid(row).then(|| values.value(row).into()))?;
+        }
+        Ok(())
     }
+    let Some(array) = arrays.first() else {
+        return internal_err!("sum without an argument");
+    };
+    match array.data_type() {
+        DataType::Int16 => run::<Int16Type>(array, &mut f),
+        DataType::Int32 => run::<Int32Type>(array, &mut f),
+        DataType::Int64 => run::<Int64Type>(array, &mut f),
+        DataType::Decimal128(..) => run::<Decimal128Type>(array, &mut f),
+        other => internal_err!("an exact sum of {other}"),
+    }
+}
+
+/// Sums as the type of the result.
+fn array_of(data_type: &DataType, values: Vec<Option<i128>>) -> Result<ArrayRef> {
+    if let DataType::Decimal128(precision, scale) = data_type {
+        let array = Decimal128Array::from(values).with_precision_and_scale(*precision, *scale)?;
+        return Ok(Arc::new(array));
+    }
+    let narrow = |v: i128| i64::try_from(v).map_err(|_| FunctionError::out_of_range("bigint"));
+    let values = values
+        .into_iter()
+        .map(|v| v.map(narrow).transpose())
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Arc::new(Int64Array::from(values)))
+}
+
+fn scalar_of(data_type: &DataType, value: Option<i128>) -> Result<ScalarValue> {
+    ScalarValue::try_from_array(&array_of(data_type, vec![value])?, 0)
 }
 
 /// One sum. Counting lets a window slide: rows can be taken out again.
@@ -144,25 +192,28 @@ fn values(arrays: &[ArrayRef]) -> Result<&Decimal128Array> {
 struct One {
     sum: i128,
     count: i64,
-    precision: u8,
-    scale: i8,
+    data_type: DataType,
 }
 
 impl Accumulator for One {
     fn update_batch(&mut self, arrays: &[ArrayRef]) -> Result<()> {
-        for value in values(arrays)?.iter().flatten() {
-            self.sum = add(self.sum, value)?;
-            self.count += 1;
-        }
-        Ok(())
+        each(arrays, |_, value| {
+            if let Some(value) = value {
+                self.sum = add(self.sum, value)?;
+                self.count += 1;
+            }
+            Ok(())
+        })
     }
 
     fn retract_batch(&mut self, arrays: &[ArrayRef]) -> Result<()> {
-        for value in values(arrays)?.iter().flatten() {
-            self.sum = add(self.sum, -value)?;
-            self.count -= 1;
-        }
-        Ok(())
+        each(arrays, |_, value| {
+            if let Some(value) = value {
+                self.sum = add(self.sum, -value)?;
+                self.count -= 1;
+            }
+            Ok(())
+        })
     }
 
     fn supports_retract_batch(&self) -> bool {
@@ -170,8 +221,7 @@ impl Accumulator for One {
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        let sum = (self.count > 0).then_some(self.sum);
-        Ok(ScalarValue::Decimal128(sum, self.precision, self.scale))
+        scalar_of(&self.data_type, (self.count > 0).then_some(self.sum))
     }
 
     fn size(&self) -> usize {
@@ -187,22 +237,60 @@ impl Accumulator for One {
     }
 }
 
+/// A sum of distinct values.
+#[derive(Debug)]
+struct Distinct {
+    values: HashSet<i128>,
+    data_type: DataType,
+}
+
+impl Accumulator for Distinct {
+    fn update_batch(&mut self, arrays: &[ArrayRef]) -> Result<()> {
+        each(arrays, |_, value| {
+            self.values.extend(value);
+            Ok(())
+        })
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        let mut sum = None;
+        for value in &self.values {
+            sum = Some(add(sum.unwrap_or(0), *value)?);
+        }
+        scalar_of(&self.data_type, sum)
+    }
+
+    fn size(&self) -> usize {
+        size_of_val(self) + self.values.capacity() * size_of::<i128>()
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        let values = self
+            .values
+            .iter()
+            .map(|v| scalar_of(&self.data_type, Some(*v)))
+            .collect::<Result<Vec<_>>>()?;
+        let list = ScalarValue::new_list_nullable(&values, &self.data_type);
+        Ok(vec![ScalarValue::List(list)])
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        let Some(lists) = states.first().and_then(|a| a.as_list_opt::<i32>()) else {
+            return internal_err!("a state of sum(DISTINCT) is a list");
+        };
+        for list in lists.iter().flatten() {
+            self.update_batch(&[list])?;
+        }
+        Ok(())
+    }
+}
+
 /// Many sums at once.
 #[derive(Debug)]
 struct Groups {
     sums: Vec<i128>,
     seen: Vec<bool>,
-    precision: u8,
-    scale: i8,
-}
-
-impl Groups {
-    fn array(&self, values: impl Iterator<Item = Option<i128>>) -> Result<ArrayRef> {
-        let array: Decimal128Array = values.collect();
-        Ok(Arc::new(
-            array.with_precision_and_scale(self.precision, self.scale)?,
-        ))
-    }
+    data_type: DataType,
 }
 
 impl GroupsAccumulator for Groups {
@@ -215,22 +303,22 @@ impl GroupsAccumulator for Groups {
     ) -> Result<()> {
         self.sums.resize(total_num_groups, 0);
         self.seen.resize(total_num_groups, false);
-        let values = values(arrays)?;
-        for (row, group) in group_indices.iter().enumerate() {
+        each(arrays, |row, value| {
             let skipped = filter.is_some_and(|f| f.is_null(row) || !f.value(row));
-            if skipped || values.is_null(row) {
-                continue;
+            if let (false, Some(value)) = (skipped, value) {
+                let group = group_indices[row];
+                self.sums[group] = add(self.sums[group], value)?;
+                self.seen[group] = true;
             }
-            self.sums[*group] = add(self.sums[*group], values.value(row))?;
-            self.seen[*group] = true;
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
         let sums = emit_to.take_needed(&mut self.sums);
         let seen = emit_to.take_needed(&mut self.seen);
-        self.array(sums.into_iter().zip(seen).map(|(v, s)| s.then_some(v)))
+        let values = sums.into_iter().zip(seen).map(|(v, s)| s.then_some(v));
+        array_of(&self.data_type, values.collect())
     }
 
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
@@ -251,12 +339,13 @@ impl GroupsAccumulator for Groups {
         arrays: &[ArrayRef],
         filter: Option<&BooleanArray>,
     ) -> Result<Vec<ArrayRef>> {
-        let values = values(arrays)?;
-        let kept = values.iter().enumerate().map(|(row, v)| {
+        let mut kept = Vec::new();
+        each(arrays, |row, value| {
             let skipped = filter.is_some_and(|f| f.is_null(row) || !f.value(row));
-            if skipped { None } else { v }
-        });
-        Ok(vec![self.array(kept)?])
+            kept.push(if skipped { None } else { value });
+            Ok(())
+        })?;
+        Ok(vec![array_of(&self.data_type, kept)?])
     }
 
     fn size(&self) -> usize {
@@ -267,15 +356,19 @@ impl GroupsAccumulator for Groups {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arrow::array::Int32Array;
+
+    fn one(data_type: DataType) -> One {
+        One {
+            sum: 0,
+            count: 0,
+            data_type,
+        }
+    }
 
     #[test]
     fn a_sum_beyond_38_digits_is_an_error() {
-        let mut one = One {
-            sum: 0,
-            count: 0,
-            precision: 38,
-            scale: 0,
-        };
+        let mut one = one(DataType::Decimal128(38, 0));
         let big = 10i128.pow(38) - 1;
         let array: ArrayRef = Arc::new(
             Decimal128Array::from(vec![Some(big), None])
@@ -289,5 +382,13 @@ mod tests {
             one.evaluate().ok(),
             Some(ScalarValue::Decimal128(None, 38, 0))
         );
+    }
+
+    #[test]
+    fn integers_sum_to_bigint() {
+        let mut one = one(DataType::Int64);
+        let array: ArrayRef = Arc::new(Int32Array::from(vec![Some(i32::MAX), None, Some(1)]));
+        assert!(one.update_batch(&[array]).is_ok());
+        assert_eq!(one.evaluate().ok(), Some(ScalarValue::Int64(Some(1 << 31))));
     }
 }

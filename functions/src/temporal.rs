@@ -149,13 +149,16 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
                 result(a, Arc::new(out))
             },
         ),
-        Function::exact(
+        Function::coerced(
             "timezone",
-            &[],
-            vec![
-                vec![DataType::Utf8View, timestamptz()],
-                vec![DataType::Utf8View, timestamp()],
-            ],
+            |types| match types {
+                [_, DataType::Timestamp(_, None)] => Ok(vec![DataType::Utf8View, timestamp()]),
+                [
+                    _,
+                    DataType::Timestamp(..) | DataType::Date32 | DataType::Null,
+                ] => Ok(vec![DataType::Utf8View, timestamptz()]),
+                _ => plan_err!("function timezone does not exist for {types:?}"),
+            },
             |types, _| {
                 Ok(field(match types.get(1) {
                     Some(DataType::Timestamp(_, Some(_))) => timestamp(),

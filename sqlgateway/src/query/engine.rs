@@ -11,7 +11,7 @@ use super::scan::{Binding, ORIGIN_METADATA_KEY};
 use super::semantics::{after_coercion, before_coercion, type_placeholders};
 use crate::error::{Result, SqlError};
 use crate::session::ResultColumn;
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::Field;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::metadata::ScalarAndMetadata;
 use datafusion::common::{ParamValues, ScalarValue};
@@ -315,19 +315,7 @@ fn output_type(field: &Field) -> SqlType {
     if field.data_type().is_null() {
         return SqlType::Text;
     }
-    match (SqlType::from_field(field), field.data_type()) {
-        // A computed numeric shows the digits of its scale, unless that is only
-        // the precision of a quotient.
-        (SqlType::Numeric(_), DataType::Decimal128(p, s))
-            if (0..10).contains(s)
-                && !field
-                    .metadata()
-                    .contains_key(lineradb_common::sql::TYPE_METADATA_KEY) =>
-        {
-            SqlType::Numeric(Some((*p, *s as u8)))
-        }
-        (t, _) => t,
-    }
+    lineradb_functions::cast::shown_type(field)
 }
 
 /// A parameter's value as a scalar of its type.

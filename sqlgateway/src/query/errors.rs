@@ -155,7 +155,7 @@ fn planning(text: &str) -> SqlError {
         || lower.contains("failed to coerce arguments")
         || lower.contains("no function matches")
         || lower.contains("coercion from")
-        || lower.contains("cannot infer common argument type")
+        || lower.contains("cannot infer common")
         || lower.contains("cannot coerce arithmetic")
         || lower.contains("failed to match any signature")
         || lower.contains("cannot be evaluated with")

@@ -7,11 +7,11 @@ use super::errors::sql_error;
 use super::names::name_items;
 use super::planner::Names;
 use super::rewrite::rewrite_expression;
-use super::semantics::{implicit_casts, operators};
+use super::semantics::{implicit_casts, operators, typed_placeholders};
 use crate::error::{Result, SqlError};
 use crate::session::ResultColumn;
 use arrow::array::{ArrayRef, RecordBatch};
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, TableReference};
 use datafusion::execution::SessionState;
@@ -207,15 +207,8 @@ fn wildcard(
 }
 
 fn default_placeholders(expr: Expr) -> datafusion::error::Result<Expr> {
-    let field = Arc::new(SqlType::Text.field("", true));
-    Ok(expr
-        .transform_up(|e| match e {
-            Expr::Placeholder(Placeholder { id, field: None }) => Ok(Transformed::yes(
-                Expr::Placeholder(Placeholder::new_with_field(id, Some(field.clone()))),
-            )),
-            other => Ok(Transformed::no(other)),
-        })?
-        .data)
+    let field: FieldRef = Arc::new(SqlType::Text.field("", true));
+    Ok(typed_placeholders(expr, &field)?.data)
 }
 
 fn check_scalar(expr: &Expr) -> Result<()> {

@@ -12,6 +12,7 @@ use super::scan::ShardTable;
 use super::types::Types;
 use super::virtual_tables::VirtualProvider;
 use crate::error::SqlError;
+use crate::settings::Settings;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::TableFunctionArgs;
 use datafusion::catalog::cte_worktable::CteWorkTable;
@@ -20,15 +21,21 @@ use datafusion::common::{DFSchema, TableReference};
 use datafusion::datasource::provider_as_source;
 use datafusion::error::Result;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::expr::{AggregateFunction, ScalarFunction, WindowFunction};
+use datafusion::logical_expr::expr::{
+    AggregateFunction, BinaryExpr, ScalarFunction, WindowFunction,
+};
 use datafusion::logical_expr::planner::{
-    ContextProvider, ExprPlanner, PlannerResult, RawAggregateExpr, RawWindowExpr, TypePlanner,
+    ContextProvider, ExprPlanner, PlannerResult, RawAggregateExpr, RawBinaryExpr, RawWindowExpr,
+    TypePlanner,
 };
 use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::logical_expr::{
-    AggregateUDF, Expr, HigherOrderUDF, ScalarUDF, TableSource, WindowFunctionDefinition, WindowUDF,
+    AggregateUDF, Expr, ExprSchemable, HigherOrderUDF, Operator, ScalarUDF, TableSource,
+    WindowFunctionDefinition, WindowUDF,
 };
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::sql::sqlparser::ast::BinaryOperator;
 use lineradb_client::TableVersion;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -55,7 +62,9 @@ pub struct Names<'a> {
 impl<'a> Names<'a> {
     /// For one statement.
     pub fn new(state: &'a SessionState, context: &'a QueryContext) -> Self {
-        let mut expr_planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(PostgresPlanner)];
+        let mut expr_planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(PostgresPlanner {
+            settings: context.settings.clone(),
+        })];
         expr_planners.extend(state.expr_planners().iter().cloned());
         Self {
             state,
@@ -186,7 +195,7 @@ impl ContextProvider for Names<'_> {
         let name = match name {
             "mod" => "pg_mod",
             "abs" => "pg_abs",
-            "dpow" => "power",
+            "sign" => "signum",
             other => other,
         };
         if NOT_POSTGRES.contains(&name) {
@@ -257,7 +266,9 @@ fn widen(expr: Expr) -> Expr {
 
 /// `extract` with fractions, and `avg` as an exact quotient.
 #[derive(Debug)]
-struct PostgresPlanner;
+struct PostgresPlanner {
+    settings: Arc<Settings>,
+}
 
 fn scalar(name: &str, args: Vec<Expr>) -> Result<Expr> {
     match lineradb_functions::by_name(name) {
@@ -269,6 +280,38 @@ fn scalar(name: &str, args: Vec<Expr>) -> Result<Expr> {
 }
 
 impl ExprPlanner for PostgresPlanner {
+    /// Arithmetic that DataFusion has no types for (`interval * 2`, `'1' + 1`).
+    fn plan_binary_op(
+        &self,
+        raw: RawBinaryExpr,
+        schema: &DFSchema,
+    ) -> Result<PlannerResult<RawBinaryExpr>> {
+        let op = match raw.op {
+            BinaryOperator::Plus => Operator::Plus,
+            BinaryOperator::Minus => Operator::Minus,
+            BinaryOperator::Multiply => Operator::Multiply,
+            BinaryOperator::Divide => Operator::Divide,
+            BinaryOperator::Modulo => Operator::Modulo,
+            _ => return Ok(PlannerResult::Original(raw)),
+        };
+        let (Ok(left), Ok(right)) = (raw.left.get_type(schema), raw.right.get_type(schema)) else {
+            return Ok(PlannerResult::Original(raw));
+        };
+        let placeholder = |e: &Expr| matches!(e, Expr::Placeholder(p) if p.field.is_none());
+        let typed = BinaryTypeCoercer::new(&left, &op, &right)
+            .get_result_type()
+            .is_ok();
+        if typed || placeholder(&raw.left) || placeholder(&raw.right) {
+            return Ok(PlannerResult::Original(raw));
+        }
+        let binary = Expr::BinaryExpr(BinaryExpr::new(Box::new(raw.left), op, Box::new(raw.right)));
+        Ok(PlannerResult::Planned(super::semantics::operators(
+            binary,
+            schema,
+            &self.settings,
+        )?))
+    }
+
     fn plan_extract(&self, args: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
         Ok(PlannerResult::Planned(scalar("pg_extract", args)?))
     }

@@ -498,6 +498,9 @@ fn expression(expr: &mut Expr) -> Result<()> {
             *expr = call("timezone", args);
         }
         Expr::Value(ValueWithSpan { value, .. }) => match value {
+            Value::Number(digits, _) if digits.contains(['e', 'E']) => {
+                *expr = plain_number(digits);
+            }
             Value::HexStringLiteral(_) | Value::SingleQuotedByteStringLiteral(_) => {
                 return Err(SqlError::unsupported("a bit string"));
             }
@@ -555,6 +558,28 @@ fn expression(expr: &mut Expr) -> Result<()> {
         _ => {}
     }
     Ok(())
+}
+
+/// `1.5e3` without its exponent; what a numeric does not hold is a double.
+fn plain_number(digits: &str) -> Expr {
+    use lineradb_common::sql::Numeric;
+    if let Ok(number) = Numeric::parse(digits) {
+        let scale = usize::from(number.scale());
+        let mantissa = format!("{:0>width$}", number.mantissa(), width = scale + 1);
+        let (whole, fraction) = mantissa.split_at(mantissa.len() - scale);
+        let text = match fraction {
+            "" => format!("{whole}.0"),
+            _ => format!("{whole}.{fraction}"),
+        };
+        return Expr::value(Value::Number(text, false));
+    }
+    Expr::Cast {
+        kind: CastKind::Cast,
+        expr: Box::new(Expr::value(Value::SingleQuotedString(digits.to_owned()))),
+        data_type: DataType::DoublePrecision,
+        array: false,
+        format: None,
+    }
 }
 
 fn interval_with_field(value: &str, field: &DateTimeField) -> Result<String> {

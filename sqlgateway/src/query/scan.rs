@@ -543,10 +543,8 @@ impl ExecutionPlan for ShardScan {
         Ok(Arc::new(Statistics::new_unknown(&self.schema())))
     }
 
-    fn supports_limit_pushdown(&self) -> bool {
-        self.shipped.is_none()
-    }
-
+    // `supports_limit_pushdown` stays false: it means that a limit passes through
+    // to children, and on a leaf the limit would be lost.
     fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
         if self.shipped.is_some() {
             return None;

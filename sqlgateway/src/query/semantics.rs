@@ -9,17 +9,20 @@
 use super::errors::carry;
 use crate::error::SqlError;
 use crate::settings::Settings;
-use arrow::datatypes::{DataType, IntervalUnit};
-use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{DFSchema, ScalarValue};
+use arrow::datatypes::{DataType, FieldRef, IntervalUnit};
+use datafusion::common::metadata::FieldMetadata;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column as DfColumn, DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{
     Between, BinaryExpr, Cast, InList, Placeholder, ScalarFunction,
 };
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator};
-use lineradb_common::sql::{SqlType, TimeZone};
+use datafusion::logical_expr::{
+    Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, RecursiveQuery,
+};
+use lineradb_common::sql::{Datum, SqlType, TimeZone};
 use lineradb_functions::arith::is_number;
 use lineradb_functions::temporal;
 use std::sync::Arc;
@@ -45,7 +48,7 @@ fn rewrite(plan: LogicalPlan, settings: &Settings, rule: Rule) -> Result<Logical
         let mut schema = merge_schema(&plan.inputs());
         schema.merge(plan.schema());
         if let LogicalPlan::Values(values) = plan {
-            let rows = values
+            let mut rows = values
                 .values
                 .into_iter()
                 .map(|row| {
@@ -54,7 +57,13 @@ fn rewrite(plan: LogicalPlan, settings: &Settings, rule: Rule) -> Result<Logical
                         .collect::<Result<Vec<_>>>()
                 })
                 .collect::<Result<Vec<_>>>()?;
+            same_types(&mut rows)?;
             return Ok(Transformed::yes(LogicalPlanBuilder::values(rows)?.build()?));
+        }
+        if let LogicalPlan::RecursiveQuery(recursive) = plan {
+            return Ok(Transformed::yes(LogicalPlan::RecursiveQuery(
+                as_work_table(recursive)?,
+            )));
         }
         let names = NamePreserver::new(&plan);
         let rewritten = plan.map_expressions(|expr| {
@@ -70,6 +79,81 @@ fn rewrite(plan: LogicalPlan, settings: &Settings, rule: Rule) -> Result<Logical
         rewritten.map_data(LogicalPlan::recompute_schema)
     })?;
     Ok(rewritten.data)
+}
+
+/// Gives the values of a column one SQL type: DataFusion wants equal metadata.
+fn same_types(rows: &mut [Vec<Expr>]) -> Result<()> {
+    let width = rows.first().map_or(0, Vec::len);
+    let empty = DFSchema::empty();
+    for column in 0..width {
+        let mut fields = Vec::with_capacity(rows.len());
+        for row in rows.iter() {
+            if let Some(value) = row.get(column) {
+                fields.push(value.to_field(&empty)?.1);
+            }
+        }
+        if fields.iter().all(|f| f.metadata().is_empty()) {
+            continue;
+        }
+        let first = fields.iter().find(|f| !f.data_type().is_null());
+        let sql_type = first.map_or(SqlType::Text, |f| SqlType::from_field(f));
+        let equal = fields
+            .iter()
+            .all(|f| f.data_type().is_null() || SqlType::from_field(f) == sql_type);
+        let sql_type = match (equal, first) {
+            (false, Some(field)) => SqlType::from_arrow(field.data_type()),
+            _ => sql_type,
+        };
+        let metadata = FieldMetadata::from(sql_type.metadata());
+        for row in rows.iter_mut() {
+            if let Some(value) = row.get_mut(column) {
+                let bare = std::mem::replace(value, Expr::Literal(ScalarValue::Null, None));
+                *value = bare.alias_with_metadata("", Some(metadata.clone()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Both terms of a recursive query return what its work table was made with.
+fn as_work_table(mut recursive: RecursiveQuery) -> Result<RecursiveQuery> {
+    let mut schema = None;
+    recursive.recursive_term.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && scan.table_name.table() == recursive.name
+        {
+            schema = Some(scan.source.schema());
+            return Ok(TreeNodeRecursion::Stop);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    let Some(schema) = schema else {
+        return Ok(recursive);
+    };
+    let convert = |term: &Arc<LogicalPlan>| -> Result<Arc<LogicalPlan>> {
+        let expressions = term
+            .schema()
+            .iter()
+            .zip(schema.fields())
+            .map(|((qualifier, from), to)| {
+                let column = Expr::Column(DfColumn::from((qualifier, from)));
+                if from.data_type() == to.data_type() {
+                    column
+                } else {
+                    Expr::Cast(Cast::new(Box::new(column), to.data_type().clone()))
+                        .alias_qualified(qualifier.cloned(), from.name())
+                }
+            })
+            .collect::<Vec<_>>();
+        Ok(Arc::new(
+            LogicalPlanBuilder::from(term.as_ref().clone())
+                .project(expressions)?
+                .build()?,
+        ))
+    };
+    recursive.static_term = convert(&recursive.static_term)?;
+    recursive.recursive_term = convert(&recursive.recursive_term)?;
+    Ok(recursive)
 }
 
 fn apply(expr: Expr, schema: &DFSchema, settings: &Settings, rule: Rule) -> Result<Expr> {
@@ -105,8 +189,22 @@ fn is_utc(settings: &Settings) -> bool {
     settings.time_zone == TimeZone::UTC
 }
 
-/// `pg_cast(expr, 'type'[, 'zone'])`.
+/// `pg_cast(expr, 'type'[, 'zone'])`, or its value when that is known now: then
+/// what is no value of the type is an error of the statement, as it is in
+/// PostgreSQL.
 fn cast_to(expr: Expr, from: SqlType, to: SqlType, settings: &Settings) -> Result<Expr> {
+    let storable = !matches!(to, SqlType::Array(_) | SqlType::Void | SqlType::Unknown);
+    if let Expr::Literal(value, _) = &expr
+        && is_text(&value.data_type())
+        && storable
+        && let Some(text) = value.try_as_str().flatten()
+    {
+        let zone = &settings.time_zone;
+        let datum = Datum::Text(text.to_owned()).cast(to, zone).map_err(carry)?;
+        let value = super::engine::scalar_of(&datum, to).map_err(carry)?;
+        let metadata = lineradb_functions::cast::field_of(to).metadata().clone();
+        return Ok(Expr::Literal(value, Some(FieldMetadata::from(metadata))));
+    }
     let mut args = vec![expr, literal(to.to_string())];
     if zone_matters(from, to) && !is_utc(settings) {
         args.push(literal(settings.time_zone_name.clone()));
@@ -130,7 +228,7 @@ fn is_text(t: &DataType) -> bool {
 /// A literal that PostgreSQL would call `unknown`.
 fn is_untyped(expr: &Expr) -> bool {
     match expr {
-        Expr::Literal(value, _) => value.is_null() || is_text(&value.data_type()),
+        Expr::Literal(value, None) => value.is_null() || is_text(&value.data_type()),
         Expr::Alias(alias) => is_untyped(&alias.expr),
         _ => false,
     }
@@ -233,7 +331,7 @@ fn no_operator(op: &str, left: &DataType, right: &DataType) -> datafusion::error
 /// An untyped literal takes the type of what it is compared with.
 fn typed(expr: Expr, other: &Expr, target: SqlType, settings: &Settings) -> Result<Expr> {
     let is_text_literal =
-        matches!(&expr, Expr::Literal(v, _) if is_text(&v.data_type()) && !v.is_null());
+        matches!(&expr, Expr::Literal(v, None) if is_text(&v.data_type()) && !v.is_null());
     if !is_text_literal || is_untyped(other) || target.is_text() || target == SqlType::Unknown {
         return Ok(expr);
     }
@@ -363,7 +461,9 @@ fn binary_operator(
         let (ls, rs) = (sql_type_of(&left, schema)?, sql_type_of(&right, schema)?);
         let new_left = typed(*left.clone(), &right, rs, settings)?;
         let new_right = typed(*right.clone(), &left, ls, settings)?;
-        comparable(op, &new_left, &lt, ls, &new_right, &rt, rs)?;
+        if new_left == *left && new_right == *right {
+            comparable(op, &new_left, &lt, ls, &new_right, &rt, rs)?;
+        }
         let interval =
             is_interval(&type_of(&new_left, schema)?) && is_interval(&type_of(&new_right, schema)?);
         let (new_left, new_right) = if interval {
@@ -424,7 +524,7 @@ fn binary_operator(
 /// An untyped literal beside a number is a number of its type.
 fn number_or_literal(expr: Expr, other: &DataType, settings: &Settings) -> Result<Expr> {
     let is_text_literal =
-        matches!(&expr, Expr::Literal(v, _) if is_text(&v.data_type()) && !v.is_null());
+        matches!(&expr, Expr::Literal(v, None) if is_text(&v.data_type()) && !v.is_null());
     if !is_text_literal {
         return Ok(expr);
     }
@@ -458,9 +558,7 @@ fn comparable(
         SqlType::Bytea => 8,
         _ => 0,
     };
-    let typed_by_literal = matches!(left, Expr::ScalarFunction(f) if f.name() == "pg_cast")
-        || matches!(right, Expr::ScalarFunction(f) if f.name() == "pg_cast");
-    if class(ls) != class(rs) && class(ls) != 0 && class(rs) != 0 && !typed_by_literal {
+    if class(ls) != class(rs) && class(ls) != 0 && class(rs) != 0 {
         return Err(no_operator(&op.to_string(), lt, rt));
     }
     Ok(())
@@ -487,7 +585,7 @@ fn temporal_arithmetic(
     let to = |e: Expr, from: SqlType, t: SqlType| cast_to(e, from, t, settings);
     let as_date = |e: Expr| Expr::Cast(Cast::new(Box::new(e), temporal::timestamp()));
     let text_literal =
-        |e: &Expr| matches!(e, Expr::Literal(v, _) if is_text(&v.data_type()) && !v.is_null());
+        |e: &Expr| matches!(e, Expr::Literal(v, None) if is_text(&v.data_type()) && !v.is_null());
     // Untyped literals first: they take the type that PostgreSQL prefers.
     if text_literal(right) {
         let target = match (lt, op) {
@@ -708,23 +806,41 @@ fn keeps_values(from: &DataType, to: &DataType) -> bool {
     }
 }
 
-/// Gives placeholders without a type one: text.
+/// Gives placeholders without a type one: that of the cast around them, a count
+/// in LIMIT, else text.
 pub fn type_placeholders(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let text = Arc::new(SqlType::Text.field("", true));
-    let count = Arc::new(SqlType::Int8.field("", true));
+    let text: FieldRef = Arc::new(SqlType::Text.field("", true));
+    let count: FieldRef = Arc::new(SqlType::Int8.field("", true));
     let typed = plan.transform_up_with_subqueries(|plan| {
         let field = match plan {
             LogicalPlan::Limit(_) => count.clone(),
             _ => text.clone(),
         };
-        plan.map_expressions(|expr| {
-            expr.transform_up(|e| match e {
-                Expr::Placeholder(Placeholder { id, field: None }) => Ok(Transformed::yes(
-                    Expr::Placeholder(Placeholder::new_with_field(id, Some(field.clone()))),
-                )),
-                other => Ok(Transformed::no(other)),
-            })
-        })
+        plan.map_expressions(|expr| typed_placeholders(expr, &field))
     })?;
     Ok(typed.data)
+}
+
+/// Gives the placeholders of an expression types: that of a cast around them,
+/// else `field`.
+pub fn typed_placeholders(expr: Expr, field: &FieldRef) -> Result<Transformed<Expr>> {
+    let with = |id: String, field: FieldRef| {
+        Expr::Placeholder(Placeholder::new_with_field(id, Some(field)))
+    };
+    expr.transform_down(|e| match e {
+        Expr::Placeholder(Placeholder { id, field: None }) => {
+            Ok(Transformed::yes(with(id, field.clone())))
+        }
+        Expr::Cast(Cast { expr, field: to }) => match *expr {
+            Expr::Placeholder(Placeholder { id, field: None }) => {
+                let expr = Box::new(with(id, to.clone()));
+                Ok(Transformed::yes(Expr::Cast(Cast { expr, field: to })))
+            }
+            other => Ok(Transformed::no(Expr::Cast(Cast {
+                expr: Box::new(other),
+                field: to,
+            }))),
+        },
+        other => Ok(Transformed::no(other)),
+    })
 }

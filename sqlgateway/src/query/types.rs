@@ -8,7 +8,6 @@ use datafusion::sql::sqlparser::ast::{
     ArrayElemTypeDef, CharacterLength, DataType as Sql, ExactNumberInfo, ObjectName, TimezoneInfo,
 };
 use lineradb_common::sql::SqlType;
-use std::sync::Arc;
 
 use super::errors::carry;
 use crate::error::SqlError;
@@ -20,7 +19,7 @@ pub struct Types;
 impl TypePlanner for Types {
     fn plan_type_field(&self, sql_type: &Sql) -> Result<Option<FieldRef>> {
         match sql_type_of(sql_type) {
-            Ok(t) => Ok(Some(Arc::new(t.field("", true)))),
+            Ok(t) => Ok(Some(lineradb_functions::cast::field_of(t))),
             Err(e) => Err(carry(e)),
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-fn options(root: &std::path::Path) -> ClusterOptions {
+pub fn options(root: &std::path::Path) -> ClusterOptions {
     ClusterOptions {
         root: root.to_owned(),
         kvnodes: 3,

@@ -2,3 +2,5 @@
 #![allow(clippy::unwrap_used)]
 
 mod durability;
+mod metrics;
+mod replacement;

@@ -38,9 +38,11 @@ use lineradb_proto::shard::v1::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Bytes of writes in one message; one more write may still fit into a
-/// proposal.
-const PART_BYTES_MAX: usize = limits::PROPOSAL_BYTES_MAX / 2;
+/// Bytes of writes that one consensus round may commit alone.
+const ONE_PHASE_BYTES_MAX: usize = limits::PROPOSAL_BYTES_MAX / 4;
+/// Bytes of writes in one Prewrite: what one node evaluates, logs and applies
+/// at a stretch, so that a bulk load leaves room for others in between.
+const PART_BYTES_MAX: usize = 1 << 20;
 /// Bytes of keys that a transaction record lists for its resolution. A larger
 /// transaction lists none: its intents are resolved by its coordinator, or by
 /// whoever meets one.
@@ -189,7 +191,7 @@ impl Inner {
                 .iter()
                 .any(|item| matches!(item, WriteItem::Schema { .. }));
             // DDL always goes the long way (S2).
-            let one = parts.len() == 1 && !schemas && weight <= PART_BYTES_MAX;
+            let one = parts.len() == 1 && !schemas && weight <= ONE_PHASE_BYTES_MAX;
             match parts.first().filter(|_| one) {
                 Some((shard, _)) => match self.one_phase(&mut plan, shard, &context).await {
                     Ok(Some(done)) => break Ok(done),

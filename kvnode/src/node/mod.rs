@@ -13,6 +13,7 @@ mod heartbeat;
 mod http;
 mod identity;
 mod registration;
+mod storage_metrics;
 
 pub use config::{Flags, NodeConfig};
 
@@ -86,6 +87,7 @@ pub struct KvNode {
     groups: Groups,
     db: Db,
     local: LocalNodes,
+    shown: storage_metrics::Shown,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -128,6 +130,7 @@ impl KvNode {
         let node_id = registration.identity.node_id();
         tracing::info!(%node_id, %address, data = %options.data.display(), "kvnode starts");
 
+        crate::txn::metrics::declare();
         let addresses = Arc::new(Addresses::open(&options.data));
         let groups = Groups::open(GroupsOptions::new(
             &options.data,
@@ -155,6 +158,7 @@ impl KvNode {
             groups: groups.clone(),
             db: db.clone(),
             local: options.local.clone(),
+            shown: storage_metrics::show(node_id, db.clone()),
             stop: stop.clone(),
             tasks: tasks.clone(),
         };
@@ -236,6 +240,7 @@ impl KvNode {
             tracing::warn!("requests were still running when the drain ended");
         }
         self.groups.shutdown().await;
+        drop(self.shown);
         let db = self.db.clone();
         match spawn::blocking(move || db.close()).await {
             Ok(Ok(())) => {}

@@ -1,8 +1,9 @@
 //! Between processes: one ordered stream in each direction for every pair of
-//! nodes, frames of whatever has queued, reconnecting with backoff. Snapshots
-//! open a stream of their own (C8).
+//! nodes and lane, frames of whatever has queued, reconnecting with backoff.
+//! Heartbeats and votes have a connection of their own, and each snapshot too
+//! (C8).
 
-use super::{Chunks, Handler, Pending, Transport, TransportError, dispatch};
+use super::{Chunks, Handler, Lane, Pending, Transport, TransportError, dispatch};
 use crate::consensus::AddressBook;
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -41,7 +42,7 @@ struct Queued {
 /// Sends over gRPC.
 pub struct GrpcTransport {
     book: Arc<dyn AddressBook>,
-    peers: Mutex<HashMap<NodeId, mpsc::Sender<Queued>>>,
+    peers: Mutex<HashMap<(NodeId, Lane), mpsc::Sender<Queued>>>,
 }
 
 impl GrpcTransport {
@@ -53,15 +54,15 @@ impl GrpcTransport {
         })
     }
 
-    fn peer(&self, node: NodeId) -> mpsc::Sender<Queued> {
+    fn peer(&self, node: NodeId, lane: Lane) -> mpsc::Sender<Queued> {
         let mut peers = self.peers.lock();
-        if let Some(queue) = peers.get(&node)
+        if let Some(queue) = peers.get(&(node, lane))
             && !queue.is_closed()
         {
             return queue.clone();
         }
         let (tx, rx) = mpsc::channel(QUEUE);
-        peers.insert(node, tx.clone());
+        peers.insert((node, lane), tx.clone());
         spawn::task("raft peer", run_peer(node, Arc::clone(&self.book), rx));
         tx
     }
@@ -197,9 +198,9 @@ async fn take<'a>(
 
 #[async_trait]
 impl Transport for GrpcTransport {
-    fn send(&self, to: NodeId, request: proto::RaftRequest) -> Pending {
+    fn send(&self, to: NodeId, lane: Lane, request: proto::RaftRequest) -> Pending {
         let (reply, pending) = oneshot::channel();
-        if let Err(refused) = self.peer(to).try_send(Queued { request, reply }) {
+        if let Err(refused) = self.peer(to, lane).try_send(Queued { request, reply }) {
             let (mpsc::error::TrySendError::Full(queued)
             | mpsc::error::TrySendError::Closed(queued)) = refused;
             let _ = queued

@@ -3,7 +3,7 @@
 //! Used by one-process mode, where a socket would only cost time, and by tests,
 //! which cut links one way or both.
 
-use super::{Chunks, Handler, Pending, Transport, TransportError, dispatch};
+use super::{Chunks, Handler, Lane, Pending, Transport, TransportError, dispatch};
 use async_trait::async_trait;
 use lineradb_common::NodeId;
 use lineradb_proto::raft::v1 as proto;
@@ -82,7 +82,7 @@ struct MemoryTransport {
 
 #[async_trait]
 impl Transport for MemoryTransport {
-    fn send(&self, to: NodeId, request: proto::RaftRequest) -> Pending {
+    fn send(&self, to: NodeId, _lane: Lane, request: proto::RaftRequest) -> Pending {
         let (tx, rx) = oneshot::channel();
         match self.network.reach(self.node, to) {
             Err(error) => {

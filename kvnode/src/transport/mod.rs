@@ -1,7 +1,8 @@
 //! How replicas reach each other.
 //!
 //! [`Transport`] is the seam: [`grpc`] carries the messages of all groups
-//! between two nodes on one ordered stream, in frames of whatever has queued;
+//! between two nodes on one ordered stream, in frames of whatever has queued,
+//! and heartbeats and votes on a connection of their own ([`Lane`]);
 //! [`memory`] calls the other node in the same process (one-process mode, and
 //! tests that cut links). [`network`] is what openraft sees of either,
 //! [`router`] hands what arrives to the replica addressed.
@@ -45,12 +46,22 @@ pub type Pending = oneshot::Receiver<Result<proto::RaftReply, TransportError>>;
 /// Chunks of a snapshot on their way.
 pub type Chunks = mpsc::Receiver<crate::Result<proto::SnapshotChunk>>;
 
+/// Which of the two ways to a node a request takes (C8: pings never queue
+/// behind data).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Entries, however large, in order.
+    Bulk,
+    /// Heartbeats and votes: small, and late ones cost an election.
+    Urgent,
+}
+
 /// Carries messages to other nodes.
 #[async_trait]
 pub trait Transport: Send + Sync + 'static {
-    /// Queues a request, in the order of the calls for each node. The id of the
-    /// request is the transport's own.
-    fn send(&self, to: NodeId, request: proto::RaftRequest) -> Pending;
+    /// Queues a request, in the order of the calls for each node and lane. The
+    /// id of the request is the transport's own.
+    fn send(&self, to: NodeId, lane: Lane, request: proto::RaftRequest) -> Pending;
     /// Sends a snapshot on a stream of its own.
     async fn install(
         &self,

@@ -1,7 +1,7 @@
 //! The way to one peer of one group, as openraft sees it.
 
 use super::codec;
-use super::{Pending, Transport, TransportError};
+use super::{Lane, Pending, Transport, TransportError};
 use crate::command::Malformed;
 use crate::consensus::types::{RaftVote, TypeConfig, raft_vote, vote_from};
 use crate::snapshot::{self, ShardCut};
@@ -47,9 +47,20 @@ impl RaftNetworkFactory<TypeConfig> for Factory {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, _node: &openraft::BasicNode) -> Peer {
+        self.peer(target, Lane::Bulk)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, _node: &openraft::BasicNode) -> Peer {
+        self.peer(target, Lane::Urgent)
+    }
+}
+
+impl Factory {
+    fn peer(&self, target: u64, appends: Lane) -> Peer {
         Peer {
             factory: self.clone(),
             target: ReplicaId(target),
+            appends,
         }
     }
 }
@@ -58,6 +69,8 @@ impl RaftNetworkFactory<TypeConfig> for Factory {
 pub struct Peer {
     factory: Factory,
     target: ReplicaId,
+    /// The lane of appends: urgent for heartbeats.
+    appends: Lane,
 }
 
 fn unreachable(error: &TransportError) -> RpcError {
@@ -96,10 +109,11 @@ async fn append_answer(
 }
 
 impl Peer {
-    fn send(&self, body: Question) -> Pending {
+    fn send(&self, lane: Lane, body: Question) -> Pending {
         crate::consensus::metrics::get().messages_sent_total.inc();
         self.factory.transport.send(
             self.target.node(),
+            lane,
             proto::RaftRequest {
                 id: 0,
                 group_id: self.factory.group.0,
@@ -115,22 +129,16 @@ impl Peer {
         question: Question,
         option: &RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        match answer(self.send(question), option.hard_ttl()).await? {
+        match answer(self.send(Lane::Urgent, question), option.hard_ttl()).await? {
             Answer::Vote(reply) => codec::take_vote_reply(reply).map_err(|e| malformed(&e)),
             _ => Err(malformed(&Malformed("a reply to something else"))),
         }
     }
 
-    fn timeout_of(
-        &self,
-        request: &AppendEntriesRequest<TypeConfig>,
-        option: &RPCOption,
-    ) -> Duration {
-        if request.entries.is_empty() {
-            option.hard_ttl()
-        } else {
-            option.hard_ttl().max(self.factory.append_timeout)
-        }
+    /// Replies that come late still count: a follower may be at a sync of its
+    /// disk, and broken connections are noticed otherwise.
+    fn timeout(&self, option: &RPCOption) -> Duration {
+        option.hard_ttl().max(self.factory.append_timeout)
     }
 }
 
@@ -142,9 +150,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
-        let timeout = self.timeout_of(&rpc, &option);
+        let timeout = self.timeout(&option);
         append_answer(
-            self.send(Question::Append(codec::put_append(&rpc))),
+            self.send(self.appends, Question::Append(codec::put_append(&rpc))),
             timeout,
         )
         .await
@@ -168,8 +176,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             .map(move |request| {
                 let previous = request.prev_log_id;
                 let last = request.entries.last().map(|e| e.log_id).or(previous);
-                let timeout = peer.timeout_of(&request, &option);
-                let pending = peer.send(Question::Append(codec::put_append(&request)));
+                let timeout = peer.timeout(&option);
+                let append = Question::Append(codec::put_append(&request));
+                let pending = peer.send(peer.appends, append);
                 async move {
                     let response = append_answer(pending, timeout).await?;
                     if matches!(response, AppendEntriesResponse::Conflict) && previous.is_none() {
@@ -248,8 +257,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
         let question = Question::Transfer(codec::put_transfer(&request));
         answer(
-            self.send(question),
-            option.hard_ttl().max(self.factory.append_timeout),
+            self.send(Lane::Bulk, question),
+            self.timeout(&option),
         )
         .await?;
         Ok(Ok(()))

@@ -243,9 +243,9 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             Some(Body::Push(push)) => self.push(call, &push).await,
             Some(Body::Resolve(resolve)) => self.resolve(call, &resolve).await,
             Some(Body::HeartbeatLocks(beat)) => {
-                call.leading
-                    .locks
-                    .heartbeat(super::placement::txn_id(&beat.txn_id)?);
+                let id = super::placement::txn_id(&beat.txn_id)?;
+                call.leading.locks.heartbeat(id);
+                call.leading.coordinators.hear(id);
                 let reply = proto::HeartbeatLocksReply {};
                 Ok((reply::Body::HeartbeatLocks(reply), Timestamp::ZERO))
             }

@@ -2,6 +2,7 @@
 //! and what becomes of intents. Plain code: a snapshot and a request in, a
 //! decision out.
 
+use super::coordinators::SILENCE_MAX;
 use super::placement::Writer;
 use super::refusal::Refusal;
 use super::rules::{Rule, Rules};
@@ -11,12 +12,11 @@ use bytes::Bytes;
 use lineradb_common::{ShardId, TableId, Timestamp, TxnId};
 use lineradb_proto::shard::v1 as proto;
 use lineradb_proto::shard::v1::{commit_record_reply, push_reply};
+use std::time::Duration;
 
 /// Intent keys in a record are a help for recovery, not a need: beyond this
 /// they are left out.
 const RECORD_BYTES_MAX: usize = 4 << 20;
-/// After this long without a decision the coordinator is taken for dead.
-const COORDINATOR_DEAD_US: u64 = 5_000_000;
 
 /// What to answer, or what to write first.
 #[derive(Debug, PartialEq)]
@@ -143,7 +143,8 @@ fn committed_record(
 }
 
 /// The fate of a transaction, decided when its coordinator is dead or asks for
-/// it (X1, X3).
+/// it (X1, X3). Dead is a coordinator whose attempt is old and of which nothing
+/// was heard for `silence`.
 ///
 /// # Errors
 /// When the store fails.
@@ -152,6 +153,7 @@ pub fn push(
     request: &proto::Push,
     id: TxnId,
     now: Timestamp,
+    silence: Duration,
 ) -> Result<Decision<push_reply::Status>, Refusal> {
     use push_reply::Status as Reply;
     let (key, record) = read_record(reader, &request.anchor, id)?;
@@ -161,7 +163,8 @@ pub fn push(
         None => {}
     }
     let attempt_ts = Timestamp::from_raw(request.attempt_ts);
-    let dead = now.micros() > attempt_ts.micros() + COORDINATOR_DEAD_US;
+    let age = Duration::from_micros(now.micros().saturating_sub(attempt_ts.micros()));
+    let dead = age > SILENCE_MAX && silence > SILENCE_MAX;
     if !request.force && !dead {
         return Ok(Decision::Known(Reply::Pending(true)));
     }

@@ -2,6 +2,7 @@
 //! timestamp cache, latches, memory locks, schema versions. A new term starts
 //! with an empty cache above the low-water mark (L3).
 
+use super::coordinators::Coordinators;
 use super::latches::{LatchGuard, Latches};
 use super::lock_table::{LockTable, WaitGraph};
 use super::rules::Rules;
@@ -26,6 +27,8 @@ pub struct Leading {
     pub latches: Arc<Latches>,
     /// Who waits for whom.
     pub locks: LockTable,
+    /// Whose commits are under way.
+    pub coordinators: Coordinators,
     /// Schema versions.
     pub schema: SchemaTable,
     lost: Mutex<CancellationToken>,
@@ -54,6 +57,7 @@ impl Leading {
             cache: TimestampCache::new(mark, rules),
             latches: Arc::default(),
             locks: LockTable::new(graph),
+            coordinators: Coordinators::default(),
             schema: SchemaTable::default(),
             lost: Mutex::default(),
             resolved: std::array::from_fn(|_| Notify::new()),

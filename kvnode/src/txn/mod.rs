@@ -10,6 +10,7 @@
 //! The scheme is serializable multi-version timestamp ordering with intents,
 //! the family of CockroachDB, plus commit wait.
 
+pub mod coordinators;
 pub mod engine;
 pub mod fate;
 pub mod latches;

@@ -50,7 +50,18 @@ fn commit(
     carry_out(store, decision.unwrap())
 }
 
+/// A push so many seconds after the epoch, of a coordinator never heard of.
 fn push_at(store: &MemoryStore, id: TxnId, seconds: u64, force: bool) -> Option<Pushed> {
+    push_after_silence(store, id, seconds, force, Duration::MAX)
+}
+
+fn push_after_silence(
+    store: &MemoryStore,
+    id: TxnId,
+    seconds: u64,
+    force: bool,
+    silence: Duration,
+) -> Option<Pushed> {
     let request = proto::Push {
         anchor: "a".into(),
         attempt_ts: writer(id).attempt_ts.raw(),
@@ -58,7 +69,21 @@ fn push_at(store: &MemoryStore, id: TxnId, seconds: u64, force: bool) -> Option<
         ..Default::default()
     };
     let now = Timestamp::from_micros(seconds * 1_000_000);
-    carry_out(store, push(&store.snapshot(), &request, id, now).unwrap())
+    carry_out(store, push(&store.snapshot(), &request, id, now, silence).unwrap())
+}
+
+#[test]
+fn a_long_commit_whose_coordinator_is_heard_of_stays_undecided() {
+    let store = MemoryStore::default();
+    let second = Duration::from_secs(1);
+    assert_eq!(
+        push_after_silence(&store, ME, 60, false, second),
+        Some(Pushed::Pending(true))
+    );
+    assert_eq!(
+        push_after_silence(&store, ME, 60, false, 6 * second),
+        Some(Pushed::Aborted(true))
+    );
 }
 
 #[test]
@@ -102,7 +127,7 @@ fn verdicts_are_compared_at_apply() {
         force: true,
         ..Default::default()
     };
-    let verdict = push(&before, &request, ME, ts(0)).unwrap();
+    let verdict = push(&before, &request, ME, ts(0), Duration::ZERO).unwrap();
     assert_eq!(
         commit(&store, ME, 70, None),
         Some(Committing::Committed(70))

@@ -49,3 +49,16 @@ where
 {
     tokio::task::spawn_blocking(f).await
 }
+
+/// Runs work that may block its thread for long in the place where it stands;
+/// the other tasks of the thread are given to another one. In a runtime of one
+/// thread (tests) it simply runs.
+pub fn stalling<T>(f: impl FnOnce() -> T) -> T {
+    let several = tokio::runtime::Handle::try_current()
+        .is_ok_and(|h| h.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread);
+    if several {
+        tokio::task::block_in_place(f)
+    } else {
+        f()
+    }
+}

@@ -260,7 +260,9 @@ pub fn orders(state: &State, view: &View, node_id: u64, now: Duration) -> Vec<Or
 }
 
 /// Founding members get the identical membership (C4), until each was seen
-/// once.
+/// once. One that comes when the shard is another already (split, or with other
+/// replicas) starts empty and gets a snapshot: played over the descriptor of
+/// today, the log from its beginning would be judged differently there.
 fn founding_order(node_id: u64, shard: &ShardRecord, here: Option<u64>) -> Option<order::Order> {
     let replicas = shard.descriptor.replicas.iter();
     let mine = { replicas }
@@ -269,10 +271,12 @@ fn founding_order(node_id: u64, shard: &ShardRecord, here: Option<u64>) -> Optio
     if ReplicaId(mine.replica_id).incarnation() != 1 {
         return None;
     }
+    let now = &shard.descriptor;
+    let as_founded = now.version == 1 && now.configuration_version == 1;
     Some(order::Order::CreateReplica(CreateReplica {
         shard: Some(shard.descriptor.clone()),
         replica_id: mine.replica_id,
-        founding: true,
+        founding: as_founded,
     }))
 }
 

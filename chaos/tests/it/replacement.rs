@@ -71,5 +71,8 @@ async fn a_replica_with_damaged_tables_is_rebuilt_from_the_others() {
         .query_one("SELECT count(*), sum(length(v)) FROM t", &[])
         .await
         .unwrap();
-    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (2000, 200_000));
+    assert_eq!(
+        (row.get::<_, i64>(0), row.get::<_, i64>(1)),
+        (2000, 200_000)
+    );
 }

@@ -144,36 +144,46 @@ impl Inner {
                 });
             }
         }
-        let answers = self
-            .shared
-            .router
-            .scatter(keys, make, Effect::Repeatable, LOCK_BYTES_MAX, &context)
-            .await
-            .map_err(Failure::into_error)?;
         let mut parts = Vec::new();
-        let mut state = self.state.lock();
-        for (keys, reply) in answers {
-            let Some(reply::Body::LockingRead(read)) = reply.body else {
-                return Err(nonsense("a LockingRead"));
-            };
-            if read.values.len() != keys.len() {
-                return Err(nonsense("a LockingRead"));
-            }
-            for (key, value) in keys.iter().zip(read.values) {
-                let locked = Locked {
-                    found: Some(LockedVersion {
-                        version: value.version_ts,
-                        present: value.present,
-                    }),
-                    shared: options.shared,
+        let mut asked = keys;
+        while !asked.is_empty() {
+            let answers = self
+                .shared
+                .router
+                .scatter(
+                    std::mem::take(&mut asked),
+                    &make,
+                    Effect::Repeatable,
+                    LOCK_BYTES_MAX,
+                    &context,
+                )
+                .await
+                .map_err(Failure::into_error)?;
+            let mut state = self.state.lock();
+            for (mut keys, reply) in answers {
+                let Some(reply::Body::LockingRead(read)) = reply.body else {
+                    return Err(nonsense("a LockingRead"));
                 };
-                state.locked.insert(key.clone(), locked);
-                found.insert(key.clone(), value.present.then_some(value.value));
+                if read.values.len() > keys.len() || read.values.is_empty() {
+                    return Err(nonsense("a LockingRead"));
+                }
+                asked.extend(keys.split_off(read.values.len()));
+                for (key, value) in keys.iter().zip(read.values) {
+                    let locked = Locked {
+                        found: Some(LockedVersion {
+                            version: value.version_ts,
+                            present: value.present,
+                        }),
+                        shared: options.shared,
+                    };
+                    state.locked.insert(key.clone(), locked);
+                    found.insert(key.clone(), value.present.then_some(value.value));
+                }
+                parts.push(Part {
+                    keys,
+                    read_ts: Timestamp::from_raw(read.read_ts).max(read_ts),
+                });
             }
-            parts.push(Part {
-                keys,
-                read_ts: Timestamp::from_raw(read.read_ts).max(read_ts),
-            });
         }
         Ok(parts)
     }

@@ -61,29 +61,36 @@ impl Inner {
                 (request::Body::Get(get), schema.clone())
             };
             let context = self.context();
-            let parts = self
-                .shared
-                .router
-                .scatter(
-                    missing.into_iter().collect(),
-                    make,
-                    Effect::Repeatable,
-                    GET_BYTES_MAX,
-                    &context,
-                )
-                .await
-                .map_err(Failure::into_error)?;
-            for (keys, reply) in parts {
-                let values = match reply.body {
-                    Some(reply::Body::Get(get)) if get.values.len() == keys.len() => get.values,
-                    _ => return Err(nonsense("a Get")),
-                };
-                for (key, value) in keys.into_iter().zip(values) {
-                    let found = value.present.then_some(Found {
-                        value: value.value,
-                        version: value.version_ts,
-                    });
-                    own.insert(key, found);
+            let mut missing: Vec<Bytes> = missing.into_iter().collect();
+            while !missing.is_empty() {
+                let parts = self
+                    .shared
+                    .router
+                    .scatter(
+                        std::mem::take(&mut missing),
+                        &make,
+                        Effect::Repeatable,
+                        GET_BYTES_MAX,
+                        &context,
+                    )
+                    .await
+                    .map_err(Failure::into_error)?;
+                for (mut keys, reply) in parts {
+                    let values = match reply.body {
+                        Some(reply::Body::Get(get)) => get.values,
+                        _ => return Err(nonsense("a Get")),
+                    };
+                    if values.len() > keys.len() || values.is_empty() {
+                        return Err(nonsense("a Get"));
+                    }
+                    missing.extend(keys.split_off(values.len()));
+                    for (key, value) in keys.into_iter().zip(values) {
+                        let found = value.present.then_some(Found {
+                            value: value.value,
+                            version: value.version_ts,
+                        });
+                        own.insert(key, found);
+                    }
                 }
             }
         }

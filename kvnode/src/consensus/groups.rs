@@ -51,6 +51,8 @@ pub struct GroupsCore {
     pub(super) life: Mutex<()>,
     snapshots: Arc<Semaphore>,
     stopping: signal::Sender<bool>,
+    /// Replicas on record that could not be started, until they are destroyed.
+    unstarted: parking_lot::Mutex<BTreeMap<ShardId, meta::ReplicaStatus>>,
 }
 
 impl Groups {
@@ -84,6 +86,7 @@ impl Groups {
             life: Mutex::default(),
             snapshots: Arc::new(Semaphore::new(1)),
             stopping: signal::channel(false).0,
+            unstarted: parking_lot::Mutex::default(),
         });
         core.restart_all().await?;
         let handler = router::router(Arc::downgrade(&core));
@@ -117,7 +120,9 @@ impl Groups {
 
     /// What heartbeats report.
     pub fn status(&self) -> Vec<meta::ReplicaStatus> {
-        self.list().iter().map(Group::status).collect()
+        let started = self.list().into_iter().map(|group| group.status());
+        let unstarted = self.core.unstarted.lock();
+        started.chain(unstarted.values().cloned()).collect()
     }
 
     /// The service to mount on the node's gRPC server.
@@ -196,11 +201,17 @@ impl GroupsCore {
             .map_err(|error| Error::Unavailable(error.to_string()))
     }
 
+    /// A replica that never started was destroyed.
+    pub(super) fn forget_unstarted(&self, shard: ShardId) {
+        self.unstarted.lock().remove(&shard);
+    }
+
     pub(super) fn stopping(&self) -> bool {
         *self.stopping.borrow()
     }
 
     fn insert(&self, group: Group) {
+        self.unstarted.lock().remove(&group.shard_id());
         self.groups.write().insert(group.shard_id(), group.clone());
         metrics::get().groups.inc();
         self.changes.send_modify(|count| *count += 1);
@@ -228,7 +239,18 @@ impl GroupsCore {
                 self.erase(shard, &record.descriptor)?;
                 continue;
             }
-            self.start(shard, record, false).await?;
+            // One damaged group is replaced; the others serve.
+            let status = meta::ReplicaStatus {
+                shard: Some(record.descriptor.clone()),
+                replica_id: record.replica.0,
+                ..meta::ReplicaStatus::default()
+            };
+            if let Err(error) = self.start(shard, record, false).await {
+                tracing::error!(%shard, %error, "a replica does not start");
+                let failed = error.to_string();
+                let status = meta::ReplicaStatus { failed, ..status };
+                self.unstarted.lock().insert(shard, status);
+            }
         }
         Ok(())
     }

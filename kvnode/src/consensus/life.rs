@@ -124,12 +124,22 @@ impl Groups {
                 // A later incarnation lives here: the one named is gone.
                 return Ok(());
             }
-            descriptor = Some(group.descriptor());
             if let Err(error) = group.raft().shutdown().await {
                 tracing::warn!(%shard, %error, "a replica did not stop cleanly");
             }
+            // Its state machine may still be at work: nothing of it lands after
+            // this, and the range does not shrink any more.
+            group.state().close();
+            descriptor = Some(group.descriptor());
             core.remove(shard);
+        } else if let Some(record) = local::load(&core.storage, shard)?
+            && record.replica <= replica
+        {
+            descriptor = Some(Arc::new(record.descriptor));
         }
+        // The tombstone drops the log, and with it the only way to make the
+        // seed of a child again: that must be durable first (C4, D2).
+        core.storage.flush().await?;
         core.log
             .group(shard)
             .destroy(replica)
@@ -141,6 +151,7 @@ impl Groups {
                 .await
                 .map_err(|error| Error::Unavailable(error.to_string()))??;
         }
+        self.core.forget_unstarted(shard);
         Ok(())
     }
 

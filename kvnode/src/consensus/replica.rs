@@ -6,7 +6,9 @@ use super::local::ReplicaRecord;
 use super::storage::Storage;
 use super::types::StoredMembership;
 use crate::raft_log::LogId;
+use crate::{Error, Result};
 use lineradb_common::{NodeId, ReplicaId, ShardId};
+use lineradb_lsm::WriteBatch;
 use lineradb_proto::shard::v1::ShardDescriptor;
 use parking_lot::{Mutex, RwLock};
 use std::collections::VecDeque;
@@ -65,6 +67,9 @@ pub(crate) struct ReplicaState {
     pub visible: RwLock<Visible>,
     durable: Mutex<Durable>,
     pub leadership: LeadershipCell,
+    /// Held while something is written to the engine; true when the replica was
+    /// destroyed: nothing is written any more.
+    closed: Mutex<bool>,
     /// Set when the replica stopped on a fault.
     pub failed: Mutex<Option<String>>,
 }
@@ -89,8 +94,24 @@ impl ReplicaState {
                 reached: record.applied,
             }),
             leadership: LeadershipCell::default(),
+            closed: Mutex::new(false),
             failed: Mutex::default(),
         }
+    }
+
+    /// Writes a batch unless the replica was destroyed meanwhile; returns its
+    /// sequence number.
+    pub(crate) fn write(&self, batch: WriteBatch) -> Result<u64> {
+        let closed = self.closed.lock();
+        if *closed {
+            return Err(Error::Unavailable("the replica was destroyed".into()));
+        }
+        self.storage.write(batch)
+    }
+
+    /// The replica is destroyed; returns when no write is under way.
+    pub(crate) fn close(&self) {
+        *self.closed.lock() = true;
     }
 
     pub(crate) fn descriptor(&self) -> Arc<ShardDescriptor> {

@@ -20,6 +20,7 @@ use crate::command::{Body, Command, Expect, Op, Rejection, Tree, Verdict, value_
 use crate::raft_log::LogId;
 use crate::snapshot::{self, ShardCut};
 use futures::{Stream, TryStreamExt};
+use lineradb_common::spawn;
 use lineradb_lsm::WriteBatch;
 use lineradb_proto::shard::v1::{Replica, ShardDescriptor};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapshot};
@@ -266,7 +267,10 @@ impl StateMachine {
         }
         if let Some(applied) = self.applied {
             local::put_applied(&mut pending.batch, storage, self.state.shard, applied);
-            let seqno = storage.write(pending.batch)?;
+            // The engine may make writers wait for its flushes: the threads that
+            // carry heartbeats must not be among them.
+            let state = &self.state;
+            let seqno = spawn::stalling(|| state.write(pending.batch))?;
             self.state.note_written(seqno, applied);
         }
         metrics::get()

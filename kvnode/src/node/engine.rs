@@ -1,11 +1,12 @@
-//! Opening the storage engine, also when it is damaged.
+//! Opening the storage engine, also when it or the raft log is damaged.
 //!
 //! The engine has no log of its own (D1), so its tables cannot be repaired
-//! here; the other replicas have the data. A damaged engine is put aside,
-//! whole, and the node starts with an empty one and reports its replicas as
-//! failed: each is replaced under a new id (C3) and filled by a snapshot. That
-//! is done only when every one of them has others to be rebuilt from;
-//! otherwise the node does not start, and the error names the damaged file.
+//! here, and neither can a log below what was synced (D3); the other replicas
+//! have the data. A damaged store is put aside, whole, and the node starts with
+//! an empty one and reports its replicas as failed: each is replaced under a
+//! new id (C3) and filled by a snapshot. That is done only when every one of
+//! them has enough others on nodes that are alive; otherwise the node does not
+//! start, and the error names the damaged file.
 
 use super::KvNodeOptions;
 use super::identity::Identity;
@@ -16,12 +17,17 @@ use lineradb_common::clock::deadline_after;
 use lineradb_common::spawn;
 use lineradb_lsm::{Db, Options, RealVfs};
 use lineradb_proto::meta::v1::ClusterMap;
+use lineradb_proto::shard::v1::ShardDescriptor;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Replicas that a shard needs so that one of them may be thrown away.
-const REPLICAS_MIN: usize = 3;
+/// Replicas on other live nodes that a shard needs so that the one here may be
+/// thrown away. Two nodes that find damage at once wait for each other.
+const OTHERS_MIN: usize = 2;
+/// How long the other nodes may take to come: all may be starting.
+const OTHERS_WAIT: Duration = Duration::from_secs(60);
 
 /// An open engine, and why the one before it was put aside, if it was.
 pub(super) struct Engine {
@@ -35,28 +41,49 @@ pub(super) struct Engine {
 /// When the folder is in use (the message names the process), or the engine is
 /// damaged and cannot be rebuilt from others.
 pub(super) async fn open(options: &KvNodeOptions, meta: &MetaClient) -> Result<Engine> {
-    let dir = options.data.join("engine");
-    let damage = match open_at(&dir, options.block_cache_bytes).await {
+    let damage = match open_at(&options.data.join("engine"), options.block_cache_bytes).await {
         Ok(db) => return Ok(Engine { db, lost: None }),
         Err(Error::Storage(error)) if error.is_corruption() => error,
         Err(error) => return Err(error),
     };
-    tracing::error!(%damage, "the storage engine is damaged");
+    start_over(options, meta, &damage.to_string(), &["engine"]).await
+}
+
+/// Puts damaged parts of a node's data aside and opens an empty engine.
+///
+/// # Errors
+/// When the other nodes cannot rebuild what is here.
+pub(super) async fn start_over(
+    options: &KvNodeOptions,
+    meta: &MetaClient,
+    damage: &str,
+    parts: &[&str],
+) -> Result<Engine> {
+    tracing::error!(damage, "the data of this node are damaged");
     let unavailable = |why: String| Error::Corrupt(format!("{damage}; {why}"));
     let identity = Identity::open(&options.data)?;
-    let map = { meta.get_map(deadline_after(Duration::from_secs(10))) }
-        .await
-        .map_err(|e| unavailable(format!("whether others have the data is not known: {e}")))?;
-    if let Some(shard) = only_here(&map, identity.node_id().0) {
-        return Err(unavailable(format!(
-            "shard {shard} has too few replicas elsewhere to be rebuilt: restore a backup, or \
-             remove {} to give up its data",
-            dir.display()
-        )));
+    let deadline = deadline_after(OTHERS_WAIT);
+    loop {
+        let map = meta.get_map(deadline).await;
+        let map = map
+            .map_err(|e| unavailable(format!("whether others have the data is not known: {e}")))?;
+        let Some(shard) = only_here(&map, identity.node_id().0) else {
+            break;
+        };
+        let pause = tokio::time::sleep(Duration::from_millis(200));
+        if tokio::time::timeout_at(deadline, pause).await.is_err() {
+            return Err(unavailable(format!(
+                "shard {shard} has too few live replicas elsewhere to be rebuilt: start the other \
+                 nodes, restore a backup, or remove {} to give up its data",
+                options.data.display()
+            )));
+        }
     }
-    put_aside(&dir)?;
-    let db = open_at(&dir, options.block_cache_bytes).await?;
-    let lost = Some(format!("lost with a damaged storage engine: {damage}"));
+    for part in parts {
+        put_aside(&options.data.join(part))?;
+    }
+    let db = open_at(&options.data.join("engine"), options.block_cache_bytes).await?;
+    let lost = Some(format!("lost with damaged data: {damage}"));
     Ok(Engine { db, lost })
 }
 
@@ -75,12 +102,21 @@ async fn open_at(dir: &Path, block_cache_bytes: u64) -> Result<Db> {
         .map_err(|e| Error::Unavailable(e.to_string()))?
 }
 
-/// A shard of which this node holds a replica and too few others do.
+/// A shard of which this node holds a replica and too few others that live do.
 fn only_here(map: &ClusterMap, node_id: u64) -> Option<u64> {
+    let live: HashSet<u64> = { map.nodes.iter() }
+        .filter(|node| node.live && node.node_id != node_id)
+        .map(|node| node.node_id)
+        .collect();
+    let others = |s: &&ShardDescriptor| {
+        { s.replicas.iter() }
+            .filter(|r| live.contains(&r.node_id))
+            .count()
+    };
     map.shards
         .iter()
         .filter(|s| s.replicas.iter().any(|r| r.node_id == node_id))
-        .find(|s| s.replicas.len() < REPLICAS_MIN)
+        .find(|s| others(s) < OTHERS_MIN)
         .map(|s| s.shard_id)
 }
 
@@ -98,7 +134,8 @@ fn put_aside(dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lineradb_proto::shard::v1::{Replica, ShardDescriptor};
+    use lineradb_proto::meta::v1::Node;
+    use lineradb_proto::shard::v1::Replica;
 
     #[test]
     fn an_engine_is_given_up_only_when_others_have_it_all() {
@@ -112,12 +149,20 @@ mod tests {
                 .collect(),
             ..ShardDescriptor::default()
         };
-        let map = ClusterMap {
+        let map = |dead: u64| ClusterMap {
             shards: vec![shard(1, &[1, 2, 3]), shard(2, &[4])],
+            nodes: { 1..=4 }
+                .map(|node_id| Node {
+                    node_id,
+                    live: node_id != dead,
+                    ..Node::default()
+                })
+                .collect(),
             ..ClusterMap::default()
         };
-        assert_eq!(only_here(&map, 1), None);
-        assert_eq!(only_here(&map, 4), Some(2));
+        assert_eq!(only_here(&map(1), 1), None);
+        assert_eq!(only_here(&map(2), 1), Some(1));
+        assert_eq!(only_here(&map(1), 4), Some(2));
     }
 
     #[test]

@@ -26,6 +26,8 @@ const NEWS: Duration = Duration::from_millis(50);
 /// A metaservice that is silent for longer is asked again.
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a split may take before it is ordered again.
+/// A replacement that takes longer is begun again.
+const REPLACE_TIMEOUT: Duration = Duration::from_secs(120);
 const SPLIT_TIMEOUT_MS: u32 = 10_000;
 
 /// What the loop needs.
@@ -188,10 +190,17 @@ impl Heartbeat {
 
 fn name_of(order: &Order) -> String {
     match order {
-        Order::CreateReplica(o) => format!("create replica {}", o.replica_id),
+        Order::CreateReplica(o) => {
+            let shard = o.shard.as_ref().map_or(0, |shard| shard.shard_id);
+            format!("create replica {} of {shard}", o.replica_id)
+        }
         Order::Split(o) => format!("split {} into {}", o.shard_id, o.new_shard_id),
         Order::ReplaceReplica(o) => {
-            format!("replace replica {} of {}", o.old_replica_id, o.shard_id)
+            let new = o.new.as_ref().map_or(0, |new| new.replica_id);
+            format!(
+                "replace replica {} of {} by {new}",
+                o.old_replica_id, o.shard_id
+            )
         }
         Order::DestroyReplica(o) => format!("destroy replica {} of {}", o.replica_id, o.shard_id),
     }
@@ -201,7 +210,12 @@ async fn carry_out(order: Order, groups: &Groups, shards: &ShardNode) -> Result<
     match order {
         Order::CreateReplica(order) => groups.create_replica(order).await,
         Order::DestroyReplica(order) => groups.destroy_replica(order).await,
-        Order::ReplaceReplica(order) => groups.replace_replica(order).await,
+        // It waits for another node; begun again, it goes on where it was.
+        Order::ReplaceReplica(order) => {
+            { tokio::time::timeout(REPLACE_TIMEOUT, groups.replace_replica(order)) }
+                .await
+                .unwrap_or_else(|_| Err(Error::Unavailable("not done within its time".into())))
+        }
         Order::Split(order) => split(order, groups, shards).await,
     }
 }

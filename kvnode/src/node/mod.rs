@@ -22,6 +22,7 @@ use crate::kv_service;
 use crate::service::{ShardGrpc, ShardNode, ShardNodeOptions};
 use crate::{Error, Result};
 use addresses::Addresses;
+use engine::Engine;
 use identity::Identity;
 use lineradb_client::meta::MetaClient;
 use lineradb_client::{Client, ClientOptions, LocalNodes};
@@ -43,6 +44,9 @@ use tokio_util::task::TaskTracker;
 
 /// Largest gRPC message: a proposal's worth of writes and some framing.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// How often a silent connection is asked whether it lives, and how long it has
+/// to answer.
+const KEEPALIVE: Duration = Duration::from_secs(5);
 /// How long a stop waits for requests in flight.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long a stop waits for other replicas to lead.
@@ -112,8 +116,7 @@ impl KvNode {
 
         let meta = MetaClient::new(options.metas.clone())
             .map_err(|e| Error::Refused(format!("--meta: {e}")))?;
-        let engine = engine::open(&options, &meta).await?;
-        let db = engine.db;
+        let mut engine = engine::open(&options, &meta).await?;
         let mut registration = Registration {
             identity: Identity::open(&options.data)?,
             meta: meta.clone(),
@@ -132,13 +135,22 @@ impl KvNode {
 
         crate::txn::metrics::declare();
         let addresses = Arc::new(Addresses::open(&options.data));
-        let groups = Groups::open(GroupsOptions::new(
-            &options.data,
-            db.clone(),
-            node_id,
-            addresses.clone(),
-        ))
-        .await?;
+        let open = |db: &Db| {
+            let options = GroupsOptions::new(&options.data, db.clone(), node_id, addresses.clone());
+            Groups::open(options)
+        };
+        let groups = match open(&engine.db).await {
+            Err(Error::Corrupt(damage)) => {
+                let Engine { db, .. } = engine;
+                spawn::blocking(move || db.close())
+                    .await
+                    .map_err(|e| Error::Unavailable(e.to_string()))??;
+                engine = engine::start_over(&options, &meta, &damage, &["engine", "raft"]).await?;
+                open(&engine.db).await?
+            }
+            opened => opened?,
+        };
+        let db = engine.db;
         let shard_node = ShardNode::new(ShardNodeOptions {
             groups: groups.clone(),
             db: db.clone(),
@@ -284,6 +296,9 @@ impl KvNode {
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let router = tonic::transport::Server::builder()
             .tcp_nodelay(true)
+            // A peer that vanished without a word ends its streams too.
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
             .add_service(shard_service)
             .add_service(self.groups.raft_service())
             .add_service(health_service)

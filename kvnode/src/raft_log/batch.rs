@@ -26,6 +26,8 @@ pub(crate) struct Located {
     pub index: u64,
     pub serial: u64,
     pub location: Location,
+    /// Where the entry lay before, if this is a copy of it.
+    pub copied_from: Option<Location>,
 }
 
 /// A batch under construction.
@@ -57,6 +59,7 @@ impl Batch {
         serial: u64,
         id: LogId,
         payload: Bytes,
+        copied_from: Option<Location>,
     ) {
         let offset = self.offset + self.bytes.len() as u64;
         let record = Record::Entry { id, payload };
@@ -71,6 +74,7 @@ impl Batch {
                 offset,
                 length,
             },
+            copied_from,
         });
     }
 
@@ -107,7 +111,7 @@ impl Batch {
                 permit,
             } => {
                 for (serial, id, payload) in entries {
-                    self.put_entry(&cell, replica, serial, id, payload);
+                    self.put_entry(&cell, replica, serial, id, payload, None);
                 }
                 written.callbacks.push(callback);
                 written.permits.push(permit);

@@ -3,9 +3,8 @@
 //! Segments are deleted oldest first, so the few entries of a quiet group could
 //! hold the whole log. When it is large, they are written once more at its end.
 
-use super::batch::{Batch, Written};
+use super::batch::Batch;
 use super::cell::Cell;
-use super::item::Released;
 use super::record::LogId;
 use super::{Location, Options, Shared, reader};
 use lineradb_common::ReplicaId;
@@ -17,11 +16,7 @@ const COPY_BYTES_MAX: u64 = 4 << 20;
 
 /// Copies the live entries of the oldest segment into this batch when they
 /// are few and the log is large, so that the segment can be deleted.
-pub(crate) fn copy_stragglers(
-    shared: &Shared,
-    batch: &mut Batch,
-    written: &mut Written,
-) -> io::Result<()> {
+pub(crate) fn copy_stragglers(shared: &Shared, batch: &mut Batch) -> io::Result<()> {
     let oldest = {
         let segments = shared.segments.lock();
         let total: u64 = segments.values().map(|s| s.bytes).sum();
@@ -42,7 +37,6 @@ pub(crate) fn copy_stragglers(
     };
     let cells: Vec<Arc<Cell>> = shared.cells.lock().values().cloned().collect();
     let mut copied = 0;
-    let mut released = Released::default();
     for cell in cells {
         let stragglers: Vec<(u64, ReplicaId, LogId, Location)> = {
             let state = cell.state.lock();
@@ -70,11 +64,9 @@ pub(crate) fn copy_stragglers(
             }
             let payload = reader::read_at(shared, &cell, id, location)?;
             copied += payload.len() as u64;
-            batch.put_entry(&cell, replica, serial, id, payload);
-            released.add(location);
+            batch.put_entry(&cell, replica, serial, id, payload, Some(location));
         }
     }
-    written.released.push(released);
     Ok(())
 }
 

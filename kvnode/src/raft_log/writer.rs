@@ -224,11 +224,11 @@ impl Writer {
         for item in items {
             batch.put(item, &mut written);
         }
-        compact::copy_stragglers(&self.shared, &mut batch, &mut written)?;
+        compact::copy_stragglers(&self.shared, &mut batch)?;
         let located = self.append_batch(end, handle, batch)?;
         written.end = end.offset;
         end.ticket += 1;
-        self.locate(end, located);
+        written.released.push(self.locate(end, located));
         self.evict(end);
         Ok(written)
     }
@@ -322,9 +322,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Tells the entries where they lie now.
-    fn locate(&self, end: &mut End, located: Vec<Located>) {
+    /// Tells the entries where they lie now; returns the places that copied
+    /// ones have left. An entry purged since it was copied has given up its old
+    /// place already: counted twice, a segment would go that others still need.
+    fn locate(&self, end: &mut End, located: Vec<Located>) -> Released {
         let (mut live, mut live_bytes) = (0, 0);
+        let mut left = Released::default();
         for entry in located {
             let in_memory = {
                 let mut state = entry.cell.state.lock();
@@ -340,6 +343,9 @@ impl Writer {
             };
             live += 1;
             live_bytes += u64::from(entry.location.length);
+            if let Some(before) = entry.copied_from {
+                left.add(before);
+            }
             if in_memory {
                 end.recent
                     .push_back((entry.cell, entry.index, entry.serial));
@@ -349,6 +355,7 @@ impl Writer {
             segment.live += live;
             segment.live_bytes += live_bytes;
         }
+        left
     }
 
     /// Lets the oldest payloads go while the tail is above its budget.
@@ -399,16 +406,17 @@ impl Writer {
             callback.call(Ok(()));
         }
         drop(written.permits);
+        // In order too: a gap among the files is a damaged log.
         let dead = self.release(written.released);
-        done.next += 1;
-        drop(done);
-        self.done_changed.notify_all();
         for path in &dead {
             self.shared.vfs.remove(path)?;
         }
         if !dead.is_empty() {
             self.shared.vfs.sync_dir(&self.shared.dir)?;
         }
+        done.next += 1;
+        drop(done);
+        self.done_changed.notify_all();
         Ok(())
     }
 

@@ -159,7 +159,7 @@ pub(crate) async fn install(
         local::put_descriptor(&mut batch, storage, &descriptor);
         local::put_membership(&mut batch, storage, state.shard, &membership);
         local::put_applied(&mut batch, storage, state.shard, applied);
-        let seqno = storage.write(batch)?;
+        let seqno = state.write(batch)?;
         storage.db.flush()?;
         state.note_written(seqno, applied);
         Ok(Installed {

@@ -10,6 +10,7 @@ use futures::StreamExt;
 use lineradb_common::{NodeId, spawn};
 use lineradb_proto::raft::v1 as proto;
 use parking_lot::Mutex;
+use prost::Message;
 use proto::raft_client::RaftClient;
 use proto::raft_server;
 use std::collections::HashMap;
@@ -24,10 +25,13 @@ use tonic::{Request, Response, Status, Streaming};
 const QUEUE: usize = 8192;
 /// Messages in one frame at most.
 const FRAME_MESSAGES: usize = 256;
+/// Bytes in one frame, one message more or less: a peer that catches up is sent
+/// many large ones at once.
+const FRAME_BYTES: usize = 4 << 20;
 /// Frames between the queue and the socket.
 const FRAMES: usize = 4;
 /// Largest message taken or sent: a proposal and its surroundings.
-pub(crate) const MESSAGE_BYTES_MAX: usize = 256 << 20;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 64 << 20;
 const RECONNECT_MIN: Duration = Duration::from_millis(20);
 const RECONNECT_MAX: Duration = Duration::from_millis(500);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -172,7 +176,9 @@ async fn exchange(mut client: RaftClient<Channel>, queue: &mut mpsc::Receiver<Qu
                     next_id += 1;
                     requests.push(request);
                 }
-                permit.send(proto::RaftFrame { requests, ..proto::RaftFrame::default() });
+                if !requests.is_empty() {
+                    permit.send(proto::RaftFrame { requests, ..proto::RaftFrame::default() });
+                }
                 if waiting.len() > QUEUE {
                     waiting.retain(|_, reply| !reply.is_closed());
                 }
@@ -193,7 +199,15 @@ async fn take<'a>(
     batch: &mut Vec<Queued>,
 ) -> Option<mpsc::Permit<'a, proto::RaftFrame>> {
     let permit = frames.reserve().await.ok()?;
-    (queue.recv_many(batch, FRAME_MESSAGES).await > 0).then_some(permit)
+    let first = queue.recv().await?;
+    let mut bytes = first.request.encoded_len();
+    batch.push(first);
+    while bytes < FRAME_BYTES && batch.len() < FRAME_MESSAGES {
+        let Ok(next) = queue.try_recv() else { break };
+        bytes += next.request.encoded_len();
+        batch.push(next);
+    }
+    Some(permit)
 }
 
 #[async_trait]

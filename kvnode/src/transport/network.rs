@@ -256,11 +256,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
         let question = Question::Transfer(codec::put_transfer(&request));
-        answer(
-            self.send(Lane::Bulk, question),
-            self.timeout(&option),
-        )
-        .await?;
+        answer(self.send(Lane::Bulk, question), self.timeout(&option)).await?;
         Ok(Ok(()))
     }
 

@@ -19,6 +19,8 @@ use std::time::Duration;
 /// How long a message may wait for its replica: a split's child is reached by
 /// its leader before its node has applied the split.
 const BIRTH_WAIT: Duration = Duration::from_millis(100);
+/// How long the next part of a snapshot may take.
+const CHUNK_WAIT: Duration = Duration::from_secs(30);
 
 /// Answers for all replicas of a node.
 pub(crate) struct Router {
@@ -122,7 +124,11 @@ impl Handler for Router {
         };
         let _one = core.snapshot_permit().await.map_err(|e| e.to_string())?;
         let mut assembly = Assembly::begin(&header).map_err(|e| e.to_string())?;
-        while let Some(chunk) = chunks.recv().await {
+        let silent = |_| "the snapshot's sender fell silent".to_owned();
+        while let Some(chunk) = { tokio::time::timeout(CHUNK_WAIT, chunks.recv()) }
+            .await
+            .map_err(silent)?
+        {
             let chunk = chunk.map_err(|e| e.to_string())?;
             assembly.add(chunk).map_err(|e| e.to_string())?;
         }

@@ -225,11 +225,6 @@ pub fn resolve(
         if intent.txn != id {
             continue;
         }
-        ops.push(Op {
-            tree: Tree::Intent,
-            key: at.addressable.clone(),
-            value: None,
-        });
         if let Some(commit_ts) = commit_ts {
             // The version of an anchor carries the transaction's id.
             let anchors = at.key.as_ref() == Some(&intent.anchor);
@@ -243,6 +238,13 @@ pub fn resolve(
                 value: Some(version.encode()),
             });
         }
+        // Last: many writes are cut into several proposals, and whoever comes
+        // after a failure between two must still find what is to be done.
+        ops.push(Op {
+            tree: Tree::Intent,
+            key: at.addressable.clone(),
+            value: None,
+        });
     }
     Ok(ops)
 }

@@ -1,5 +1,6 @@
 //! Locking reads: the memory lock first, in line, then the newest version.
 
+use super::read::GET_BYTES;
 use super::wait::Patience;
 use super::write::lock_refusal;
 use super::{Answer, Call, Engine, SchemaCheck};
@@ -118,8 +119,8 @@ impl<C: Consensus, S: Store> Engine<C, S> {
     }
 }
 
-/// The newest committed version of each key, and the timestamp at which all of
-/// them hold.
+/// The newest committed version of each key (of the first ones, when their
+/// values are large), and the timestamp at which all of them hold.
 fn newest(
     snapshot: &impl mvcc::Reader,
     read: &proto::LockingRead,
@@ -128,10 +129,15 @@ fn newest(
 ) -> mvcc::Result<(Vec<proto::VersionedValue>, Timestamp)> {
     let mut at = requested;
     let mut values = Vec::with_capacity(read.keys.len());
+    let mut bytes = 0;
     for key in &read.keys {
+        if bytes >= GET_BYTES {
+            break;
+        }
         let place = keys::addressable(key);
         let found = mvcc::read_point(snapshot, key, &place, Timestamp::MAX, Some(writer.id))?;
         at = at.max(found.observed);
+        bytes += found.value.as_ref().map_or(0, bytes::Bytes::len) + 16;
         values.push(proto::VersionedValue {
             present: found.value.is_some(),
             value: found.value.unwrap_or_default(),

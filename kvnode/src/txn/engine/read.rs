@@ -18,6 +18,8 @@ use std::pin::pin;
 
 /// Bytes of keys and values in one page of a scan.
 const PAGE_BYTES: usize = 1 << 20;
+/// Values in the answer to a multi-get end here, one value more or less.
+pub(super) const GET_BYTES: usize = 4 << 20;
 
 /// What is read, and how it is answered.
 pub(super) enum Work<'a> {
@@ -277,9 +279,14 @@ fn evaluate_get(
 ) -> mvcc::Result<(reply::Body, Timestamp)> {
     let mut observed = Timestamp::ZERO;
     let mut values = Vec::with_capacity(get.keys.len());
+    let mut bytes = 0;
     for key in &get.keys {
+        if bytes >= GET_BYTES {
+            break;
+        }
         let read = mvcc::read_point(snapshot, key, &keys::addressable(key), at, own)?;
         observed = observed.max(read.observed);
+        bytes += read.value.as_ref().map_or(0, Bytes::len) + 16;
         values.push(proto::VersionedValue {
             present: read.value.is_some(),
             value: read.value.unwrap_or_default(),

@@ -69,7 +69,10 @@ fn push_after_silence(
         ..Default::default()
     };
     let now = Timestamp::from_micros(seconds * 1_000_000);
-    carry_out(store, push(&store.snapshot(), &request, id, now, silence).unwrap())
+    carry_out(
+        store,
+        push(&store.snapshot(), &request, id, now, silence).unwrap(),
+    )
 }
 
 #[test]

@@ -54,6 +54,7 @@ impl LocalCluster {
     /// When a port is taken (the error names the flag that changes it), the
     /// folder is in use or damaged.
     pub async fn start(options: &LocalOptions) -> Result<LocalCluster> {
+        lineradb_lsm::exit_on_map_faults();
         let data = |name: &str| -> Result<PathBuf> {
             let folder = options.data.join(name);
             std::fs::create_dir_all(&folder)

@@ -32,8 +32,9 @@ pub fn render_metrics() -> String {
     String::from_utf8(out).unwrap_or_default()
 }
 
-/// Libraries that log their inner life at the levels of ours.
-const QUIET: &str = "openraft=warn,h2=warn,hyper=warn,tonic=warn,datafusion=warn";
+/// Libraries that log their inner life at the levels of ours. To openraft a peer
+/// that is not there yet is worth a warning at every heartbeat.
+const QUIET: &str = "openraft=error,h2=warn,hyper=warn,tonic=warn,datafusion=warn";
 
 /// How logs look.
 #[derive(

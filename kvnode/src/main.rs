@@ -12,6 +12,8 @@ const STACK_BYTES: usize = 8 << 20;
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
+    // D4: not an error value, but never silent.
+    lineradb_lsm::exit_on_map_faults();
     let run = || {
         let config = NodeConfig::load(&flags)?;
         telemetry::init_logging(config.log_format, &config.log);

@@ -9,6 +9,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
+    // D4: not an error value, but never silent.
+    lineradb_lsm::exit_on_map_faults();
     let config = match MetaConfig::load(&flags) {
         Ok(config) => config,
         Err(error) => {

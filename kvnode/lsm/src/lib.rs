@@ -66,5 +66,6 @@ pub use slice::Slice;
 pub use statistics::Statistics;
 pub use types::{BATCH_BYTES_MAX, KEY_BYTES_MAX, KeyspaceId, SeqNo, VALUE_BYTES_MAX};
 pub use vfs::{
-    CrashLoss, DirLock, Fault, LockError, ReadableFile, RealVfs, SimVfs, Vfs, WritableFile,
+    CrashLoss, DirLock, FAULT_EXIT_CODE, Fault, LockError, ReadableFile, RealVfs, SimVfs, Vfs,
+    WritableFile, exit_on_map_faults,
 };

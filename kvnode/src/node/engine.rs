@@ -70,8 +70,11 @@ pub(super) async fn start_over(
         let Some(shard) = only_here(&map, identity.node_id().0) else {
             break;
         };
+        // Others that do not exist are not waited for.
+        let hopeless = shard.replicas.len() <= OTHERS_MIN;
+        let shard = shard.shard_id;
         let pause = tokio::time::sleep(Duration::from_millis(200));
-        if tokio::time::timeout_at(deadline, pause).await.is_err() {
+        if hopeless || tokio::time::timeout_at(deadline, pause).await.is_err() {
             return Err(unavailable(format!(
                 "shard {shard} has too few live replicas elsewhere to be rebuilt: start the other \
                  nodes, restore a backup, or remove {} to give up its data",
@@ -103,7 +106,7 @@ async fn open_at(dir: &Path, block_cache_bytes: u64) -> Result<Db> {
 }
 
 /// A shard of which this node holds a replica and too few others that live do.
-fn only_here(map: &ClusterMap, node_id: u64) -> Option<u64> {
+fn only_here(map: &ClusterMap, node_id: u64) -> Option<&ShardDescriptor> {
     let live: HashSet<u64> = { map.nodes.iter() }
         .filter(|node| node.live && node.node_id != node_id)
         .map(|node| node.node_id)
@@ -117,7 +120,6 @@ fn only_here(map: &ClusterMap, node_id: u64) -> Option<u64> {
         .iter()
         .filter(|s| s.replicas.iter().any(|r| r.node_id == node_id))
         .find(|s| others(s) < OTHERS_MIN)
-        .map(|s| s.shard_id)
 }
 
 fn put_aside(dir: &Path) -> Result<()> {
@@ -160,9 +162,10 @@ mod tests {
                 .collect(),
             ..ClusterMap::default()
         };
-        assert_eq!(only_here(&map(1), 1), None);
-        assert_eq!(only_here(&map(2), 1), Some(1));
-        assert_eq!(only_here(&map(1), 4), Some(2));
+        let found = |dead, node| only_here(&map(dead), node).map(|s| s.shard_id);
+        assert_eq!(found(1, 1), None);
+        assert_eq!(found(2, 1), Some(1));
+        assert_eq!(found(1, 4), Some(2));
     }
 
     #[test]

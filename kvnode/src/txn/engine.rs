@@ -152,7 +152,9 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             leading.lost().cancel();
         }
         let mark = self.low_water_mark(term)?;
-        let leading = Arc::new(Leading::new(term, mark, self.graph.clone(), self.rules));
+        let now = self.clock.now()?.earliest;
+        let graph = self.graph.clone();
+        let leading = Arc::new(Leading::new(term, mark, now, graph, self.rules));
         *current = Some(leading.clone());
         Ok(leading)
     }
@@ -245,7 +247,8 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             Some(Body::HeartbeatLocks(beat)) => {
                 let id = super::placement::txn_id(&beat.txn_id)?;
                 call.leading.locks.heartbeat(id);
-                call.leading.coordinators.hear(id);
+                let now = self.clock.now()?.earliest;
+                call.leading.coordinators.hear(id, now);
                 let reply = proto::HeartbeatLocksReply {};
                 Ok((reply::Body::HeartbeatLocks(reply), Timestamp::ZERO))
             }

@@ -51,13 +51,19 @@ pub struct Effects {
 
 impl Leading {
     /// The empty memory of a new leadership.
-    pub fn new(term: u64, mark: Timestamp, graph: Arc<WaitGraph>, rules: Rules) -> Self {
+    pub fn new(
+        term: u64,
+        mark: Timestamp,
+        now: Timestamp,
+        graph: Arc<WaitGraph>,
+        rules: Rules,
+    ) -> Self {
         Leading {
             term,
             cache: TimestampCache::new(mark, rules),
             latches: Arc::default(),
             locks: LockTable::new(graph),
-            coordinators: Coordinators::default(),
+            coordinators: Coordinators::new(now),
             schema: SchemaTable::default(),
             lost: Mutex::default(),
             resolved: std::array::from_fn(|_| Notify::new()),

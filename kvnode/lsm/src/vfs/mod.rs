@@ -10,9 +10,11 @@
 //! - after a failed sync, nothing is known about the file any more (rule D3).
 
 mod disk;
+mod fault;
 mod real;
 mod sim;
 
+pub use fault::{FAULT_EXIT_CODE, exit_on_map_faults};
 pub use real::RealVfs;
 pub use sim::{CrashLoss, Fault, SimVfs};
 

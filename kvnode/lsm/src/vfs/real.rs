@@ -3,6 +3,7 @@
 //! Syncs are `fdatasync`, which also covers the length of the file; names are made durable by syncing the folder.
 //! The folder lock is an advisory lock on the open lock file, so it ends with the process however that ends.
 
+use super::fault::Mapped;
 use super::{DirLock, LockError, ReadableFile, Vfs, WritableFile};
 use bytes::Bytes;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -81,7 +82,7 @@ impl Vfs for RealVfs {
         // processes of the engine out. What is left is a read error of the disk, which arrives as SIGBUS and not
         // as wrong bytes (rule D4).
         let map = unsafe { memmap2::Mmap::map(&file)? };
-        Ok(Bytes::from_owner(map))
+        Ok(Bytes::from_owner(Mapped::new(map, path)))
     }
 
     fn truncate(&self, path: &Path, length: u64) -> io::Result<()> {

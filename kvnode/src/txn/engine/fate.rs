@@ -85,7 +85,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             let place = keys::addressable(&request.anchor);
             let guard = self.latch(call, vec![place]).await?;
             let now = self.clock.now()?.earliest;
-            let silence = call.leading.coordinators.silence(id);
+            let silence = call.leading.coordinators.silence(id, now);
             let decision = fate::push(&self.store.snapshot(), request, id, now, silence)?;
             if let Some(status) = self.carry_out(call, guard, decision).await? {
                 break status;

@@ -36,6 +36,13 @@ async fn replicas(cluster: &Cluster, node: usize) -> Vec<u64> {
     ids.filter_map(|r| r["replica"].as_u64()).collect()
 }
 
+/// How many replicas are being replaced: until their successors vote.
+async fn pending(cluster: &Cluster) -> Option<u64> {
+    let (_, body) = http_get(cluster.metaservice.http, "/v1/status").await?;
+    let status: serde_json::Value = serde_json::from_str(&body).ok()?;
+    status["replacements_pending"].as_u64()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_with_damaged_tables_is_rebuilt_from_the_others() {
     let root = tempfile::tempdir().unwrap();
@@ -58,7 +65,9 @@ async fn a_replica_with_damaged_tables_is_rebuilt_from_the_others() {
     let mut rebuilt = false;
     for _ in 0..600 {
         let now = replicas(&cluster, 1).await;
-        rebuilt = now.len() == before.len() && now.iter().all(|id| !before.contains(id));
+        rebuilt = now.len() == before.len()
+            && now.iter().all(|id| !before.contains(id))
+            && pending(&cluster).await == Some(0);
         if rebuilt {
             break;
         }

@@ -47,7 +47,13 @@ pub const QUERIES: [&str; 22] = [
     include_str!("../queries/tpch/q22.sql"),
 ];
 
-/// Runs the queries; with `load`, creates and fills the tables first.
+/// What `load` makes anew.
+const TABLES: [&str; 8] = [
+    "region", "nation", "supplier", "customer", "part", "partsupp", "orders", "lineitem",
+];
+
+/// Runs the queries; with `load`, creates and fills the tables first, in place of
+/// those of an earlier run.
 ///
 /// # Errors
 /// When a query fails, or answers something else than DataFusion does.
@@ -56,6 +62,10 @@ pub async fn run(url: &str, scale: f64, load: bool) -> Result<Vec<Figure>> {
     let connection = lineradb_common::spawn::task("bench-connection", connection);
     let mut figures = Vec::new();
     if load {
+        for table in TABLES {
+            let drop = format!("DROP TABLE IF EXISTS {table}");
+            client.batch_execute(&drop).await?;
+        }
         let stopwatch = Stopwatch::start();
         lineradb_cli::sample::load_tpch(&client, scale).await?;
         figures.push(Figure::ours(

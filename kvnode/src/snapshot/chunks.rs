@@ -39,7 +39,10 @@ pub fn chunks(
         let read = spawn::blocking(move || send(header, cut, &tx));
         match read.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%group, %error, "a snapshot was not sent in full"),
+            Ok(Err(error)) => {
+                // Usual while the receiver's replica is not born yet.
+                tracing::debug!(%group, %error, "a snapshot was not sent in full");
+            }
             Err(error) => tracing::warn!(%group, %error, "reading a snapshot failed"),
         }
     });

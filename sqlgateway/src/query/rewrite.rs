@@ -2,6 +2,7 @@
 //! otherwise than PostgreSQL, or not at all, becomes syntax that means the
 //! same to both. What cannot be said becomes 0A000 here.
 
+use super::rows::{compare_rows, row_in_list};
 use crate::error::{Result, SqlError};
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, DataType, DateTimeField, Expr, Function, FunctionArg,
@@ -426,6 +427,12 @@ fn expression(expr: &mut Expr) -> Result<()> {
             if let BinaryOperator::PGCustomBinaryOperator(parts) = op {
                 *op = custom_operator(parts)?;
             }
+            if let (Expr::Tuple(left), Expr::Tuple(right)) = (left.as_ref(), right.as_ref())
+                && let Some(compared) = compare_rows(left, op, right)?
+            {
+                *expr = compared;
+                return Ok(());
+            }
             match op {
                 BinaryOperator::PGRegexMatch
                 | BinaryOperator::PGRegexIMatch
@@ -445,10 +452,22 @@ fn expression(expr: &mut Expr) -> Result<()> {
                 _ => {}
             }
         }
+        Expr::InList {
+            expr: row,
+            list,
+            negated,
+        } => {
+            if let Expr::Tuple(row) = row.as_ref()
+                && let Some(choice) = row_in_list(row, list, *negated)?
+            {
+                *expr = choice;
+            }
+        }
         Expr::UnaryOp { op, expr: inner } => match op {
             UnaryOperator::PGAbs => *expr = call("abs", vec![take(inner)]),
             UnaryOperator::PGSquareRoot => *expr = call("sqrt", vec![take(inner)]),
             UnaryOperator::PGCubeRoot => *expr = call("cbrt", vec![take(inner)]),
+            UnaryOperator::BitwiseNot => *expr = call("pg_bit_not", vec![take(inner)]),
             _ => {}
         },
         Expr::Collate {
@@ -568,7 +587,8 @@ fn plain_number(digits: &str) -> Expr {
         let mantissa = format!("{:0>width$}", number.mantissa(), width = scale + 1);
         let (whole, fraction) = mantissa.split_at(mantissa.len() - scale);
         let text = match fraction {
-            "" => format!("{whole}.0"),
+            // The point alone keeps it a numeric.
+            "" => format!("{whole}."),
             _ => format!("{whole}.{fraction}"),
         };
         return Expr::value(Value::Number(text, false));

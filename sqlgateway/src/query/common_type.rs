@@ -6,7 +6,7 @@ use arrow::datatypes::DataType;
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::Transformed;
 use datafusion::error::Result;
-use datafusion::logical_expr::expr::{Case, Cast, ScalarFunction};
+use datafusion::logical_expr::expr::{Case, Cast, InSubquery, ScalarFunction};
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Union};
 use lineradb_common::sql::SqlType;
 use std::sync::Arc;
@@ -77,6 +77,32 @@ pub fn of_function(
     }
     let mut args: Vec<&mut Expr> = function.args.iter_mut().collect();
     as_floats(&mut args, schema, to_float)
+}
+
+/// `x IN (SELECT y)`.
+pub fn of_in_subquery(
+    mut compared: InSubquery,
+    schema: &DFSchema,
+    to_float: ToFloat,
+) -> Result<Transformed<Expr>> {
+    let query = &compared.subquery.subquery;
+    let [column] = &query.schema().columns()[..] else {
+        return Ok(Transformed::no(Expr::InSubquery(compared)));
+    };
+    let mut column = Expr::Column(column.clone());
+    let rows = query.schema().as_ref().clone();
+    let types = [compared.expr.get_type(schema)?, column.get_type(&rows)?];
+    if !mixed(&types) {
+        return Ok(Transformed::no(Expr::InSubquery(compared)));
+    }
+    if types[0].is_decimal() {
+        compared.expr = Box::new(to_float(*compared.expr)?);
+    } else {
+        column = to_float(column)?.alias("value");
+        let plan = LogicalPlanBuilder::from(query.as_ref().clone()).project([column])?;
+        compared.subquery = compared.subquery.with_plan(Arc::new(plan.build()?));
+    }
+    Ok(Transformed::yes(Expr::InSubquery(compared)))
 }
 
 /// The values of each column of VALUES.

@@ -9,6 +9,7 @@ use datafusion::error::Result;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::unnest::UnnestExec;
 use std::sync::Arc;
 
@@ -23,7 +24,9 @@ impl PhysicalOptimizerRule for YieldWhereRowsMultiply {
         _: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let yielding = plan.transform_up(|node| {
-            let multiplies = node.children().len() > 1 || node.is::<UnnestExec>();
+            let multiplies = node.name().ends_with("JoinExec")
+                || node.is::<UnnestExec>()
+                || node.is::<RecursiveQueryExec>();
             Ok(if multiplies {
                 Transformed::yes(Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>)
             } else {

@@ -20,6 +20,7 @@ pub mod expression;
 pub mod functions;
 mod lateral;
 pub mod names;
+mod outer;
 mod planner;
 mod pushdown;
 pub mod rewrite;
@@ -27,6 +28,7 @@ mod rows;
 mod scan;
 mod semantics;
 mod spans;
+mod subqueries;
 pub mod types;
 mod virtual_tables;
 

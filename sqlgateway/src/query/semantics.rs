@@ -9,6 +9,7 @@
 use super::common_type::{self, as_floats};
 use super::errors::carry;
 use super::lateral::inline_laterals;
+use super::outer::refresh_outer_columns;
 use crate::error::SqlError;
 use crate::settings::Settings;
 use arrow::datatypes::{DataType, FieldRef, IntervalUnit};
@@ -32,7 +33,7 @@ use std::sync::Arc;
 
 /// The pass before type coercion.
 pub fn before_coercion(plan: LogicalPlan, settings: &Settings) -> Result<LogicalPlan> {
-    rewrite(inline_laterals(plan)?, settings, operator)
+    refresh_outer_columns(rewrite(inline_laterals(plan)?, settings, operator)?)
 }
 
 /// The pass after type coercion.
@@ -268,6 +269,9 @@ fn operator(expr: Expr, schema: &DFSchema, settings: &Settings) -> Result<Transf
         }
         Expr::Cast(cast) => explicit_cast(cast, schema, settings),
         Expr::Case(case) => common_type::of_case(case, schema, &|e| to_float(e, settings)),
+        Expr::InSubquery(compared) => {
+            common_type::of_in_subquery(compared, schema, &|e| to_float(e, settings))
+        }
         Expr::BinaryExpr(binary) => binary_operator(binary, schema, settings),
         Expr::InList(InList {
             expr,

@@ -70,6 +70,12 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
             |a| binary(Op::Rem, a),
         ),
         Function::coerced("pg_neg", coerce_one, |t, _| Ok(field(t[0].clone())), negate),
+        Function::coerced(
+            "pg_bit_not",
+            coerce_integer,
+            |t, _| Ok(field(t[0].clone())),
+            |a| unary(a, |v| Some(!v), |v| v, |v| v),
+        ),
         Function::coerced("pg_abs", coerce_one, |t, _| Ok(field(t[0].clone())), abs),
         Function::coerced(
             "pg_avg_div",
@@ -84,7 +90,10 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
                     DataType::Decimal128(_, s) => {
                         DataType::Decimal128(decimal::MAX_PRECISION, AVERAGE_SCALE.max(*s))
                     }
-                    DataType::Int64 => DataType::Decimal128(decimal::MAX_PRECISION, AVERAGE_SCALE),
+                    // Averages of int2 and int4 leave room for all digits.
+                    DataType::Int64 => {
+                        DataType::Decimal128(decimal::MAX_PRECISION, decimal::DIVISION_SCALE)
+                    }
                     _ => DataType::Float64,
                 }))
             },
@@ -93,7 +102,7 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
     ]
 }
 
-/// Fraction digits of an average.
+/// Fraction digits of an average of numerics and bigints.
 const AVERAGE_SCALE: i8 = 16;
 
 /// A sum over a count: `avg`. No rows: NULL.
@@ -112,7 +121,7 @@ fn average(args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
             out.push(if empty {
                 None
             } else {
-                Some(decimal::div(
+                Some(decimal::quotient(
                     sums.value(row),
                     from,
                     counts.value(row),
@@ -224,6 +233,18 @@ fn coerce_one(types: &[DataType]) -> Result<Vec<DataType>> {
         Some(_) => Ok(vec![one.clone()]),
         None if one.is_null() => Ok(vec![DataType::Float64]),
         None => plan_err!("operator does not exist: - {one}"),
+    }
+}
+
+/// One integer; an untyped operand is an `integer`.
+fn coerce_integer(types: &[DataType]) -> Result<Vec<DataType>> {
+    match types {
+        [one] if one.is_null() => Ok(vec![DataType::Int32]),
+        [one] => match rank(one) {
+            Some(r @ 1..=3) => Ok(vec![as_signed(r)]),
+            _ => plan_err!("operator does not exist: ~ {one}"),
+        },
+        _ => plan_err!("one argument is needed"),
     }
 }
 
@@ -428,7 +449,7 @@ fn decimals(op: Op, args: &ScalarFunctionArgs, precision: u8, scale: i8) -> Resu
             decimal::mul(x, s1, y, s2, scale).map_err(ArrowError::from)
         })?,
         Op::Div => try_binary(a, b, |x, y| {
-            decimal::div(x, s1, y, s2, scale).map_err(ArrowError::from)
+            decimal::quotient(x, s1, y, s2, scale).map_err(ArrowError::from)
         })?,
         Op::Add | Op::Sub | Op::Rem => {
             let factor = |s: i8| 10i128.pow(u32::from((scale - s).unsigned_abs()));

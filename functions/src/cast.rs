@@ -112,7 +112,7 @@ pub fn cast_array(
             Datum::Null
         } else {
             let value = datum_at(array.as_ref(), row, from).map_err(value_error)?;
-            let value = if to.is_text() && !from.is_text() {
+            let value = if to.is_text() && matches!(from, SqlType::Numeric(_)) {
                 // With the digits that it is shown with.
                 value.format(from, zone).map_or(Datum::Null, Datum::Text)
             } else {

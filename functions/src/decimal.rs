@@ -107,6 +107,38 @@ pub fn div(a: i128, sa: i8, b: i128, sb: i8, scale: i8) -> Result<i128, Function
     narrow(quotient.ok_or_else(overflow)?)
 }
 
+/// A quotient with the digits that PostgreSQL gives it: 16 significant ones at
+/// least, counted in steps of four, and those of the operands. What it rounds
+/// off is zero here, and what goes beyond `scale` is rounded off.
+pub fn quotient(a: i128, sa: i8, b: i128, sb: i8, scale: i8) -> Result<i128, FunctionError> {
+    let ((w1, first1), (w2, first2)) = (leading(a, sa), leading(b, sb));
+    let weight = w1 - w2 - i32::from(first1 <= first2);
+    let digits = (16 - 4 * weight)
+        .max(i32::from(sa))
+        .max(i32::from(sb))
+        .clamp(0, i32::from(scale)) as i8;
+    rescale(div(a, sa, b, sb, digits)?, digits, scale)
+}
+
+/// The first digit to the base 10,000 of a decimal, and its power.
+fn leading(value: i128, scale: i8) -> (i32, u128) {
+    let value = value.unsigned_abs();
+    let Some(last) = value.checked_ilog10() else {
+        return (0, 0);
+    };
+    let exponent = last as i32 - i32::from(scale);
+    let weight = exponent.div_euclid(4);
+    let wanted = exponent.rem_euclid(4);
+    let shift = wanted - last as i32;
+    let factor = 10u128.pow(shift.unsigned_abs());
+    let first = if shift >= 0 {
+        value * factor
+    } else {
+        value / factor
+    };
+    (weight, first)
+}
+
 /// Type of a sum or difference.
 pub fn add_type(p1: u8, s1: i8, p2: u8, s2: i8) -> (u8, i8) {
     let scale = s1.max(s2);
@@ -139,6 +171,23 @@ mod tests {
         assert_eq!(div(2, 0, 3, 0, 4).ok(), Some(6667));
         assert_eq!(div(-5, 0, 10, 0, 0).ok(), Some(-1));
         assert_eq!(div(1, 0, 0, 0, 4).unwrap_err().sqlstate, "22012");
+    }
+
+    #[test]
+    fn quotients_have_postgresqls_digits() {
+        // 10 / 3 = 3.3333333333333333, 1 / 3 = 0.33333333333333333333,
+        // 100000000 / 3.0 = 33333333.333333333333
+        let zeros = |digits: &str, n: usize| (digits.to_owned() + &"0".repeat(n)).parse().ok();
+        assert_eq!(quotient(10, 0, 3, 0, 20).ok(), zeros(&"3".repeat(17), 4));
+        assert_eq!(quotient(1, 0, 3, 0, 20).ok(), zeros(&"3".repeat(20), 0));
+        assert_eq!(
+            quotient(100_000_000, 0, 30, 1, 20).ok(),
+            zeros(&"3".repeat(20), 8)
+        );
+        assert_eq!(quotient(0, 0, 3, 0, 20).ok(), Some(0));
+        assert_eq!(leading(12_345, 4), (0, 1));
+        assert_eq!(leading(12_345, 2), (0, 123));
+        assert_eq!(leading(5, 1), (-1, 5000));
     }
 
     #[test]

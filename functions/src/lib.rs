@@ -12,6 +12,7 @@ pub mod arith;
 pub mod cast;
 pub mod decimal;
 pub mod error;
+pub mod format;
 pub mod plan;
 pub mod similar;
 pub mod strings;
@@ -32,6 +33,7 @@ pub fn all() -> &'static [Arc<ScalarUDF>] {
     static ALL: LazyLock<Vec<Arc<ScalarUDF>>> = LazyLock::new(|| {
         let mut all = arith::functions();
         all.extend(cast::functions());
+        all.extend(format::functions());
         all.extend(similar::functions());
         all.extend(strings::functions());
         all.extend(temporal::functions());

@@ -71,10 +71,12 @@ impl AggregateUDFImpl for CheckedSum {
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        match types {
+        // Asked about types before coercion, too: the answer must be the same.
+        let types = self.coerce_types(types)?;
+        match types.as_slice() {
             [DataType::Int16 | DataType::Int32] => Ok(DataType::Int64),
             [DataType::Decimal128(_, s)] => Ok(DataType::Decimal128(38, *s)),
-            _ => self.inner.return_type(types),
+            _ => self.inner.return_type(&types),
         }
     }
 

@@ -10,8 +10,8 @@ use arrow::array::{
 };
 use arrow::datatypes::{
     DataType, Date32Type, Date64Type, Decimal128Type, DurationMicrosecondType,
-    DurationMillisecondType, DurationNanosecondType, DurationSecondType, Float16Type, Float32Type,
-    Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalDayTimeType,
+    DurationMillisecondType, DurationNanosecondType, DurationSecondType, Field, Float16Type,
+    Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalDayTimeType,
     IntervalMonthDayNanoType, IntervalUnit, IntervalYearMonthType, SchemaRef,
     Time32MillisecondType, Time32SecondType, Time64MicrosecondType, Time64NanosecondType, TimeUnit,
     TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
@@ -382,7 +382,7 @@ impl DatumArrayBuilder {
                     last = end;
                 }
                 Arc::new(arrow::array::ListArray::new(
-                    Arc::new(element.field("item", true)),
+                    Arc::new(Field::new_list_field(element.arrow_type(), true)),
                     arrow::buffer::OffsetBuffer::from_lengths(lengths),
                     values,
                     Some(arrow::buffer::NullBuffer::from(valid)),

@@ -269,7 +269,9 @@ impl SqlType {
             SqlType::Oid => DataType::UInt32,
             SqlType::Array(_) => {
                 let element = self.element().unwrap_or(SqlType::Text);
-                DataType::List(Arc::new(element.field("item", true)))
+                // Without metadata: DataFusion drops that of list items wherever a
+                // list becomes a constant. The array's own field names the type.
+                DataType::List(Arc::new(Field::new_list_field(element.arrow_type(), true)))
             }
         }
     }

@@ -9,10 +9,22 @@ use crate::query::{Compiled, ExpressionScope, QueryContext, QueryEngine};
 use crate::session::ResultColumn;
 use crate::statement::ident;
 use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::sql::sqlparser::ast::{Expr, SelectItem};
+use datafusion::sql::sqlparser::ast::{Expr, Query, SelectItem, Visit, Visitor};
 use lineradb_common::sql::{Datum, SqlType, batch_from_rows, datum_at};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
+
+/// True for an expression that has a query in it.
+pub fn has_subquery(expr: &Expr) -> bool {
+    struct Find;
+    impl Visitor for Find {
+        type Break = ();
+        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            ControlFlow::Break(())
+        }
+    }
+    expr.visit(&mut Find).is_break()
+}
 
 /// The shape of the rows that expressions are evaluated on.
 #[derive(Clone, Debug)]

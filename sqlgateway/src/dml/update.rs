@@ -6,7 +6,7 @@
 //! delete hooks lose conditions and are never used.
 
 use super::codec::TableCodec;
-use super::exprs::{Compiler, Exprs, RowShape, hint_placeholder};
+use super::exprs::{Compiler, Exprs, RowShape, has_subquery, hint_placeholder};
 use super::insert::fit_row;
 use super::rows;
 use super::writer::{LOCK_BATCH, RowWriter};
@@ -193,7 +193,9 @@ impl ModifyPlan {
         let (positions, exprs) = set_list(&codec, &update.assignments)?;
         let hints = hints(&codec, &positions);
         let returning = update.returning.as_deref();
-        if let Some(access) = point(compiler, &codec, &alias, &shape) {
+        // Subqueries need the query engine.
+        let computed = !exprs.iter().any(has_subquery);
+        if computed && let Some(access) = point(compiler, &codec, &alias, &shape) {
             let row = RowShape::of_table(&codec.table, &[&alias]);
             let exprs = compiler.expressions(&exprs, &hints, &row)?;
             return Ok(ModifyPlan {

@@ -1,6 +1,7 @@
 //! The engine: plans queries, keeps the plans, runs them.
 
 use super::context::QueryContext;
+use super::cooperate::YieldWhereRowsMultiply;
 use super::errors::{carry, sql_error};
 use super::functions::session_function;
 use super::names::{name_outputs, plain};
@@ -138,6 +139,7 @@ impl QueryEngine {
                 .with_runtime_env(runtime)
                 .with_default_features()
                 .with_physical_optimizer_rule(Arc::new(ShipFragments))
+                .with_physical_optimizer_rule(Arc::new(YieldWhereRowsMultiply))
                 .build();
             for function in lineradb_functions::all() {
                 state.register_udf(function.clone())?;

@@ -52,7 +52,7 @@ pub fn classify(error: &DataFusionError) -> SqlError {
         },
         DataFusionError::SchemaError(inner, _) => schema_error(inner),
         DataFusionError::SQL(inner, _) => SqlError::syntax(clean(&inner.to_string())),
-        DataFusionError::NotImplemented(text) => SqlError::new("0A000", clean(text)),
+        DataFusionError::NotImplemented(text) => not_implemented(text),
         DataFusionError::ResourcesExhausted(text) => {
             SqlError::new("53200", format!("out of memory: {}", clean(text)))
         }
@@ -199,6 +199,18 @@ fn planning(text: &str) -> SqlError {
         "42601"
     };
     SqlError::new(state, text)
+}
+
+/// What DataFusion does not have, without its way of writing expressions.
+fn not_implemented(text: &str) -> SqlError {
+    let text = clean(text);
+    if !text.starts_with("Physical plan does not support logical expression") {
+        return SqlError::new("0A000", text);
+    }
+    SqlError::unsupported(match text.contains("OuterReferenceColumn") {
+        true => "this form of a correlated subquery",
+        false => "a subquery in this place",
+    })
 }
 
 /// Messages of execution that say what is wrong only in words.

@@ -10,19 +10,25 @@
 //! Everything folded from the clock or from session settings is bound when the
 //! statement starts and never outlives it in a cache.
 
+mod common_type;
 pub mod context;
+mod cooperate;
 pub mod engine;
 pub mod errors;
 pub mod explain;
 pub mod expression;
 pub mod functions;
+mod lateral;
 pub mod names;
+mod outer;
 mod planner;
 mod pushdown;
 pub mod rewrite;
+mod rows;
 mod scan;
 mod semantics;
 mod spans;
+mod subqueries;
 pub mod types;
 mod virtual_tables;
 

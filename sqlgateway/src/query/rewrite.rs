@@ -2,6 +2,8 @@
 //! otherwise than PostgreSQL, or not at all, becomes syntax that means the
 //! same to both. What cannot be said becomes 0A000 here.
 
+use super::rows::{compare_rows, row_in_list};
+use super::subqueries::{quantified, subqueries_in_projection, subquery, values_with_subqueries};
 use crate::error::{Result, SqlError};
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, DataType, DateTimeField, Expr, Function, FunctionArg,
@@ -67,7 +69,7 @@ pub fn rewrite_expression(expr: &mut Expr) -> Result<()> {
     finish(expr.visit(&mut Rewriter))
 }
 
-fn finish(flow: ControlFlow<SqlError>) -> Result<()> {
+pub(super) fn finish(flow: ControlFlow<SqlError>) -> Result<()> {
     match flow {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
@@ -80,6 +82,7 @@ impl VisitorMut for Rewriter {
     type Break = SqlError;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
+        flow(values_with_subqueries(query))?;
         flow(fetch_first(query))
     }
 
@@ -150,11 +153,19 @@ fn literal(expr: &Expr) -> Option<&str> {
     }
 }
 
-fn parse_expression(sql: &str) -> Result<Expr> {
-    let statements = Parser::parse_sql(&PostgreSqlDialect {}, &format!("SELECT {sql}"))
+/// A query from text that a rewrite made.
+pub(super) fn parse_query(sql: &str) -> Result<Query> {
+    let statements = Parser::parse_sql(&PostgreSqlDialect {}, sql)
         .map_err(|e| SqlError::internal(format!("rewrite: {e}")))?;
-    if let Some(Statement::Query(query)) = statements.into_iter().next()
-        && let SetExpr::Select(select) = *query.body
+    match statements.into_iter().next() {
+        Some(Statement::Query(query)) => Ok(*query),
+        _ => Err(SqlError::internal("rewrite: no query")),
+    }
+}
+
+/// An expression from text that a rewrite made.
+pub(super) fn parse_expression(sql: &str) -> Result<Expr> {
+    if let SetExpr::Select(select) = *parse_query(&format!("SELECT {sql}"))?.body
         && let Some(SelectItem::UnnamedExpr(expr)) = select.projection.into_iter().next()
     {
         return Ok(expr);
@@ -426,6 +437,12 @@ fn expression(expr: &mut Expr) -> Result<()> {
             if let BinaryOperator::PGCustomBinaryOperator(parts) = op {
                 *op = custom_operator(parts)?;
             }
+            if let (Expr::Tuple(left), Expr::Tuple(right)) = (left.as_ref(), right.as_ref())
+                && let Some(compared) = compare_rows(left, op, right)?
+            {
+                *expr = compared;
+                return Ok(());
+            }
             match op {
                 BinaryOperator::PGRegexMatch
                 | BinaryOperator::PGRegexIMatch
@@ -445,10 +462,22 @@ fn expression(expr: &mut Expr) -> Result<()> {
                 _ => {}
             }
         }
+        Expr::InList {
+            expr: row,
+            list,
+            negated,
+        } => {
+            if let Expr::Tuple(row) = row.as_ref()
+                && let Some(choice) = row_in_list(row, list, *negated)?
+            {
+                *expr = choice;
+            }
+        }
         Expr::UnaryOp { op, expr: inner } => match op {
             UnaryOperator::PGAbs => *expr = call("abs", vec![take(inner)]),
             UnaryOperator::PGSquareRoot => *expr = call("sqrt", vec![take(inner)]),
             UnaryOperator::PGCubeRoot => *expr = call("cbrt", vec![take(inner)]),
+            UnaryOperator::BitwiseNot => *expr = call("pg_bit_not", vec![take(inner)]),
             _ => {}
         },
         Expr::Collate {
@@ -568,7 +597,8 @@ fn plain_number(digits: &str) -> Expr {
         let mantissa = format!("{:0>width$}", number.mantissa(), width = scale + 1);
         let (whole, fraction) = mantissa.split_at(mantissa.len() - scale);
         let text = match fraction {
-            "" => format!("{whole}.0"),
+            // The point alone keeps it a numeric.
+            "" => format!("{whole}."),
             _ => format!("{whole}.{fraction}"),
         };
         return Expr::value(Value::Number(text, false));
@@ -678,133 +708,6 @@ fn object_identifier(inner: &mut Expr, data_type: &DataType) -> Result<Option<Ex
         }));
     }
     Ok(None)
-}
-
-fn subquery(expr: &Expr) -> Option<&Query> {
-    match expr {
-        Expr::Subquery(query) => Some(query),
-        Expr::Nested(inner) => subquery(inner),
-        _ => None,
-    }
-}
-
-/// `x op ANY (query)` and `x op ALL (query)` by the smallest and largest value,
-/// with PostgreSQL's answers for empty results and NULLs.
-fn quantified(left: &Expr, op: &BinaryOperator, right: &Expr, all: bool) -> Result<Expr> {
-    let Some(query) = subquery(right) else {
-        return Err(SqlError::internal("no subquery"));
-    };
-    let bound = |name: &str| format!("(SELECT {name}(c) FROM ({query}) AS __q(c))");
-    let rows = format!("(SELECT count(*) FROM ({query}) AS __q(c))");
-    let nulls = format!("(SELECT count(*) - count(c) FROM ({query}) AS __q(c))");
-    let lowest_or_highest = |op: &BinaryOperator| -> Option<&'static str> {
-        Some(match (op, all) {
-            (BinaryOperator::Gt | BinaryOperator::GtEq, true) => "max",
-            (BinaryOperator::Gt | BinaryOperator::GtEq, false) => "min",
-            (BinaryOperator::Lt | BinaryOperator::LtEq, true) => "min",
-            (BinaryOperator::Lt | BinaryOperator::LtEq, false) => "max",
-            _ => return None,
-        })
-    };
-    let sql = match (op, all) {
-        (BinaryOperator::Eq, false) => {
-            return Ok(Expr::InSubquery {
-                expr: Box::new(left.clone()),
-                subquery: Box::new(query.clone()),
-                negated: false,
-            });
-        }
-        (BinaryOperator::NotEq, true) => {
-            return Ok(Expr::InSubquery {
-                expr: Box::new(left.clone()),
-                subquery: Box::new(query.clone()),
-                negated: true,
-            });
-        }
-        (BinaryOperator::Eq, true) => format!(
-            "(({rows} = 0) OR ((({nulls} = 0) OR NULL) AND ({left}) = {} AND ({left}) = {}))",
-            bound("min"),
-            bound("max")
-        ),
-        (BinaryOperator::NotEq, false) => format!(
-            "(({rows} > 0) AND ((({nulls} > 0) AND NULL) OR ({left}) <> {} OR ({left}) <> {}))",
-            bound("min"),
-            bound("max")
-        ),
-        (op, true) => match lowest_or_highest(op) {
-            Some(f) => format!(
-                "(({rows} = 0) OR ((({nulls} = 0) OR NULL) AND ({left}) {op} {}))",
-                bound(f)
-            ),
-            None => return Err(SqlError::unsupported(format!("{op} ALL (subquery)"))),
-        },
-        (op, false) => match lowest_or_highest(op) {
-            Some(f) => format!(
-                "(({rows} > 0) AND ((({nulls} > 0) AND NULL) OR ({left}) {op} {}))",
-                bound(f)
-            ),
-            None => return Err(SqlError::unsupported(format!("{op} ANY (subquery)"))),
-        },
-    };
-    parse_expression(&sql)
-}
-
-/// EXISTS in a select list, as a count; DataFusion knows it in WHERE only.
-fn subqueries_in_projection(expr: &mut Expr) -> Result<()> {
-    struct Exists(usize);
-    impl VisitorMut for Exists {
-        type Break = SqlError;
-        fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<SqlError> {
-            self.0 += 1;
-            ControlFlow::Continue(())
-        }
-        fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<SqlError> {
-            self.0 -= 1;
-            ControlFlow::Continue(())
-        }
-        fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
-            if self.0 == 0
-                && let Expr::Exists { subquery, negated } = expr
-            {
-                match exists_as_count(subquery, *negated) {
-                    Ok(counted) => *expr = counted,
-                    Err(error) => return ControlFlow::Break(error),
-                }
-            }
-            ControlFlow::Continue(())
-        }
-    }
-    finish(expr.visit(&mut Exists(0)))
-}
-
-fn exists_as_count(query: &Query, negated: bool) -> Result<Expr> {
-    let refuse = || SqlError::unsupported("this form of EXISTS in the select list");
-    let mut query = query.clone();
-    match query.limit_clause.take() {
-        None => {}
-        Some(LimitClause::LimitOffset {
-            limit: Some(Expr::Value(v)),
-            offset: None,
-            ..
-        }) if v.value != Value::Number("0".into(), false) => {}
-        Some(_) => return Err(refuse()),
-    }
-    query.order_by = None;
-    let SetExpr::Select(select) = query.body.as_mut() else {
-        return Err(refuse());
-    };
-    let plain = matches!(&select.group_by, GroupByExpr::Expressions(e, _) if e.is_empty())
-        && select.having.is_none()
-        && query.with.is_none();
-    if !plain {
-        return Err(refuse());
-    }
-    select.distinct = None;
-    select.projection = vec![SelectItem::UnnamedExpr(parse_expression("count(*)")?)];
-    parse_expression(&format!(
-        "(({query}) {} 0)",
-        if negated { "=" } else { ">" }
-    ))
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@
 //! they meet, explicit casts become `pg_cast`. After it: what coercion inserted
 //! and Arrow would do differently.
 
+use super::common_type::{self, as_floats};
 use super::errors::carry;
+use super::lateral::inline_laterals;
+use super::outer::refresh_outer_columns;
 use crate::error::SqlError;
 use crate::settings::Settings;
 use arrow::datatypes::{DataType, FieldRef, IntervalUnit};
@@ -14,22 +17,23 @@ use datafusion::common::metadata::FieldMetadata;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column as DfColumn, DFSchema, ScalarValue};
 use datafusion::error::Result;
+use datafusion::functions::expr_fn;
 use datafusion::logical_expr::expr::{
     Between, BinaryExpr, Cast, InList, Placeholder, ScalarFunction,
 };
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, RecursiveQuery,
+    Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, RecursiveQuery, lit, when,
 };
-use lineradb_common::sql::{Datum, SqlType, TimeZone};
+use lineradb_common::sql::{Datum, Numeric, SqlType, TimeZone};
 use lineradb_functions::arith::is_number;
 use lineradb_functions::temporal;
 use std::sync::Arc;
 
 /// The pass before type coercion.
 pub fn before_coercion(plan: LogicalPlan, settings: &Settings) -> Result<LogicalPlan> {
-    rewrite(plan, settings, operator)
+    refresh_outer_columns(rewrite(inline_laterals(plan)?, settings, operator)?)
 }
 
 /// The pass after type coercion.
@@ -45,6 +49,11 @@ fn rewrite(plan: LogicalPlan, settings: &Settings, rule: Rule) -> Result<Logical
         if matches!(plan, LogicalPlan::Limit(_) | LogicalPlan::TableScan(_)) {
             return Ok(Transformed::no(plan));
         }
+        let to_float = |e: Expr| to_float(e, settings);
+        let plan = match plan {
+            LogicalPlan::Union(union) => common_type::of_union(union, &to_float)?.data,
+            other => other,
+        };
         let mut schema = merge_schema(&plan.inputs());
         schema.merge(plan.schema());
         if let LogicalPlan::Values(values) = plan {
@@ -53,10 +62,11 @@ fn rewrite(plan: LogicalPlan, settings: &Settings, rule: Rule) -> Result<Logical
                 .into_iter()
                 .map(|row| {
                     row.into_iter()
-                        .map(|e| apply(e, &schema, settings, rule))
+                        .map(|e| apply(common_type::undo_decimal(e)?, &schema, settings, rule))
                         .collect::<Result<Vec<_>>>()
                 })
                 .collect::<Result<Vec<_>>>()?;
+            common_type::of_values(&mut rows, &to_float)?;
             same_types(&mut rows)?;
             return Ok(Transformed::yes(LogicalPlanBuilder::values(rows)?.build()?));
         }
@@ -258,6 +268,10 @@ fn operator(expr: Expr, schema: &DFSchema, settings: &Settings) -> Result<Transf
             }
         }
         Expr::Cast(cast) => explicit_cast(cast, schema, settings),
+        Expr::Case(case) => common_type::of_case(case, schema, &|e| to_float(e, settings)),
+        Expr::InSubquery(compared) => {
+            common_type::of_in_subquery(compared, schema, &|e| to_float(e, settings))
+        }
         Expr::BinaryExpr(binary) => binary_operator(binary, schema, settings),
         Expr::InList(InList {
             expr,
@@ -265,10 +279,14 @@ fn operator(expr: Expr, schema: &DFSchema, settings: &Settings) -> Result<Transf
             negated,
         }) => {
             let target = sql_type_of(&expr, schema)?;
-            let list = list
+            let mut list = list
                 .into_iter()
                 .map(|e| typed(e, &expr, target, settings))
                 .collect::<Result<Vec<_>>>()?;
+            let mut expr = expr;
+            let mut compared: Vec<&mut Expr> = list.iter_mut().collect();
+            compared.push(&mut expr);
+            as_floats(&mut compared, schema, &|e| to_float(e, settings))?;
             Ok(Transformed::yes(Expr::InList(InList {
                 expr,
                 list,
@@ -282,8 +300,12 @@ fn operator(expr: Expr, schema: &DFSchema, settings: &Settings) -> Result<Transf
             high,
         }) => {
             let target = sql_type_of(&expr, schema)?;
-            let low = typed(*low, &expr, target, settings)?;
-            let high = typed(*high, &expr, target, settings)?;
+            let mut low = typed(*low, &expr, target, settings)?;
+            let mut high = typed(*high, &expr, target, settings)?;
+            let mut expr = expr;
+            as_floats(&mut [&mut expr, &mut low, &mut high], schema, &|e| {
+                to_float(e, settings)
+            })?;
             let (expr, low, high) = if target == SqlType::Interval {
                 (
                     Box::new(call("pg_interval_span", vec![*expr])?),
@@ -300,17 +322,59 @@ fn operator(expr: Expr, schema: &DFSchema, settings: &Settings) -> Result<Transf
                 high: Box::new(high),
             })))
         }
-        Expr::Like(like) => {
+        Expr::Like(mut like) => {
             let t = type_of(&like.expr, schema)?;
             if is_text(&t) || t.is_null() {
-                Ok(Transformed::no(Expr::Like(like)))
+                like.expr = Box::new(padded(*like.expr, schema)?);
+                Ok(Transformed::yes(Expr::Like(like)))
             } else {
                 Err(no_operator("~~", &t, &DataType::Utf8))
             }
         }
-        Expr::ScalarFunction(function) => zoned_function(function, schema, settings),
+        Expr::ScalarFunction(mut function) => {
+            common_type::of_function(&mut function, schema, &|e| to_float(e, settings))?;
+            shown_booleans(&mut function, schema)?;
+            zoned_function(function, schema, settings)
+        }
         other => Ok(Transformed::no(other)),
     }
+}
+
+/// A numeric as a double.
+fn to_float(expr: Expr, settings: &Settings) -> Result<Expr> {
+    if let Expr::Literal(ScalarValue::Decimal128(Some(v), _, scale), _) = &expr
+        && let Ok(number) = Numeric::new(*v, scale.unsigned_abs())
+        && *scale >= 0
+    {
+        let value = ScalarValue::Float64(Some(number.to_f64()));
+        return Ok(Expr::Literal(value, None));
+    }
+    cast_to(expr, SqlType::Numeric(None), SqlType::Float8, settings)
+}
+
+/// Patterns see the blanks of a `char(n)`, which are not stored.
+fn padded(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    Ok(match sql_type_of(&expr, schema)? {
+        SqlType::Char(n) => expr_fn::rpad(vec![expr, lit(i64::from(n))]),
+        _ => expr,
+    })
+}
+
+/// What builds texts of any values shows booleans as `t` and `f`; a cast to
+/// text says `true`.
+fn shown_booleans(function: &mut ScalarFunction, schema: &DFSchema) -> Result<()> {
+    if !matches!(function.name(), "concat" | "concat_ws" | "format") {
+        return Ok(());
+    }
+    for arg in &mut function.args {
+        if type_of(arg, schema)? == DataType::Boolean {
+            let bare = std::mem::take(arg);
+            *arg = when(bare.clone(), lit("t"))
+                .when(Expr::Not(Box::new(bare)), lit("f"))
+                .end()?;
+        }
+    }
+    Ok(())
 }
 
 fn no_operator(op: &str, left: &DataType, right: &DataType) -> datafusion::error::DataFusionError {
@@ -332,6 +396,9 @@ fn no_operator(op: &str, left: &DataType, right: &DataType) -> datafusion::error
 fn typed(expr: Expr, other: &Expr, target: SqlType, settings: &Settings) -> Result<Expr> {
     let is_text_literal =
         matches!(&expr, Expr::Literal(v, None) if is_text(&v.data_type()) && !v.is_null());
+    if let (true, SqlType::Char(_)) = (is_text_literal, target) {
+        return Ok(without_blanks(expr));
+    }
     if !is_text_literal || is_untyped(other) || target.is_text() || target == SqlType::Unknown {
         return Ok(expr);
     }
@@ -346,13 +413,27 @@ fn typed(expr: Expr, other: &Expr, target: SqlType, settings: &Settings) -> Resu
     cast_to(expr, SqlType::Text, bare, settings)
 }
 
+/// A text literal as a value of `char(n)`: blanks at its end do not count.
+fn without_blanks(expr: Expr) -> Expr {
+    let trim = |s: &str| Some(s.trim_end_matches(' ').to_owned());
+    match expr {
+        Expr::Literal(ScalarValue::Utf8(Some(s)), m) => {
+            Expr::Literal(ScalarValue::Utf8(trim(&s)), m)
+        }
+        Expr::Literal(ScalarValue::Utf8View(Some(s)), m) => {
+            Expr::Literal(ScalarValue::Utf8View(trim(&s)), m)
+        }
+        other => other,
+    }
+}
+
 /// A text literal as a numeric with the digits that it has.
 fn numeric_literal(expr: Expr) -> Result<Expr> {
     let Expr::Literal(value, m) = &expr else {
         return Ok(expr);
     };
     let text = value.try_as_str().flatten().unwrap_or_default();
-    let number = lineradb_common::sql::Numeric::parse(text).map_err(carry)?;
+    let number = Numeric::parse(text).map_err(carry)?;
     Ok(Expr::Literal(
         ScalarValue::Decimal128(Some(number.mantissa()), 38, number.scale() as i8),
         m.clone(),
@@ -450,6 +531,20 @@ fn is_comparison(op: Operator) -> bool {
     )
 }
 
+fn is_pattern(op: Operator) -> bool {
+    matches!(
+        op,
+        Operator::LikeMatch
+            | Operator::ILikeMatch
+            | Operator::NotLikeMatch
+            | Operator::NotILikeMatch
+            | Operator::RegexMatch
+            | Operator::RegexIMatch
+            | Operator::RegexNotMatch
+            | Operator::RegexNotIMatch
+    )
+}
+
 fn binary_operator(
     binary: BinaryExpr,
     schema: &DFSchema,
@@ -459,11 +554,14 @@ fn binary_operator(
     let (lt, rt) = (type_of(&left, schema)?, type_of(&right, schema)?);
     if is_comparison(op) {
         let (ls, rs) = (sql_type_of(&left, schema)?, sql_type_of(&right, schema)?);
-        let new_left = typed(*left.clone(), &right, rs, settings)?;
-        let new_right = typed(*right.clone(), &left, ls, settings)?;
+        let mut new_left = typed(*left.clone(), &right, rs, settings)?;
+        let mut new_right = typed(*right.clone(), &left, ls, settings)?;
         if new_left == *left && new_right == *right {
             comparable(op, &new_left, &lt, ls, &new_right, &rt, rs)?;
         }
+        as_floats(&mut [&mut new_left, &mut new_right], schema, &|e| {
+            to_float(e, settings)
+        })?;
         let interval =
             is_interval(&type_of(&new_left, schema)?) && is_interval(&type_of(&new_right, schema)?);
         let (new_left, new_right) = if interval {
@@ -495,6 +593,12 @@ fn binary_operator(
                 return Err(no_operator("||", &lt, &rt));
             }
             return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr::new(
+                left, op, right,
+            ))));
+        }
+        op if is_pattern(op) => {
+            let left = Box::new(padded(*left, schema)?);
+            return Ok(Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(
                 left, op, right,
             ))));
         }

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::point::scalar::ParameterTypes;
 use crate::point::{PointSelect, plain_select, single_table};
 use crate::query::{Planned, QueryContext, QueryEngine};
-use crate::statement::{Command, Statement};
+use crate::statement::{Command, Statement, placed};
 use datafusion::sql::sqlparser::ast::{self, Query, SetExpr};
 use lineradb_common::sql::SqlType;
 use std::sync::Arc;
@@ -131,7 +131,9 @@ pub async fn compile(
         context,
         parameters: ParameterTypes::new(declared),
     };
-    let plan = compile_tree(&mut compiler, tree).await?;
+    let plan = compile_tree(&mut compiler, tree)
+        .await
+        .map_err(|e| placed(e, statement))?;
     Ok(CompiledStatement::new(
         statement,
         plan,

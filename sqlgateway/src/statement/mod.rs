@@ -7,6 +7,7 @@
 pub mod lexer;
 pub mod lift;
 mod names;
+mod places;
 mod utility;
 
 use crate::error::{Result, SqlError};
@@ -17,6 +18,7 @@ use lexer::{TokenKind, char_position};
 use std::sync::Arc;
 
 pub use names::{ident, object_name, sql_type};
+pub use places::placed;
 pub use utility::{CopyCommand, CopyOptions, CopySource, DiscardKind, SetValue, TransactionModes};
 
 /// One statement of a text.

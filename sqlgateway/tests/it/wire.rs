@@ -4,7 +4,7 @@ use crate::cluster::on_cluster;
 use bytes::Bytes;
 use futures::{SinkExt, TryStreamExt};
 use lineradb_common::spawn;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{ErrorPosition, SqlState};
 use tokio_postgres::types::Type;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
@@ -120,6 +120,15 @@ fn errors_carry_sqlstate_and_position_and_leave_the_connection_usable() {
             assert_eq!(error.code(), Some(&code), "{sql}");
             let error = client.query(sql, &[]).await.unwrap_err();
             assert_eq!(error.code(), Some(&code), "{sql}");
+        }
+        for (sql, at) in [
+            ("SELECT 1; SELECT 2 +\n nope", 23),
+            ("SELECT * FROM nope", 15),
+            ("SELECT a.oid FROM pg_class b", 8),
+        ] {
+            let error = client.simple_query(sql).await.unwrap_err();
+            let position = error.as_db_error().unwrap().position().cloned();
+            assert_eq!(position, Some(ErrorPosition::Original(at)), "{sql}");
         }
         let error = client.simple_query("SELECT 1 FROM").await.unwrap_err();
         assert!(error.as_db_error().unwrap().position().is_some());

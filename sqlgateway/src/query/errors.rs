@@ -4,9 +4,10 @@
 //! that is used; else its structure is; the text is the last resort. Internal
 //! text (backtraces, rule names, "This feature is not implemented") is removed.
 
+use super::subqueries::REWRITTEN;
 use crate::error::SqlError;
 use arrow::error::ArrowError;
-use datafusion::common::SchemaError;
+use datafusion::common::{SchemaError, TableReference};
 use datafusion::error::DataFusionError;
 use lineradb_functions::FunctionError;
 
@@ -112,6 +113,11 @@ fn schema_error(error: &SchemaError) -> SqlError {
             field,
             valid_fields,
         } => {
+            let made_here = |t: &TableReference| t.table() == REWRITTEN;
+            if field.relation.as_ref().is_some_and(made_here) {
+                // Of our own making: DataFusion lost it on the way.
+                return SqlError::unsupported("this form of a correlated subquery");
+            }
             if let Some(table) = &field.relation
                 && !valid_fields.is_empty()
                 && !valid_fields.iter().any(|f| {

@@ -10,6 +10,9 @@ use datafusion::sql::sqlparser::ast::{
 };
 use std::ops::ControlFlow;
 
+/// What a subquery is called that a rewrite made a table of.
+pub const REWRITTEN: &str = "__q";
+
 /// The query of `(SELECT ...)`.
 pub fn subquery(expr: &Expr) -> Option<&Query> {
     match expr {
@@ -28,9 +31,9 @@ pub fn quantified(left: &Expr, op: &BinaryOperator, right: &Expr, all: bool) -> 
     let Some(query) = subquery(right) else {
         return Err(SqlError::internal("no subquery"));
     };
-    let bound = |name: &str| format!("(SELECT {name}(c) FROM ({query}) AS __q(c))");
-    let rows = format!("(SELECT count(*) FROM ({query}) AS __q(c))");
-    let nulls = format!("(SELECT count(*) - count(c) FROM ({query}) AS __q(c))");
+    let bound = |name: &str| format!("(SELECT {name}(c) FROM ({query}) AS {REWRITTEN}(c))");
+    let rows = format!("(SELECT count(*) FROM ({query}) AS {REWRITTEN}(c))");
+    let nulls = format!("(SELECT count(*) - count(c) FROM ({query}) AS {REWRITTEN}(c))");
     let lowest_or_highest = |op: &BinaryOperator| -> Option<&'static str> {
         Some(match (op, all) {
             (BinaryOperator::Gt | BinaryOperator::GtEq, true) => "max",
@@ -156,7 +159,7 @@ fn exists_as_count(query: &Query, negated: bool) -> Result<Expr> {
 /// `x IN (query)` by the numbers of equal rows, rows and NULLs.
 fn in_as_count(value: &Expr, query: &Query, negated: bool) -> Result<Expr> {
     let count = |what: &str, condition: &str| {
-        format!("(SELECT {what} FROM ({query}) AS __q(__c){condition})")
+        format!("(SELECT {what} FROM ({query}) AS {REWRITTEN}(__c){condition})")
     };
     let equal = count("count(*)", &format!(" WHERE __c = ({value})"));
     let (rows, nulls) = (count("count(*)", ""), count("count(*) - count(__c)", ""));

@@ -234,7 +234,7 @@ impl Group {
             replica_id: self.replica_id().0,
             leader: leads,
             term: self.inner.log.vote().map_or(0, |vote| vote.term),
-            size_bytes: state.storage.size(&state.bounds()),
+            size_bytes: state.size(),
             applied_index: self.applied_index(),
             failed: state.failed.lock().clone().unwrap_or_default(),
         }

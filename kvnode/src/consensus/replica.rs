@@ -7,13 +7,15 @@ use super::storage::Storage;
 use super::types::StoredMembership;
 use crate::raft_log::LogId;
 use crate::{Error, Result};
-use lineradb_common::{NodeId, ReplicaId, ShardId};
+use lineradb_common::clock::Stopwatch;
+use lineradb_common::{NodeId, ReplicaId, ShardId, spawn};
 use lineradb_lsm::WriteBatch;
 use lineradb_proto::shard::v1::ShardDescriptor;
 use parking_lot::{Mutex, RwLock};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Applied positions remembered until they are durable.
 const POINTS_MAX: usize = 512;
@@ -59,6 +61,25 @@ impl Durable {
     }
 }
 
+/// The size of a shard is counted anew after this.
+const SIZE_AGE: Duration = Duration::from_secs(2);
+/// ... and after so many times what the last counting took.
+const SIZE_SHARE: u32 = 100;
+
+/// The size of a shard, counted some time ago.
+#[derive(Default)]
+struct Size {
+    bytes: u64,
+    taken: Option<Taken>,
+}
+
+struct Taken {
+    since: Stopwatch,
+    took: Duration,
+    /// The range counted: after a split it is another one.
+    bounds: Arc<Bounds>,
+}
+
 /// One replica on this node.
 pub(crate) struct ReplicaState {
     pub shard: ShardId,
@@ -67,6 +88,7 @@ pub(crate) struct ReplicaState {
     pub visible: RwLock<Visible>,
     durable: Mutex<Durable>,
     pub leadership: LeadershipCell,
+    size: Mutex<Size>,
     /// Held while something is written to the engine; true when the replica was
     /// destroyed: nothing is written any more.
     closed: Mutex<bool>,
@@ -94,6 +116,7 @@ impl ReplicaState {
                 reached: record.applied,
             }),
             leadership: LeadershipCell::default(),
+            size: Mutex::default(),
             closed: Mutex::new(false),
             failed: Mutex::default(),
         }
@@ -128,6 +151,27 @@ impl ReplicaState {
 
     pub(crate) fn note_written(&self, seqno: u64, applied: LogId) {
         self.durable.lock().add(seqno, applied);
+    }
+
+    /// About how many bytes the shard takes, as of a few seconds ago: counting
+    /// walks through memory, so it takes its time and a fixed share of a core.
+    pub(crate) fn size(&self) -> u64 {
+        let bounds = self.bounds();
+        let mut size = self.size.lock();
+        let due = size.taken.as_ref().is_none_or(|taken| {
+            taken.since.elapsed() > SIZE_AGE.max(SIZE_SHARE * taken.took)
+                || !Arc::ptr_eq(&taken.bounds, &bounds)
+        });
+        if due {
+            let watch = Stopwatch::start();
+            size.bytes = spawn::stalling(|| self.storage.size(&bounds));
+            size.taken = Some(Taken {
+                took: watch.elapsed(),
+                since: Stopwatch::start(),
+                bounds,
+            });
+        }
+        size.bytes
     }
 
     /// The last applied position that a crash keeps.

@@ -36,6 +36,9 @@ struct Queue {
     stopping: bool,
 }
 
+/// Queued places of entries in memory at which the first sweep happens.
+const SWEEP_MIN: usize = 1 << 16;
+
 /// The end of the log; whoever holds the lock writes.
 struct End {
     segment: u64,
@@ -44,6 +47,8 @@ struct End {
     ticket: u64,
     /// Entries in the order of their writing, for eviction from memory.
     recent: VecDeque<(Arc<Cell>, u64, u64)>,
+    /// The length of `recent` at which those that are gone are swept out.
+    sweep_at: usize,
 }
 
 #[derive(Default)]
@@ -82,6 +87,7 @@ impl Writer {
                 sequence: tail.next_sequence,
                 ticket: 0,
                 recent: VecDeque::new(),
+                sweep_at: SWEEP_MIN,
             }),
             done: Mutex::default(),
             done_changed: Condvar::new(),
@@ -376,14 +382,16 @@ impl Writer {
                     .fetch_sub(payload.len(), Ordering::Relaxed);
             }
         }
-        // Entries that were purged leave their place in the queue behind.
-        if end.recent.len() > 1 << 16 {
+        // Entries that were purged leave their place in the queue behind. Twice
+        // the living ones make the next sweep, or each batch would pay for one.
+        if end.recent.len() > end.sweep_at {
             end.recent.retain(|(cell, index, serial)| {
                 cell.state
                     .lock()
                     .slot_mut(*index)
                     .is_some_and(|slot| slot.serial == *serial && slot.payload.is_some())
             });
+            end.sweep_at = SWEEP_MIN.max(2 * end.recent.len());
         }
     }
 

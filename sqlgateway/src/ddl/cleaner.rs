@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::gateway::Gateway;
 use bytes::Bytes;
 use lineradb_client::{Client, ScanOptions, Span, TransactionOptions, WriteOptions};
+use lineradb_common::keys::key_after;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -36,15 +37,20 @@ pub async fn list(client: &Client) -> Result<Vec<(Bytes, Garbage)>> {
         .collect()
 }
 
+/// Where a span is cleaned up to: nobody writes to it any more, and looking at
+/// what was deleted already would take longer each time.
+type Progress = Option<(Bytes, Bytes)>;
+
 /// Deletes everything that waits; ends when nothing is left.
 pub async fn run(gateway: Weak<Gateway>) {
     let mut failures = 0;
+    let mut progress = None;
     while failures < FAILURES_MAX {
         tokio::time::sleep(PAUSE).await;
         let Some(client) = gateway.upgrade().map(|g| g.client().clone()) else {
             return;
         };
-        match step(&client).await {
+        match step(&client, &mut progress).await {
             Ok(true) => failures = 0,
             Ok(false) => return,
             Err(error) => {
@@ -57,28 +63,35 @@ pub async fn run(gateway: Weak<Gateway>) {
 }
 
 /// Deletes a little; false when nothing was left.
-async fn step(client: &Client) -> Result<bool> {
+async fn step(client: &Client, progress: &mut Progress) -> Result<bool> {
     let waiting = list(client).await?;
     let Some((note, garbage)) = waiting.into_iter().next() else {
         return Ok(false);
     };
     let txn = client.begin(TransactionOptions::default())?;
-    let span = garbage.span().unwrap_or_else(Span::default);
-    let mut left = false;
+    let mut span = garbage.span().unwrap_or_else(Span::default);
+    let from = { progress.take() }.filter(|(of, _)| *of == note);
+    if let Some((_, from)) = from {
+        span.start = from;
+    }
+    let mut next = None;
     if !span.start.is_empty() {
         let options = ScanOptions {
             reverse: false,
             limit: BATCH,
         };
         let pairs = txn.scan(span, options, None).await?;
-        left = pairs.len() as u64 >= BATCH;
+        if pairs.len() as u64 >= BATCH {
+            next = pairs.last().map(|(key, _)| key_after(key));
+        }
         for (key, _) in pairs {
             txn.delete(key, WriteOptions::default())?;
         }
     }
-    if !left {
-        txn.delete(note, WriteOptions::default())?;
+    if next.is_none() {
+        txn.delete(note.clone(), WriteOptions::default())?;
     }
     txn.commit().await?;
+    *progress = next.map(|from| (note, from));
     Ok(true)
 }

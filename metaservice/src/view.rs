@@ -58,6 +58,8 @@ pub struct ShardView {
     pub leader: Option<(u64, u64)>,
     /// Its size, as the leader says.
     pub size_bytes: u64,
+    /// When it was first heard of.
+    pub since: Duration,
 }
 
 /// A shard that its leader could not split.
@@ -111,7 +113,10 @@ impl View {
             if !status.failed.is_empty() {
                 continue;
             }
-            let shard = self.shards.entry(shard_id).or_default();
+            let shard = self.shards.entry(shard_id).or_insert_with(|| ShardView {
+                since: now,
+                ..ShardView::default()
+            });
             merge_reported(&mut shard.descriptor, reported);
             let holds = shard.leader.is_some_and(|(_, node)| node == node_id);
             if status.leader {
@@ -172,8 +177,9 @@ impl View {
         (reported.replica_id == replica_id).then_some(reported)
     }
 
-    /// For how long a live node has not reported a replica that it should
-    /// have.
+    /// For how long a live node has not reported a replica that it should have,
+    /// though the shard is known: the child of a split is reported by its leader
+    /// before the other nodes have applied the split.
     pub fn missing_for(
         &self,
         node_id: u64,
@@ -185,8 +191,9 @@ impl View {
         if !self.is_live(node_id, now) {
             return None;
         }
+        let known = self.shards.get(&shard_id)?.since;
         let seen = node.seen.get(&(shard_id, replica_id)).copied();
-        Some(now.saturating_sub(seen.unwrap_or(node.first)))
+        Some(now.saturating_sub(seen.unwrap_or(node.first.max(known))))
     }
 
     /// Forgets shards that are gone from the state for good, so that the view
@@ -210,4 +217,47 @@ fn merge_reported(held: &mut ShardDescriptor, reported: &ShardDescriptor) {
         return;
     }
     crate::state::merge_newer(held, reported);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lineradb_proto::meta::v1::ReplicaStatus;
+
+    fn heartbeat(node_id: u64, shards: &[u64]) -> HeartbeatRequest {
+        let status = |shard_id: &u64| ReplicaStatus {
+            shard: Some(ShardDescriptor {
+                shard_id: *shard_id,
+                ..ShardDescriptor::default()
+            }),
+            replica_id: node_id << 16 | 1,
+            ..ReplicaStatus::default()
+        };
+        HeartbeatRequest {
+            node_id,
+            replicas: shards.iter().map(status).collect(),
+            ..HeartbeatRequest::default()
+        }
+    }
+
+    /// The child of a split is born on the leader first. Taken for missing on
+    /// the other nodes at once, each split would throw healthy replicas away.
+    #[test]
+    fn a_shard_just_born_is_missing_nowhere() {
+        let at = Duration::from_secs;
+        let mut view = View::default();
+        view.reset(1, at(0));
+        for second in 0..100 {
+            view.record(at(second), &heartbeat(1, &[3]));
+            view.record(at(second), &heartbeat(2, &[3]));
+        }
+        view.record(at(100), &heartbeat(1, &[3, 4]));
+        view.record(at(100), &heartbeat(2, &[3]));
+        let missing = |view: &View, now| view.missing_for(2, 4, 2 << 16 | 1, now);
+        assert_eq!(missing(&view, at(100)), Some(at(0)));
+        view.record(at(131), &heartbeat(2, &[3]));
+        assert_eq!(missing(&view, at(131)), Some(at(31)));
+        // Nobody has spoken of it: nobody misses it.
+        assert_eq!(view.missing_for(2, 5, 2 << 16 | 1, at(131)), None);
+    }
 }

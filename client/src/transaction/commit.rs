@@ -46,7 +46,7 @@ const PART_BYTES_MAX: usize = 1 << 20;
 /// Bytes of keys that a transaction record lists for its resolution. A larger
 /// transaction lists none: its intents are resolved by its coordinator, or by
 /// whoever meets one.
-const RECORD_BYTES_MAX: usize = limits::PROPOSAL_BYTES_MAX / 4;
+const RECORD_BYTES_MAX: usize = 16 << 10;
 
 /// Everything that a commit needs, taken out of the transaction.
 struct Plan {
@@ -119,7 +119,8 @@ impl Inner {
         state.ended = true;
         let (mut entries, schemas) = state.buffer.take();
         let keyed = match &self.options.idempotency {
-            Some(request) if !self.options.read_only => {
+            // A request that writes nothing may simply be run again.
+            Some(request) if !(entries.is_empty() && schemas.is_empty()) => {
                 let key = idempotency::key_of(request);
                 let summary = state.summary.clone();
                 let value = idempotency::encode(&request.request_hash, &summary);

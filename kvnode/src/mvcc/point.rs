@@ -82,7 +82,7 @@ pub(super) fn judge(reader: &impl Reader, intent: &Intent, at: Timestamp) -> Res
     let Some(bytes) = reader.get(Tree::Txn, &key)? else {
         return Ok(Foreign::Undecided);
     };
-    Ok(match TxnRecord::decode(bytes)?.status {
+    Ok(match TxnRecord::decode_status(bytes)? {
         Status::Committed(s) if s <= at => Foreign::Committed(s),
         Status::Committed(_) | Status::Aborted => Foreign::Skip,
     })

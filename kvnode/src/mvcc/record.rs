@@ -83,22 +83,34 @@ impl TxnRecord {
         out.freeze()
     }
 
+    /// The fate alone: what a reader that meets an intent asks for.
+    ///
+    /// # Errors
+    /// When the bytes are not a record.
+    pub fn decode_status(bytes: Bytes) -> Result<Status> {
+        TxnRecord::take_status(&mut Fields::new(bytes, "a transaction record"))
+    }
+
+    fn take_status(fields: &mut Fields) -> Result<Status> {
+        if fields.u8()? != FORMAT {
+            return fields.unknown();
+        }
+        let status = fields.u8()?;
+        let timestamp = fields.timestamp()?;
+        match status {
+            COMMITTED => Ok(Status::Committed(timestamp)),
+            ABORTED => Ok(Status::Aborted),
+            _ => fields.unknown(),
+        }
+    }
+
     /// Reads a stored record.
     ///
     /// # Errors
     /// When the bytes are not a record.
     pub fn decode(bytes: Bytes) -> Result<TxnRecord> {
         let mut fields = Fields::new(bytes, "a transaction record");
-        if fields.u8()? != FORMAT {
-            return fields.unknown();
-        }
-        let status = fields.u8()?;
-        let timestamp = fields.timestamp()?;
-        let status = match status {
-            COMMITTED => Status::Committed(timestamp),
-            ABORTED => Status::Aborted,
-            _ => return fields.unknown(),
-        };
+        let status = TxnRecord::take_status(&mut fields)?;
         let attempt_ts = fields.timestamp()?;
         let count = fields.count()?;
         let intent_keys = (0..count).map(|_| fields.slice()).collect::<Result<_>>()?;

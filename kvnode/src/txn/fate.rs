@@ -16,7 +16,8 @@ use std::time::Duration;
 
 /// Intent keys in a record are a help for recovery, not a need: beyond this
 /// they are left out.
-const RECORD_BYTES_MAX: usize = 4 << 20;
+/// Readers that meet an intent read the record.
+const RECORD_BYTES_MAX: usize = 16 << 10;
 
 /// What to answer, or what to write first.
 #[derive(Debug, PartialEq)]

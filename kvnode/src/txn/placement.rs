@@ -370,7 +370,7 @@ pub fn earlier_fate(
 ) -> Result<Option<Timestamp>, Refusal> {
     let key = keys::record_key(&writer.anchor, writer.id);
     if let Some(bytes) = reader.get(Tree::Txn, &key).map_err(Refusal::from)? {
-        match mvcc::TxnRecord::decode(bytes)?.status {
+        match mvcc::TxnRecord::decode_status(bytes)? {
             mvcc::Status::Committed(at) => return Ok(Some(at)),
             mvcc::Status::Aborted if rules.hold(Rule::AbortedRecordMet) => {
                 return Err(Refusal::aborted());

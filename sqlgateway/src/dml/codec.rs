@@ -6,7 +6,7 @@
 //! | unique | its columns; those of the primary key, too, when one is NULL | primary key columns that are not its own |
 //! | other | its columns, then those of the primary key | none |
 
-use crate::catalog::{IndexDescriptor, TableDescriptor};
+use crate::catalog::{IndexDescriptor, IndexState, TableDescriptor};
 use crate::error::{Result, SqlError};
 use bytes::{Bytes, BytesMut};
 use lineradb_common::limits::ENCODED_KEY_BYTES_MAX;
@@ -55,6 +55,16 @@ pub struct Entry {
 }
 
 impl TableCodec {
+    /// Where the entries of indexes lie that are being built.
+    pub fn building_prefixes(&self) -> Vec<Bytes> {
+        let indexes = self.table.indexes.iter();
+        indexes
+            .filter(|index| index.state != IndexState::Public)
+            .chain(&self.table.pending_primary)
+            .map(|index| self.table.index_prefix(index.id))
+            .collect()
+    }
+
     /// For a table.
     ///
     /// # Errors

@@ -302,7 +302,7 @@ impl ModifyPlan {
         let changed: Vec<Vec<Datum>> = match &self.action {
             Action::Delete => {
                 let old: Vec<Vec<Datum>> = rows.into_iter().map(|(row, _)| row).collect();
-                writer.delete(&old)?;
+                writer.delete(&old).await?;
                 old
             }
             Action::Update(positions, _) => {

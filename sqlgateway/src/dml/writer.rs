@@ -61,11 +61,12 @@ impl RowWriter<'_> {
             old.push(self.codec.entries(before)?);
             new.push(self.codec.entries(after)?);
         }
+        let theirs = self.of_others(old.iter().flatten()).await?;
         // What leaves makes room for what comes, also in other rows.
         let mut removed = HashSet::new();
         for (before, after) in old.iter().zip(&new) {
             for (b, a) in before.iter().zip(after) {
-                if b.key != a.key {
+                if b.key != a.key && !theirs.contains(&b.key) {
                     removed.insert(b.key.clone());
                 }
             }
@@ -80,6 +81,8 @@ impl RowWriter<'_> {
             for (b, a) in before.iter().zip(after) {
                 if b.key != a.key {
                     comes.push(a);
+                } else if b.value != a.value && theirs.contains(&b.key) {
+                    return Err(self.codec.duplicate(&b.key));
                 } else if b.value != a.value {
                     self.txn
                         .put(a.key, a.value, self.options(Condition::None))?;
@@ -94,13 +97,44 @@ impl RowWriter<'_> {
     ///
     /// # Errors
     /// Those of the transaction layer.
-    pub fn delete(&self, rows: &[Vec<Datum>]) -> Result<()> {
-        for row in rows {
-            for entry in self.codec.entries(row)? {
+    pub async fn delete(&self, rows: &[Vec<Datum>]) -> Result<()> {
+        let entries = rows
+            .iter()
+            .map(|row| self.codec.entries(row))
+            .collect::<Result<Vec<_>>>()?;
+        let theirs = self.of_others(entries.iter().flatten()).await?;
+        for entry in entries.into_iter().flatten() {
+            if !theirs.contains(&entry.key) {
                 self.txn.delete(entry.key, self.options(Condition::None))?;
             }
         }
         Ok(())
+    }
+
+    /// S5: while a unique index is being built, a row that stood before it need
+    /// not have its entry yet, and another row may have taken the key: such
+    /// entries are not this row's to remove. Answers their keys.
+    async fn of_others(&self, entries: impl Iterator<Item = &Entry>) -> Result<HashSet<Bytes>> {
+        let building = self.codec.building_prefixes();
+        let mut theirs = HashSet::new();
+        if building.is_empty() {
+            return Ok(theirs);
+        }
+        let doubtful: Vec<&Entry> = entries
+            .filter(|e| e.unique && building.iter().any(|prefix| e.key.starts_with(prefix)))
+            .collect();
+        let table = Some(self.codec.table.table_version());
+        for part in doubtful.chunks(LOCK_BATCH) {
+            let keys: Vec<Bytes> = part.iter().map(|e| e.key.clone()).collect();
+            let options = LockOptions::default();
+            let found = self.txn.locking_get(&keys, table, options).await?;
+            for (entry, found) in part.iter().zip(found) {
+                if found.is_some_and(|value| value != entry.value) {
+                    theirs.insert(entry.key.clone());
+                }
+            }
+        }
+        Ok(theirs)
     }
 
     fn options(&self, condition: Condition) -> WriteOptions {

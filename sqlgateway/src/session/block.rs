@@ -213,6 +213,8 @@ impl Session {
             self.settings_after_rollback(&block.settings_before);
             return Ok(());
         }
+        // Not the last statement's: the client may have thought for long.
+        block.txn.set_deadline(self.limits().deadline);
         let result = block.txn.commit().await;
         self.remember_timing(&block.txn);
         match result {

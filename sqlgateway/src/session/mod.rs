@@ -234,7 +234,9 @@ impl Session {
         }
         let result = self.dispatch(prepared, parameters, &limits).await;
         if let Some(block) = &mut self.block {
-            block.statements += 1;
+            if begins_work(prepared.statement.command()) {
+                block.statements += 1;
+            }
             let txn = block.txn.clone();
             if result.is_err() {
                 block.fail();
@@ -418,4 +420,13 @@ fn request_hash(text: &str, parameters: &[Datum]) -> Bytes {
         hash.update(format!("{p:?}").as_bytes());
     }
     Bytes::copy_from_slice(&hash.finalize())
+}
+
+/// True for a statement that reads or writes: after the first one of a block its
+/// isolation level stands.
+fn begins_work(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Sql(_) | Command::Copy(_) | Command::Execute(..) | Command::Explain { .. }
+    )
 }

@@ -50,6 +50,7 @@ pub struct CompiledStatement {
     cacheable: bool,
     snapshot: Arc<CatalogSnapshot>,
     search_path: Vec<String>,
+    time_zone: String,
 }
 
 impl CompiledStatement {
@@ -58,6 +59,7 @@ impl CompiledStatement {
         self.cacheable
             && Arc::ptr_eq(&self.snapshot, &context.catalog)
             && self.search_path == context.settings.search_path
+            && self.time_zone == context.settings.time_zone_name
     }
 
     fn new(
@@ -85,6 +87,7 @@ impl CompiledStatement {
             cacheable,
             snapshot: Arc::clone(&context.catalog),
             search_path: context.settings.search_path.clone(),
+            time_zone: context.settings.time_zone_name.clone(),
         }
     }
 
@@ -205,6 +208,8 @@ pub struct PlanKey {
     pub types: Vec<Option<SqlType>>,
     /// The schemas in which names are looked up.
     pub search_path: Vec<String>,
+    /// Casts between dates and points in time are planned with it.
+    pub time_zone: String,
 }
 
 /// Plans by text, shared by the sessions of a gateway.

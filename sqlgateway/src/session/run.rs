@@ -117,6 +117,7 @@ impl Session {
             text: Arc::clone(statement.shared_text()),
             types: declared.to_vec(),
             search_path: context.settings.search_path.clone(),
+            time_zone: context.settings.time_zone_name.clone(),
         };
         let cache = cache && !own_catalog;
         // A text without literals is its own lifted text: what is kept under it may

@@ -62,7 +62,13 @@ impl DdlRunner<'_> {
     pub async fn step(&mut self, limits: &Limits, work: &mut dyn DdlWork) -> Result<()> {
         let mut retry = Retry::new(limits);
         loop {
-            let txn = self.gateway.client().begin(self.options.clone())?;
+            // Not under the request's idempotency key: the second of several steps
+            // would be answered with the outcome of the first.
+            let options = TransactionOptions {
+                idempotency: None,
+                ..self.options.clone()
+            };
+            let txn = self.gateway.client().begin(options)?;
             let attempt = async {
                 let change = CatalogChange::begin(self.gateway.catalog(), &txn, None).await?;
                 let mut env = DdlEnv {

@@ -145,6 +145,7 @@ impl Session {
             text: lifted.text.as_str().into(),
             types: lifted.types.clone(),
             search_path: context.settings.search_path.clone(),
+            time_zone: context.settings.time_zone_name.clone(),
         };
         let compiled = match self.gateway.plans.get(&key, &context) {
             Some(compiled) => compiled,

@@ -58,8 +58,10 @@ impl Limits {
         tokio::select! {
             biased;
             () = self.token.cancelled() => Err(cancelled()),
-            done = work => done,
+            // Before the work: work that never waits uses up the budget that
+            // the timer needs as well.
             () = timeout => Err(timed_out()),
+            done = work => done,
         }
     }
 }

@@ -8,12 +8,14 @@ pub mod lexer;
 pub mod lift;
 mod names;
 mod places;
+mod shape;
 mod utility;
 
 use crate::error::{Result, SqlError};
 use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::{Parser, ParserOptions};
+use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 use lexer::{TokenKind, char_position};
 use std::sync::Arc;
 
@@ -223,11 +225,15 @@ pub fn parse_expr(text: &str) -> Result<ast::Expr> {
 const DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
 
 fn parser(text: &str) -> Result<Parser<'static>> {
-    Parser::new(&DIALECT)
+    let tokens = Tokenizer::new(&DIALECT, text)
+        .with_unescape(true)
+        .tokenize_with_location()
+        .map_err(|e| syntax(text, &format!("sql parser error: {e}")))?;
+    shape::check(&tokens)?;
+    Ok(Parser::new(&DIALECT)
         .with_recursion_limit(128)
         .with_options(ParserOptions::new().with_unescape(true))
-        .try_with_sql(text)
-        .map_err(|e| syntax(text, &e.to_string()))
+        .with_tokens_with_locations(tokens))
 }
 
 fn expect_end(text: &str, parser: &Parser<'_>) -> Result<()> {

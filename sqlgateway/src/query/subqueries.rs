@@ -170,8 +170,9 @@ fn in_as_count(value: &Expr, query: &Query, negated: bool) -> Result<Expr> {
     ))
 }
 
-/// VALUES with subqueries in it, as a UNION ALL of rows: the engine evaluates
-/// VALUES before any subquery runs.
+/// VALUES with subqueries in it, as a UNION ALL of rows, numbered so that they
+/// come in the order of the text: the engine evaluates VALUES before any subquery
+/// runs.
 ///
 /// # Errors
 /// None that a parsed VALUES could have.
@@ -192,14 +193,25 @@ pub fn values_with_subqueries(query: &mut Query) -> Result<()> {
     let rows: Vec<String> = values
         .rows
         .iter()
-        .map(|row| {
+        .enumerate()
+        .map(|(n, row)| {
             let columns = row.content.iter().enumerate();
             let items: Vec<String> = columns
                 .map(|(i, expr)| format!("{expr} AS column{}", i + 1))
                 .collect();
-            format!("SELECT {}", items.join(", "))
+            format!("SELECT {}, {n} AS __row", items.join(", "))
         })
         .collect();
-    query.body = parse_query(&rows.join(" UNION ALL "))?.body;
+    let width = values.rows.first().map_or(0, |row| row.content.len());
+    let columns: Vec<String> = (1..=width).map(|i| format!("__v.column{i}")).collect();
+    let numbered = parse_query(&format!(
+        "SELECT {} FROM ({}) AS __v ORDER BY __v.__row",
+        columns.join(", "),
+        rows.join(" UNION ALL ")
+    ))?;
+    query.body = numbered.body;
+    if query.order_by.is_none() {
+        query.order_by = numbered.order_by;
+    }
     Ok(())
 }

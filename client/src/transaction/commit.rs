@@ -123,7 +123,9 @@ impl Inner {
             Some(request) if !(entries.is_empty() && schemas.is_empty()) => {
                 let key = idempotency::key_of(request);
                 let summary = state.summary.clone();
-                let value = idempotency::encode(&request.request_hash, &summary);
+                let known = state.request_hash.clone();
+                let request_hash = known.unwrap_or_else(|| request.request_hash.clone());
+                let value = idempotency::encode(&request_hash, &summary);
                 let entry = Entry {
                     value: Some(value),
                     guard: Guard::Absent,
@@ -132,7 +134,7 @@ impl Inner {
                 entries.insert(key.clone(), entry);
                 Some(Keyed {
                     key,
-                    request_hash: request.request_hash.clone(),
+                    request_hash,
                     summary,
                 })
             }

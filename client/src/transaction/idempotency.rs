@@ -54,12 +54,21 @@ pub fn decode(value: &Bytes, request_hash: &[u8]) -> Result<Bytes> {
 }
 
 impl Inner {
+    /// The request as it is known now.
+    fn request(&self) -> Option<IdempotencyRequest> {
+        let mut request = self.options.idempotency.clone()?;
+        if let Some(hash) = &self.state.lock().request_hash {
+            request.request_hash = hash.clone();
+        }
+        Some(request)
+    }
+
     /// What an earlier request under this one's key came to.
     pub(super) async fn earlier_outcome(&self) -> Result<Option<EarlierOutcome>> {
-        let Some(request) = &self.options.idempotency else {
+        let Some(request) = self.request() else {
             return Ok(None);
         };
-        let keys = [key_of(request)];
+        let keys = [key_of(&request)];
         let found = self.multi_get(&keys, None).await?.pop().flatten();
         let Some(found) = found else {
             return Ok(None);
@@ -76,7 +85,7 @@ impl Inner {
         let now = self.shared.clock.now()?.latest;
         let options = TransactionOptions {
             read_only: true,
-            idempotency: self.options.idempotency.clone(),
+            idempotency: self.request(),
             deadline: self.state.lock().deadline,
             ..TransactionOptions::default()
         };

@@ -89,6 +89,9 @@ pub(crate) struct State {
     pub(crate) deadline: Option<Instant>,
     pub(crate) lock_timeout: Option<Duration>,
     pub(crate) summary: Bytes,
+    /// What the idempotency key stands for, when that was not known at the
+    /// beginning.
+    pub(crate) request_hash: Option<Bytes>,
 }
 
 /// A key under this transaction's lock.
@@ -116,6 +119,7 @@ impl Transaction {
             deadline: options.deadline,
             lock_timeout: options.lock_timeout,
             summary: Bytes::new(),
+            request_hash: None,
         };
         Transaction(Arc::new(Inner {
             shared,
@@ -315,6 +319,12 @@ impl Transaction {
     /// Kept with the idempotency outcome.
     pub fn set_result_summary(&self, summary: Bytes) {
         self.0.state.lock().summary = summary;
+    }
+
+    /// Binds the idempotency key to this request instead of the one named at the
+    /// beginning: a transaction of several statements is known when it commits.
+    pub fn set_request_hash(&self, hash: Bytes) {
+        self.0.state.lock().request_hash = Some(hash);
     }
 
     /// The outcome of an earlier request under the same idempotency key; to be

@@ -8,9 +8,9 @@ use crate::error::{Result, SqlError};
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, DataType, DateTimeField, Expr, Function, FunctionArg,
     FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, LimitClause,
-    NonBlock, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr, Statement,
-    TableAlias, TableAliasColumnDef, TableFactor, TableWithJoins, TypedString, UnaryOperator,
-    Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
+    NonBlock, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr, SetOperator,
+    SetQuantifier, Statement, TableAlias, TableAliasColumnDef, TableFactor, TableWithJoins,
+    TypedString, UnaryOperator, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -82,6 +82,7 @@ impl VisitorMut for Rewriter {
     type Break = SqlError;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
+        flow(set_operations(&query.body))?;
         flow(values_with_subqueries(query))?;
         flow(fetch_first(query))
     }
@@ -708,6 +709,24 @@ fn object_identifier(inner: &mut Expr, data_type: &DataType) -> Result<Option<Ex
         }));
     }
     Ok(None)
+}
+
+/// EXCEPT ALL and INTERSECT ALL count duplicates; the engine's joins do not.
+fn set_operations(body: &SetExpr) -> Result<()> {
+    let SetExpr::SetOperation {
+        op,
+        set_quantifier,
+        left,
+        right,
+    } = body
+    else {
+        return Ok(());
+    };
+    if *op != SetOperator::Union && *set_quantifier == SetQuantifier::All {
+        return Err(SqlError::unsupported(format!("{op} ALL")));
+    }
+    set_operations(left)?;
+    set_operations(right)
 }
 
 #[cfg(test)]

@@ -32,6 +32,8 @@ pub(super) struct Block {
     /// Settings to return to on ROLLBACK.
     pub settings_before: Settings,
     pub options: TransactionOptions,
+    /// With an idempotency key: the hash of all that was asked so far.
+    pub(super) request_hash: Option<Bytes>,
 }
 
 pub(super) struct NamedSavepoint {
@@ -132,6 +134,7 @@ impl Session {
             began_us: self.settings.statement_time_us,
             read_only: options.read_only,
             settings_before,
+            request_hash: options.idempotency.as_ref().map(|r| r.request_hash.clone()),
             options,
         });
         Ok(())
@@ -215,6 +218,9 @@ impl Session {
         }
         // Not the last statement's: the client may have thought for long.
         block.txn.set_deadline(self.limits().deadline);
+        if let Some(hash) = &block.request_hash {
+            block.txn.set_request_hash(hash.clone());
+        }
         let result = block.txn.commit().await;
         self.remember_timing(&block.txn);
         match result {

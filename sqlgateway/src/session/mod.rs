@@ -198,14 +198,22 @@ impl Session {
                 ),
             ));
         }
-        if self.settings.idempotency_key.is_some() {
-            self.request_hash = request_hash(prepared.statement.text(), &parameters);
-        }
+        self.note_request(prepared.statement.text(), &parameters);
         if self.pipelined && self.block.is_none() && opens_implicit(prepared.statement.command()) {
             self.settings.statement_time_us = wall_clock_us() as i64;
             self.begin_block(&crate::statement::TransactionModes::default(), false)?;
         }
         self.run_statement(prepared, parameters).await
+    }
+
+    /// Remembers what a key that is set, or that the open block has, stands for.
+    fn note_request(&mut self, text: &str, parameters: &[Datum]) {
+        if let Some(hash) = self.block.as_mut().and_then(|b| b.request_hash.as_mut()) {
+            *hash = request_hash(hash, text, parameters);
+        }
+        if self.settings.idempotency_key.is_some() {
+            self.request_hash = request_hash(&[], text, parameters);
+        }
     }
 
     /// Says whether further statements of the same pipeline follow before Sync:
@@ -411,9 +419,11 @@ fn opens_implicit(command: &Command) -> bool {
     matches!(command, Command::Sql(_) | Command::Copy(_))
 }
 
-/// What an idempotency key is bound to: the text and its parameters.
-fn request_hash(text: &str, parameters: &[Datum]) -> Bytes {
+/// What an idempotency key is bound to: the text and its parameters, after what
+/// came before in the same transaction block.
+fn request_hash(before: &[u8], text: &str, parameters: &[Datum]) -> Bytes {
     let mut hash = Sha256::new();
+    hash.update(before);
     hash.update(text.as_bytes());
     for p in parameters {
         hash.update([0]);

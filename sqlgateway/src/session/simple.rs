@@ -6,7 +6,7 @@
 
 use super::plan::{CompiledStatement, PlanKey, compile};
 use super::types::{Outcome, TransactionStatus};
-use super::{Prepared, Session, request_hash};
+use super::{Prepared, Session};
 use crate::error::{Result, SqlError};
 use crate::statement::lift::{Lifted, lift};
 use crate::statement::{self, Command, Statement, TransactionModes};
@@ -39,9 +39,7 @@ impl Session {
                 format!("the statement is longer than {SQL_BYTES_MAX} bytes"),
             ));
         }
-        if self.settings.idempotency_key.is_some() {
-            self.request_hash = request_hash(sql, &[]);
-        }
+        self.note_request(sql, &[]);
         let mut query = SimpleQuery {
             text: sql.into(),
             lifted: lift(sql),

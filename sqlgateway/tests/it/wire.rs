@@ -325,3 +325,34 @@ fn wrong_databases_and_busy_ports_are_named() {
         cluster.stop().await;
     });
 }
+
+/// A block under a key is the same request only if all of its statements are.
+#[test]
+fn the_key_of_a_block_stands_for_all_its_statements() {
+    on_cluster(|cluster| async move {
+        let client = cluster.connect().await;
+        client
+            .batch_execute(
+                "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 0), (2, 0)",
+            )
+            .await
+            .unwrap();
+        let block = async |id: i32| {
+            client
+                .batch_execute("SET idempotency_key = 'k'")
+                .await
+                .unwrap();
+            client.batch_execute("BEGIN").await.unwrap();
+            let update = format!("UPDATE t SET v = v + 1 WHERE id = {id}");
+            client.batch_execute(&update).await.unwrap();
+            client.batch_execute("COMMIT").await
+        };
+        block(1).await.unwrap();
+        block(1).await.unwrap();
+        let error = block(2).await.unwrap_err();
+        assert_eq!(error.code().unwrap().code(), "22023");
+        let row = client.query_one("SELECT sum(v) FROM t", &[]).await.unwrap();
+        assert_eq!(row.get::<_, i64>(0), 1);
+        cluster.stop().await;
+    });
+}

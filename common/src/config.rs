@@ -31,14 +31,30 @@ where
         }
         figment = figment.merge(Toml::file_exact(path));
     }
-    // LINERADB_CONFIG names the file itself, RUST-style log filters are read by
-    // the telemetry; neither is a key.
-    figment = figment
-        .merge(Env::prefixed("LINERADB_").ignore(&["config"]))
-        .merge(Serialized::defaults(flags));
+    let own = Figment::from(Serialized::defaults(T::default()));
+    let variables = Env::prefixed("LINERADB_").filter(move |key| {
+        let key = key.as_str().to_ascii_lowercase();
+        own.find_value(&key).is_ok() || !is_elsewhere(&key)
+    });
+    figment = figment.merge(variables).merge(Serialized::defaults(flags));
     figment
         .extract()
         .map_err(|e| Error::invalid(format!("configuration: {e}")))
+}
+
+/// True for a variable that is no key of a service and no mistake either: those
+/// of the command-line tool and of other services in the same environment, the
+/// name of the configuration file, and what Kubernetes sets for a service that
+/// is called `lineradb` or `lineradb-...`.
+fn is_elsewhere(key: &str) -> bool {
+    let tools = ["config", "url", "kv_address", "meta"];
+    let kubernetes = key == "port"
+        || key.starts_with("port_")
+        || key.ends_with("_port")
+        || key.contains("_port_")
+        || key.starts_with("service_")
+        || key.contains("_service_");
+    tools.contains(&key) || kubernetes
 }
 
 /// True for an address that only this machine can reach.
@@ -76,6 +92,20 @@ mod tests {
     struct Flags {
         #[serde(skip_serializing_if = "Option::is_none")]
         count: Option<u32>,
+    }
+
+    #[test]
+    fn the_environment_holds_more_than_keys() {
+        for key in [
+            "url",
+            "service_host",
+            "port_5432_tcp",
+            "sqlgateway_service_port",
+            "sqlgateway_port",
+        ] {
+            assert!(is_elsewhere(key), "{key}");
+        }
+        assert!(!is_elsewhere("listn") && !is_elsewhere("split_byte"));
     }
 
     #[test]

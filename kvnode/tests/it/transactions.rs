@@ -5,7 +5,7 @@
 
 use crate::cluster::{Cluster, eventually};
 use bytes::Bytes;
-use lineradb_common::clock::{MachineClock, SharedClock};
+use lineradb_common::clock::{self, MachineClock, SharedClock};
 use lineradb_common::keys::{in_span, key_after};
 use lineradb_common::{ShardId, Timestamp, TxnId, random, spawn};
 use lineradb_kvnode::consensus::{Groups, Leadership};
@@ -113,10 +113,20 @@ impl Clients {
             };
             let reply = self.ask(key, request::Body::Push(push)).await;
             if let Some(reply::Body::Push(reply)) = reply.and_then(|reply| reply.body) {
-                return matches!(reply.status, Some(push_reply::Status::Committed(_)));
+                return match reply.status {
+                    Some(push_reply::Status::Committed(at)) => self.wait_past(at).await,
+                    _ => false,
+                };
             }
         }
         panic!("an attempt was never decided");
+    }
+
+    /// T5: a new leader writes above its clock. Before its own clock has passed
+    /// the commit, a client does not say that it is there.
+    async fn wait_past(&self, commit_ts: u64) -> bool {
+        let at = Timestamp::from_raw(commit_ts);
+        clock::wait_past(&*self.clock, at).await.is_ok()
     }
 
     async fn read(&self, key: &'static str, id: TxnId, at: Timestamp) -> Option<u64> {
@@ -161,7 +171,14 @@ impl Clients {
         };
         match self.ask(key, request::Body::OnePhaseCommit(commit)).await {
             Some(reply) => match error_code(&reply) {
-                None => true,
+                // Without a commit timestamp nothing was written: its read has to
+                // be proven at a later one first.
+                None => match reply.body {
+                    Some(reply::Body::OnePhaseCommit(commit)) if commit.commit_ts != 0 => {
+                        self.wait_past(commit.commit_ts).await
+                    }
+                    _ => false,
+                },
                 Some(ErrorCode::OutcomeUnknown) => self.decide(key, id, at).await,
                 Some(_) => false,
             },

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// How many operations the trace remembers.
 const TRACE_LINES: usize = 64;
+/// What a disk writes as a whole.
+const SECTOR_BYTES: usize = 512;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Inode {
@@ -40,6 +42,9 @@ pub(super) struct State {
     pub crash_at: Option<u64>,
     pub crashed: bool,
     pub faults: BTreeMap<u64, Fault>,
+    /// Counts reads; those of these numbers fail.
+    pub reads: u64,
+    pub read_faults: BTreeSet<u64>,
     pub capacity: Option<u64>,
     pub trace: VecDeque<String>,
 }
@@ -98,6 +103,18 @@ impl State {
         }
     }
 
+    /// Counts one read and decides its fate.
+    pub fn step_read(&mut self) -> io::Result<()> {
+        if self.crashed {
+            return Err(dead());
+        }
+        self.reads += 1;
+        match self.read_faults.remove(&self.reads) {
+            true => Err(io::Error::other("simulated I/O error")),
+            false => Ok(()),
+        }
+    }
+
     pub fn used(&self) -> u64 {
         self.names
             .values()
@@ -117,13 +134,13 @@ impl State {
 
     pub fn crash(&mut self, loss: CrashLoss) {
         let mut seed = match loss {
-            CrashLoss::Torn(seed) => seed,
-            _ => 0,
+            CrashLoss::Torn(seed) | CrashLoss::Reordered(seed) => seed,
+            CrashLoss::Everything | CrashLoss::Nothing => 0,
         };
         let mut keep = |_: &NameChange| match loss {
             CrashLoss::Everything => false,
             CrashLoss::Nothing => true,
-            CrashLoss::Torn(_) => next_random(&mut seed) & 1 == 1,
+            CrashLoss::Torn(_) | CrashLoss::Reordered(_) => next_random(&mut seed) & 1 == 1,
         };
         for change in std::mem::take(&mut self.pending_names) {
             if keep(&change) {
@@ -134,12 +151,13 @@ impl State {
             match loss {
                 CrashLoss::Everything => {}
                 CrashLoss::Nothing => inode.durable.clone_from(&inode.current),
-                CrashLoss::Torn(_) if inode.rewritten => {
+                CrashLoss::Torn(_) | CrashLoss::Reordered(_) if inode.rewritten => {
                     if next_random(&mut seed) & 1 == 1 {
                         inode.durable.clone_from(&inode.current);
                     }
                 }
                 CrashLoss::Torn(_) => tear(inode, &mut seed),
+                CrashLoss::Reordered(_) => reorder(inode, &mut seed),
             }
             inode.current.clone_from(&inode.durable);
             inode.rewritten = false;
@@ -150,6 +168,7 @@ impl State {
         self.inodes.retain(|id, _| live.contains(id));
         self.locks.clear();
         self.faults.clear();
+        self.read_faults.clear();
         self.crash_at = None;
         self.crashed = false;
         self.epoch += 1;
@@ -173,6 +192,25 @@ fn tear(inode: &mut Inode, seed: &mut u64) {
     };
     for _ in 0..garbage {
         inode.durable.push(next_random(seed) as u8);
+    }
+}
+
+/// Keeps some sectors of the unsynced tail; the others hold zeros or garbage.
+fn reorder(inode: &mut Inode, seed: &mut u64) {
+    let synced = inode.durable.len();
+    let unsynced = inode.current.len() - synced;
+    let length = synced + (next_random(seed) % (unsynced as u64 + 1)) as usize;
+    while inode.durable.len() < length {
+        let start = inode.durable.len();
+        let end = length.min((start / SECTOR_BYTES + 1) * SECTOR_BYTES);
+        match next_random(seed) % 4 {
+            0 | 1 => inode.durable.extend_from_slice(&inode.current[start..end]),
+            2 => inode.durable.resize(end, 0),
+            _ => {
+                let garbage = (start..end).map(|_| next_random(seed) as u8);
+                inode.durable.extend(garbage);
+            }
+        }
     }
 }
 

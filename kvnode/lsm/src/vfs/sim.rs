@@ -3,14 +3,16 @@
 //! Two worlds are kept: what a running process sees, and what is durable. A sync moves a file's bytes from the
 //! first to the second, a folder sync moves names. [`SimVfs::crash`] throws the first world away and continues
 //! with the second plus, as [`CrashLoss`] says, some of what was never synced: the tail of a file torn at any
-//! byte, any subset of the unsynced renames and removals. All choices come from one seed.
+//! byte or with sectors missing in the middle, any subset of the unsynced renames and removals. All choices come
+//! from one seed.
 //!
 //! Every operation that changes something has a number, counted from 1. [`SimVfs::fail_at`] makes one of them
 //! fail; [`SimVfs::crash_at`] stops the world at one: it takes partial effect and everything after it fails,
 //! until `crash()` is called. [`SimVfs::set_capacity`] fills the disk. [`SimVfs::corrupt`] flips bits.
 //!
-//! Not modelled: reordering of the bytes inside one file (a torn tail is a prefix, or a prefix and garbage) and
-//! folders that get lost themselves.
+//! Reads are counted apart, and [`SimVfs::fail_read_at`] makes one of them fail.
+//!
+//! Not modelled: folders that get lost themselves.
 
 use super::disk::{NameChange, State, Verdict, apply, dead, not_found};
 use super::{DirLock, LockError, ReadableFile, Vfs, WritableFile};
@@ -29,6 +31,9 @@ pub enum CrashLoss {
     Nothing,
     /// Some of it survives, chosen by this seed; the tail of a file may be torn or end in garbage.
     Torn(u64),
+    /// The disk wrote in an order of its own: of the sectors that were never synced some survive, chosen by this
+    /// seed, and the others hold zeros or garbage.
+    Reordered(u64),
 }
 
 /// A failure to inject.
@@ -79,6 +84,16 @@ impl SimVfs {
     /// Makes the changing operation of this number fail.
     pub fn fail_at(&self, operation: u64, fault: Fault) {
         self.state.lock().faults.insert(operation, fault);
+    }
+
+    /// Number of reads so far: opening for reading, mapping, reading, listing a folder, looking for a name.
+    pub fn reads(&self) -> u64 {
+        self.state.lock().reads
+    }
+
+    /// Makes the read of this number fail with an I/O error.
+    pub fn fail_read_at(&self, read: u64) {
+        self.state.lock().read_faults.insert(read);
     }
 
     /// Limits the bytes of all files together; `None` lifts the limit.
@@ -201,10 +216,11 @@ impl WritableFile for SimFile {
 
 impl ReadableFile for SimFile {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let state = self.state.lock();
-        if state.crashed || state.epoch != self.epoch {
+        let mut state = self.state.lock();
+        if state.epoch != self.epoch {
             return Err(dead());
         }
+        state.step_read()?;
         let inode = state
             .inodes
             .get(&self.inode)
@@ -273,17 +289,13 @@ impl Vfs for SimVfs {
     }
 
     fn open_read(&self, path: &Path) -> io::Result<Arc<dyn ReadableFile>> {
-        let state = self.state.lock();
-        if state.crashed {
-            return Err(dead());
-        }
+        let mut state = self.state.lock();
+        state.step_read()?;
         Ok(Arc::new(self.handle(path, state.inode(path)?, state.epoch)))
     }
 
     fn map(&self, path: &Path) -> io::Result<Bytes> {
-        if self.state.lock().crashed {
-            return Err(dead());
-        }
+        self.state.lock().step_read()?;
         self.read(path).map(Bytes::from)
     }
 
@@ -325,10 +337,8 @@ impl Vfs for SimVfs {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let state = self.state.lock();
-        if state.crashed {
-            return Err(dead());
-        }
+        let mut state = self.state.lock();
+        state.step_read()?;
         let children = state.names.keys().filter(|path| path.parent() == Some(dir));
         Ok(children
             .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
@@ -336,10 +346,8 @@ impl Vfs for SimVfs {
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
-        let state = self.state.lock();
-        if state.crashed {
-            return Err(dead());
-        }
+        let mut state = self.state.lock();
+        state.step_read()?;
         Ok(state.names.contains_key(path) || state.dirs.contains(path))
     }
 

@@ -2,75 +2,9 @@
 //! flushes, compactions, reopening. A failing seed prints itself.
 
 use crate::support::*;
-use lineradb_lsm::{CrashLoss, KeyspaceId, SimVfs, Snapshot, Statistics, WriteBatch, WriteOptions};
+use lineradb_lsm::{CrashLoss, SimVfs, Snapshot, Statistics, WriteBatch, WriteOptions};
 use rand::Rng;
-use rand::rngs::StdRng;
 use std::ops::Bound;
-
-fn random_bound(rng: &mut StdRng) -> Bound<Vec<u8>> {
-    match rng.random_range(0..3) {
-        0 => Bound::Unbounded,
-        1 => Bound::Included(random_key(rng)),
-        _ => Bound::Excluded(random_key(rng)),
-    }
-}
-
-fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
-    bound.as_ref().map(Vec::as_slice)
-}
-
-/// A random walk with a random iterator; every position is compared.
-fn walk(rng: &mut StdRng, snapshot: &Snapshot, keyspace: KeyspaceId, map: &Map) {
-    let (lower, upper) = (random_bound(rng), random_bound(rng));
-    let inside = |key: &Vec<u8>| {
-        let above = match &lower {
-            Bound::Included(bound) => key >= bound,
-            Bound::Excluded(bound) => key > bound,
-            Bound::Unbounded => true,
-        };
-        above
-            && match &upper {
-                Bound::Included(bound) => key <= bound,
-                Bound::Excluded(bound) => key < bound,
-                Bound::Unbounded => true,
-            }
-    };
-    let visible: Vec<_> = map.iter().filter(|(key, _)| inside(key)).collect();
-    let mut iter = snapshot.iter(keyspace, as_slice(&lower), as_slice(&upper));
-    assert!(!iter.valid());
-    let mut position: Option<usize> = None;
-    for _ in 0..40 {
-        match rng.random_range(0..12) {
-            0 => {
-                iter.seek_to_first().unwrap();
-                position = (!visible.is_empty()).then_some(0);
-            }
-            1 => {
-                iter.seek_to_last().unwrap();
-                position = visible.len().checked_sub(1);
-            }
-            2 => {
-                let key = random_key(rng);
-                iter.seek(&key).unwrap();
-                position = visible.iter().position(|entry| *entry.0 >= key);
-            }
-            3 => {
-                let key = random_key(rng);
-                iter.seek_for_prev(&key).unwrap();
-                position = visible.iter().rposition(|entry| *entry.0 <= key);
-            }
-            4..8 => {
-                iter.next().unwrap();
-                position = position.map(|at| at + 1).filter(|at| *at < visible.len());
-            }
-            _ => {
-                iter.prev().unwrap();
-                position = position.and_then(|at| at.checked_sub(1));
-            }
-        }
-        assert_at(&iter, position.map(|at| visible[at]));
-    }
-}
 
 /// Runs one seed; adds what the engine did to `done`.
 fn run(seed: u64, wal: bool, done: &mut Done) {

@@ -63,21 +63,54 @@ fn random_value(rng: &mut StdRng) -> Vec<u8> {
         .collect()
 }
 
-/// Fills a batch and applies it to the model.
-pub fn random_batch(rng: &mut StdRng, keyspaces: [KeyspaceId; 2], model: &mut Model) -> WriteBatch {
-    let mut batch = WriteBatch::new();
+/// One operation on one of the two keyspaces.
+#[derive(Debug, Clone)]
+pub enum Operation {
+    Put(usize, Vec<u8>, Vec<u8>),
+    Delete(usize, Vec<u8>),
+}
+
+pub fn random_operations(rng: &mut StdRng) -> Vec<Operation> {
+    let mut operations = Vec::new();
     for _ in 0..rng.random_range(1..8) {
         let (at, key) = (rng.random_range(0..2), random_key(rng));
-        if rng.random_range(0..4) == 0 {
-            batch.delete(keyspaces[at], &key);
-            model[at].remove(&key);
-        } else {
-            let value = random_value(rng);
-            batch.put(keyspaces[at], &key, &value);
-            model[at].insert(key, value);
+        operations.push(match rng.random_range(0..4) {
+            0 => Operation::Delete(at, key),
+            _ => Operation::Put(at, key, random_value(rng)),
+        });
+    }
+    operations
+}
+
+pub fn to_batch(operations: &[Operation], keyspaces: [KeyspaceId; 2]) -> WriteBatch {
+    let mut batch = WriteBatch::new();
+    for operation in operations {
+        match operation {
+            Operation::Put(at, key, value) => batch.put(keyspaces[*at], key, value),
+            Operation::Delete(at, key) => batch.delete(keyspaces[*at], key),
         }
     }
     batch
+}
+
+pub fn apply(model: &mut Model, operations: &[Operation]) {
+    for operation in operations {
+        match operation {
+            Operation::Put(at, key, value) => {
+                model[*at].insert(key.clone(), value.clone());
+            }
+            Operation::Delete(at, key) => {
+                model[*at].remove(key);
+            }
+        }
+    }
+}
+
+/// Fills a batch and applies it to the model.
+pub fn random_batch(rng: &mut StdRng, keyspaces: [KeyspaceId; 2], model: &mut Model) -> WriteBatch {
+    let operations = random_operations(rng);
+    apply(model, &operations);
+    to_batch(&operations, keyspaces)
 }
 
 pub fn empty_model() -> Model {
@@ -115,4 +148,69 @@ pub fn assert_at(iter: &Iter, expected: Option<(&Vec<u8>, &Vec<u8>)>) {
         .then(|| (iter.key().to_vec(), iter.value().to_vec()));
     assert_eq!(here.as_ref().map(|(key, value)| (key, value)), expected);
     assert_eq!(iter.value_slice().to_vec(), iter.value());
+}
+
+fn random_bound(rng: &mut StdRng) -> Bound<Vec<u8>> {
+    match rng.random_range(0..3) {
+        0 => Bound::Unbounded,
+        1 => Bound::Included(random_key(rng)),
+        _ => Bound::Excluded(random_key(rng)),
+    }
+}
+
+fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
+    bound.as_ref().map(Vec::as_slice)
+}
+
+/// A random walk with a random iterator; every position is compared.
+pub fn walk(rng: &mut StdRng, snapshot: &Snapshot, keyspace: KeyspaceId, map: &Map) {
+    let (lower, upper) = (random_bound(rng), random_bound(rng));
+    let inside = |key: &Vec<u8>| {
+        let above = match &lower {
+            Bound::Included(bound) => key >= bound,
+            Bound::Excluded(bound) => key > bound,
+            Bound::Unbounded => true,
+        };
+        above
+            && match &upper {
+                Bound::Included(bound) => key <= bound,
+                Bound::Excluded(bound) => key < bound,
+                Bound::Unbounded => true,
+            }
+    };
+    let visible: Vec<_> = map.iter().filter(|(key, _)| inside(key)).collect();
+    let mut iter = snapshot.iter(keyspace, as_slice(&lower), as_slice(&upper));
+    assert!(!iter.valid());
+    let mut position: Option<usize> = None;
+    for _ in 0..40 {
+        match rng.random_range(0..12) {
+            0 => {
+                iter.seek_to_first().unwrap();
+                position = (!visible.is_empty()).then_some(0);
+            }
+            1 => {
+                iter.seek_to_last().unwrap();
+                position = visible.len().checked_sub(1);
+            }
+            2 => {
+                let key = random_key(rng);
+                iter.seek(&key).unwrap();
+                position = visible.iter().position(|entry| *entry.0 >= key);
+            }
+            3 => {
+                let key = random_key(rng);
+                iter.seek_for_prev(&key).unwrap();
+                position = visible.iter().rposition(|entry| *entry.0 <= key);
+            }
+            4..8 => {
+                iter.next().unwrap();
+                position = position.map(|at| at + 1).filter(|at| *at < visible.len());
+            }
+            _ => {
+                iter.prev().unwrap();
+                position = position.and_then(|at| at.checked_sub(1));
+            }
+        }
+        assert_at(&iter, position.map(|at| visible[at]));
+    }
 }

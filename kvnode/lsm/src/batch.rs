@@ -3,8 +3,10 @@
 //! The batch is kept in the very bytes that go to the log, one operation after the other:
 //!
 //! ```text
-//! kind u8 | keyspace varint | key length varint | value length varint (put only) | key | value
+//! kind u8 | keyspace varint | key length varint | value length varint (not of a delete) | key | value
 //! ```
+//!
+//! The value of a range delete is the key at which it ends.
 
 use crate::coding::{put_varint, take_bytes, take_length, take_varint};
 use crate::error::{Error, Result};
@@ -53,6 +55,23 @@ impl WriteBatch {
     pub fn delete(&mut self, keyspace: KeyspaceId, key: &[u8]) {
         if self.begin(Kind::Delete, keyspace, key) {
             self.bytes.extend_from_slice(key);
+        }
+    }
+
+    /// Removes all keys from `start` up to, and not including, `end`: one entry, however many keys there are. An
+    /// empty range removes nothing.
+    pub fn delete_range(&mut self, keyspace: KeyspaceId, start: &[u8], end: &[u8]) {
+        if start >= end {
+            return;
+        }
+        if end.len() > KEY_BYTES_MAX {
+            self.oversize.get_or_insert(("key", end.len()));
+            return;
+        }
+        if self.begin(Kind::DeleteRange, keyspace, start) {
+            put_varint(&mut self.bytes, end.len() as u64);
+            self.bytes.extend_from_slice(start);
+            self.bytes.extend_from_slice(end);
         }
     }
 
@@ -141,6 +160,7 @@ pub(crate) struct Operation<'a> {
     pub kind: Kind,
     pub keyspace: usize,
     pub key: &'a [u8],
+    /// Of a range delete: where it ends.
     pub value: &'a [u8],
 }
 
@@ -176,14 +196,15 @@ fn take_operation<'a>(input: &mut &'a [u8]) -> Option<Operation<'a>> {
     let kind = match take_bytes(input, 1)? {
         [0] => Kind::Delete,
         [1] => Kind::Put,
+        [2] => Kind::DeleteRange,
         _ => return None,
     };
     let keyspace = usize::try_from(take_varint(input)?).ok()?;
     let key_length = take_length(input).filter(|length| *length <= KEY_BYTES_MAX)?;
-    let value_length = if kind == Kind::Put {
-        take_length(input)?
-    } else {
-        0
+    let value_length = match kind {
+        Kind::Delete => 0,
+        Kind::Put => take_length(input)?,
+        Kind::DeleteRange => take_length(input).filter(|length| *length <= KEY_BYTES_MAX)?,
     };
     let key = take_bytes(input, key_length)?;
     let value = take_bytes(input, value_length)?;
@@ -208,7 +229,9 @@ mod tests {
         batch.put(one, b"a", b"1");
         batch.delete(two, b"");
         batch.put(two, b"a", b"");
-        assert_eq!(batch.len(), 3);
+        batch.delete_range(one, b"b", b"b");
+        batch.delete_range(one, b"b", b"cc");
+        assert_eq!(batch.len(), 4);
         let decoded: Vec<_> = operations(batch.encoded()).map(Result::unwrap).collect();
         assert_eq!(
             decoded[0],
@@ -235,6 +258,15 @@ mod tests {
                 keyspace: 1,
                 key: b"a",
                 value: b""
+            }
+        );
+        assert_eq!(
+            decoded[3],
+            Operation {
+                kind: Kind::DeleteRange,
+                keyspace: 0,
+                key: b"b",
+                value: b"cc"
             }
         );
         assert!(batch.validate(2).is_ok());

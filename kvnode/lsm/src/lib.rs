@@ -50,6 +50,7 @@ mod log;
 mod manifest;
 mod memtable;
 mod options;
+mod ranges;
 mod slice;
 mod statistics;
 mod table;

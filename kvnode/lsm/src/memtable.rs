@@ -6,12 +6,16 @@
 //!
 //! An entry is one piece of an arena chunk, `user key | inverted trailer, big-endian | value`, so that one
 //! allocation serves many entries, comparing touches one place, and a value read is a [`Slice`] of the chunk.
-//! Nothing is ever removed from a list. Writers are serialised by the commit leader; readers run at any time.
+//! Nothing is ever removed from a list. Range deletes are kept beside it, as a [`RangeSet`] that each new one replaces.
+//! Writers are serialised by the commit leader; readers run at any time.
 
+use crate::batch::Operation;
 use crate::error::Result;
 use crate::iter::InternalIterator;
+use crate::ranges::RangeSet;
 use crate::slice::Slice;
-use crate::types::{SeqNo, Trailer};
+use crate::types::{Kind, SeqNo, Trailer};
+use arc_swap::ArcSwap;
 use bytes::{BufMut, Bytes, BytesMut};
 use crossbeam_skiplist::SkipMap;
 use crossbeam_skiplist::map::Entry;
@@ -19,12 +23,16 @@ use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 
 /// What an entry costs beside its bytes: the list node with its average tower.
 const ENTRY_OVERHEAD_BYTES: usize = 80;
 /// Size of the chunks from which entries are cut.
 const CHUNK_BYTES: usize = 256 << 10;
+/// Range deletes that fill a memtable set: each costs as much as there are before it.
+const RANGE_DELETES_MAX: usize = 256;
 /// Bytes of an encoded trailer.
 const TRAILER_BYTES: usize = 8;
 
@@ -173,22 +181,45 @@ impl Arena {
 pub(crate) struct Memtable {
     entries: SkipMap<MemtableEntry, ()>,
     bytes: AtomicUsize,
+    has_ranges: AtomicBool,
+    ranges: ArcSwap<RangeSet>,
 }
 
 impl Memtable {
     /// Adds an entry; returns what it costs.
-    pub fn insert(
-        &self,
-        arena: &mut Arena,
-        user_key: &[u8],
-        trailer: Trailer,
-        value: &[u8],
-    ) -> usize {
+    fn insert(&self, arena: &mut Arena, user_key: &[u8], trailer: Trailer, value: &[u8]) -> usize {
         let entry = arena.entry(user_key, trailer, value);
         let cost = entry.data.len() + ENTRY_OVERHEAD_BYTES;
         self.entries.insert(entry, ());
         self.bytes.fetch_add(cost, Relaxed);
         cost
+    }
+
+    /// Adds a range delete; returns what it costs. The set is made anew, so a memtable must not take many of them:
+    /// see [`RANGE_DELETES_MAX`].
+    fn delete_range(&self, start: &[u8], end: &[u8], seqno: SeqNo) -> usize {
+        let ranges = self.ranges.load().with(start, end, seqno);
+        self.ranges.store(Arc::new(ranges));
+        self.has_ranges.store(true, Release);
+        let cost = start.len() + end.len() + ENTRY_OVERHEAD_BYTES;
+        self.bytes.fetch_add(cost, Relaxed);
+        cost
+    }
+
+    /// The range deletes, if there are any.
+    pub fn ranges(&self) -> Option<Arc<RangeSet>> {
+        self.has_ranges
+            .load(Acquire)
+            .then(|| self.ranges.load_full())
+    }
+
+    /// The newest range delete that hides older versions of the key from a reader at `seqno`; 0 if there is none.
+    #[inline]
+    pub fn newest_range_delete(&self, user_key: &[u8], seqno: SeqNo) -> SeqNo {
+        match self.has_ranges.load(Acquire) {
+            true => self.ranges.load().newest(user_key, seqno),
+            false => 0,
+        }
     }
 
     /// The newest entry of a key that a reader starting at `trailer` sees.
@@ -200,8 +231,9 @@ impl Memtable {
         (entry.user_key() == user_key).then(|| (entry.trailer(), entry.value_slice()))
     }
 
+    /// True if there are neither entries nor range deletes.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.is_empty() && !self.has_ranges.load(Acquire)
     }
 
     /// Estimated bytes of the entries in `start..end`. Exact for ranges of up to 100 000 entries; a larger range
@@ -228,6 +260,7 @@ impl Memtable {
 pub(crate) struct MemtableSet {
     memtables: Vec<Arc<Memtable>>,
     bytes: AtomicUsize,
+    range_deletes: AtomicUsize,
     last_seqno: AtomicU64,
     /// The log that holds these writes; 0 without a log.
     pub wal_number: u64,
@@ -239,6 +272,7 @@ impl MemtableSet {
         Self {
             memtables,
             bytes: AtomicUsize::new(0),
+            range_deletes: AtomicUsize::new(0),
             last_seqno: AtomicU64::new(last_seqno),
             wal_number,
         }
@@ -246,6 +280,29 @@ impl MemtableSet {
 
     pub fn keyspace(&self, index: usize) -> Option<&Arc<Memtable>> {
         self.memtables.get(index)
+    }
+
+    /// Takes one operation of a batch; returns what it costs, or `None` if there is no such keyspace.
+    pub fn insert(
+        &self,
+        arena: &mut Arena,
+        operation: &Operation<'_>,
+        seqno: SeqNo,
+    ) -> Option<usize> {
+        let memtable = self.keyspace(operation.keyspace)?;
+        let (key, value) = (operation.key, operation.value);
+        Some(match operation.kind {
+            Kind::DeleteRange => {
+                self.range_deletes.fetch_add(1, Relaxed);
+                memtable.delete_range(key, value, seqno)
+            }
+            kind => memtable.insert(arena, key, Trailer::new(seqno, kind), value),
+        })
+    }
+
+    /// True if it is to be put aside: it has `bytes_max`, or many range deletes.
+    pub fn is_full(&self, bytes_max: usize) -> bool {
+        self.bytes() >= bytes_max || self.range_deletes.load(Relaxed) >= RANGE_DELETES_MAX
     }
 
     /// Notes that a batch ending at `last_seqno` and costing `bytes` is in.
@@ -370,7 +427,6 @@ impl InternalIterator for MemtableIter {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::types::Kind;
 
     #[test]
     fn a_reader_sees_the_newest_entry_not_after_its_seqno() {

@@ -25,6 +25,8 @@ pub struct Statistics {
     pub compactions: u64,
     /// Compactions done by moving tables to another level.
     pub trivial_moves: u64,
+    /// Tables dropped without being read, as range deletes hide all of them.
+    pub tables_pruned: u64,
     /// Bytes of tables read by compactions.
     pub compaction_bytes_read: u64,
     /// Bytes of tables written by compactions.
@@ -73,6 +75,7 @@ pub(crate) struct Counters {
     pub flush_bytes_written: Counter,
     pub compactions: Counter,
     pub trivial_moves: Counter,
+    pub tables_pruned: Counter,
     pub compaction_bytes_read: Counter,
     pub compaction_bytes_written: Counter,
     pub gets: Counter,
@@ -112,6 +115,7 @@ impl Counters {
             flush_bytes_written: self.flush_bytes_written.get(),
             compactions: self.compactions.get(),
             trivial_moves: self.trivial_moves.get(),
+            tables_pruned: self.tables_pruned.get(),
             compaction_bytes_read: self.compaction_bytes_read.get(),
             compaction_bytes_written: self.compaction_bytes_written.get(),
             gets: self.gets.get(),

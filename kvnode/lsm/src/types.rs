@@ -36,6 +36,9 @@ pub(crate) enum Kind {
     Delete = 0,
     /// The key has this value from this sequence number on.
     Put = 1,
+    /// All keys from this one up to, and not including, another are absent from this sequence number on. In batches
+    /// and logs only: memtables and tables keep range deletes apart from their entries.
+    DeleteRange = 2,
 }
 
 /// Sequence number and kind in one word: `seqno << 2 | kind`.

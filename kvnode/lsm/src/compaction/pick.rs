@@ -74,10 +74,8 @@ pub(crate) fn pick(levels: &[Vec<&TableMeta>], options: &Options) -> Option<Pick
         .unwrap_or(last);
     let output_level = first_used.min(targets.base);
     let inputs = &levels[0];
-    let smallest = inputs.iter().map(|table| &table.smallest_key).min()?;
-    let largest = inputs.iter().map(|table| &table.largest_key).max()?;
-    let overlaps = overlapping(&levels[output_level], smallest, largest);
-    let trivial = overlaps.is_empty() && are_disjoint(inputs);
+    let overlaps = overlapping(&levels[output_level], inputs);
+    let trivial = overlaps.is_empty() && are_disjoint(inputs) && may_move(inputs);
     Some(Pick {
         score,
         level,
@@ -92,17 +90,14 @@ pub(crate) fn pick(levels: &[Vec<&TableMeta>], options: &Options) -> Option<Pick
 fn pick_table(levels: &[Vec<&TableMeta>], level: usize, score: u64) -> Option<Pick> {
     let next = &levels[level + 1];
     let cost = |table: &TableMeta| {
-        let bytes: u64 = overlapping(next, &table.smallest_key, &table.largest_key)
-            .iter()
-            .map(|t| t.bytes)
-            .sum();
+        let bytes: u64 = overlapping(next, &[table]).iter().map(|t| t.bytes).sum();
         bytes.saturating_mul(1000) / table.bytes.max(1)
     };
     let table = levels[level]
         .iter()
         .min_by_key(|table| (cost(table), table.number))?;
-    let overlaps = numbers(&overlapping(next, &table.smallest_key, &table.largest_key));
-    let trivial = overlaps.is_empty();
+    let overlaps = numbers(&overlapping(next, &[table]));
+    let trivial = overlaps.is_empty() && may_move(&[table]);
     Some(Pick {
         score,
         level,
@@ -113,17 +108,22 @@ fn pick_table(levels: &[Vec<&TableMeta>], level: usize, score: u64) -> Option<Pi
     })
 }
 
-fn overlapping<'a>(
-    tables: &[&'a TableMeta],
-    smallest: &[u8],
-    largest: &[u8],
-) -> Vec<&'a TableMeta> {
-    let start = tables.partition_point(|table| table.largest_key.as_slice() < smallest);
-    tables[start..]
-        .iter()
-        .take_while(|table| table.smallest_key.as_slice() <= largest)
-        .copied()
-        .collect()
+/// The tables of a sorted level that lie between the first and the last key of `inputs`.
+fn overlapping<'a>(level: &[&'a TableMeta], inputs: &[&TableMeta]) -> Vec<&'a TableMeta> {
+    let Some(smallest) = inputs.iter().map(|table| &table.smallest_key).min() else {
+        return Vec::new();
+    };
+    let start = level.partition_point(|table| table.is_before(smallest));
+    let reached = |table: &&&TableMeta| {
+        let mut inputs = inputs.iter();
+        inputs.any(|input| !input.is_before(&table.smallest_key))
+    };
+    level[start..].iter().take_while(reached).copied().collect()
+}
+
+/// A table with range deletes is rewritten even where nothing overlaps: only that ever gets rid of them.
+fn may_move(tables: &[&TableMeta]) -> bool {
+    tables.iter().all(|table| table.range_deletes == 0)
 }
 
 fn are_disjoint(tables: &[&TableMeta]) -> bool {
@@ -131,7 +131,7 @@ fn are_disjoint(tables: &[&TableMeta]) -> bool {
     sorted.sort_by(|left, right| left.smallest_key.cmp(&right.smallest_key));
     sorted
         .windows(2)
-        .all(|pair| pair[0].largest_key < pair[1].smallest_key)
+        .all(|pair| pair[0].is_before(&pair[1].smallest_key))
 }
 
 fn numbers(tables: &[&TableMeta]) -> Vec<u64> {
@@ -154,6 +154,8 @@ mod tests {
             largest_seqno: 0,
             entries: 1,
             tombstones: 0,
+            range_deletes: 0,
+            largest_exclusive: false,
         }
     }
 
@@ -201,6 +203,18 @@ mod tests {
     fn disjoint_tables_move() {
         let pick = decide(&[(0, vec![table(3, "c-d", 50), table(2, "a-b", 50)])]).unwrap();
         assert!(pick.trivial && pick.output_level == 6);
+    }
+
+    #[test]
+    fn a_range_that_ends_where_a_table_begins_does_not_overlap_it() {
+        let upper = TableMeta {
+            range_deletes: 1,
+            largest_exclusive: true,
+            ..table(1, "a-d", 300)
+        };
+        let pick = decide(&[(5, vec![upper]), (6, vec![table(2, "d-e", 1_000)])]).unwrap();
+        assert_eq!((pick.inputs, pick.overlaps), (vec![1], vec![]));
+        assert!(!pick.trivial, "the range delete is to go");
     }
 
     #[test]

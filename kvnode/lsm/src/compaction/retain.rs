@@ -4,7 +4,12 @@
 //! so of each key one version per stripe is enough, the newest. The newest sequence number visible when the job
 //! began counts as a snapshot as well: later readers start at least there. Where no deeper level holds the key, a
 //! tombstone of the oldest stripe hides nothing and goes, too.
+//!
+//! Range deletes do to all keys of a range what a tombstone does to one: what is older and of the same stripe goes.
+//! Of the range deletes themselves one per stripe is kept, and none of the oldest where nothing is below.
 
+use crate::ranges::RangeSet;
+use crate::table::TableMeta;
 use crate::types::{SeqNo, Trailer};
 
 /// Decides entry by entry, in the order of the tree.
@@ -12,33 +17,68 @@ use crate::types::{SeqNo, Trailer};
 pub(crate) struct Retention {
     /// Ascending; the last one is the newest sequence number when the job began.
     snapshots: Vec<SeqNo>,
+    /// Range deletes of all inputs.
+    ranges: RangeSet,
     /// Stripe of the entry before, of the same key.
     last_stripe: Option<usize>,
 }
 
 impl Retention {
     /// `snapshots` ascending, with the newest visible sequence number at the end.
-    pub fn new(snapshots: Vec<SeqNo>) -> Self {
+    pub fn new(snapshots: Vec<SeqNo>, ranges: RangeSet) -> Self {
         Self {
             snapshots,
+            ranges,
             last_stripe: None,
         }
+    }
+
+    fn stripe(&self, seqno: SeqNo) -> usize {
+        self.snapshots.partition_point(|snapshot| *snapshot < seqno)
+    }
+
+    /// The newest sequence number of a stripe.
+    fn stripe_end(&self, stripe: usize) -> SeqNo {
+        self.snapshots.get(stripe).copied().unwrap_or(SeqNo::MAX)
+    }
+
+    /// True if nobody can see anything of a table any more: it need not even be read.
+    pub fn hides_table(&self, table: &TableMeta) -> bool {
+        if self.ranges.is_empty() {
+            return false;
+        }
+        let seqno = self.stripe_end(self.stripe(table.smallest_seqno));
+        let (smallest, largest) = (&table.smallest_key, &table.largest_key);
+        self.ranges.newest_over(smallest, largest, seqno) > table.largest_seqno
+    }
+
+    /// The range deletes to keep. `is_below` says whether a deeper level may hold keys of a range.
+    pub fn ranges_kept(&self, is_below: impl Fn(&[u8], &[u8]) -> bool) -> RangeSet {
+        let mut last = None;
+        self.ranges.clone().retain(|fragment, seqno| {
+            let place = Some((fragment.start.clone(), self.stripe(seqno)));
+            let shadowed = last == place;
+            let hides_nothing =
+                self.stripe(seqno) == 0 && !is_below(&fragment.start, &fragment.end);
+            last = place;
+            !shadowed && !hides_nothing
+        })
     }
 
     /// Whether to keep the next entry. `is_below` says whether a deeper level may hold its key.
     pub fn keep(
         &mut self,
         new_key: bool,
+        key: &[u8],
         trailer: Trailer,
         is_below: impl FnOnce() -> bool,
     ) -> bool {
-        let stripe = self
-            .snapshots
-            .partition_point(|snapshot| *snapshot < trailer.seqno());
+        let stripe = self.stripe(trailer.seqno());
         let shadowed = !new_key && self.last_stripe == Some(stripe);
         self.last_stripe = Some(stripe);
+        let hidden = self.ranges.newest(key, self.stripe_end(stripe)) > trailer.seqno();
         let hides_nothing = || trailer.is_delete() && stripe == 0 && !is_below();
-        !(shadowed || hides_nothing())
+        !(shadowed || hidden || hides_nothing())
     }
 }
 
@@ -52,11 +92,11 @@ mod tests {
         entries: &[(SeqNo, crate::types::Kind)],
         below: bool,
     ) -> Vec<SeqNo> {
-        let mut retention = Retention::new(snapshots.to_vec());
+        let mut retention = Retention::new(snapshots.to_vec(), RangeSet::default());
         let mut new_key = true;
         let mut kept = Vec::new();
         for (seqno, kind) in entries {
-            if retention.keep(new_key, Trailer::new(*seqno, *kind), || below) {
+            if retention.keep(new_key, b"k", Trailer::new(*seqno, *kind), || below) {
                 kept.push(*seqno);
             }
             new_key = false;
@@ -78,5 +118,37 @@ mod tests {
         assert_eq!(kept(&[10], &entries, true), [9]);
         assert_eq!(kept(&[10], &entries, false), Vec::<SeqNo>::new());
         assert_eq!(kept(&[8, 10], &entries, false), [9, 7]);
+    }
+
+    #[test]
+    fn a_range_delete_takes_what_is_older_in_its_stripe() {
+        let range = |seqno| ("b".into(), "d".into(), seqno);
+        let ranges = RangeSet::build([range(5), range(6), range(9)]);
+        let retention = || Retention::new(vec![7, 10], ranges.clone());
+        let kept = |key: &[u8], seqno| {
+            let trailer = Trailer::new(seqno, Put);
+            retention().keep(true, key, trailer, || true)
+        };
+        assert!(!kept(b"b", 4) && !kept(b"b", 8) && kept(b"b", 7) && kept(b"c", 10));
+        assert!(kept(b"a", 4) && kept(b"d", 4));
+        let seqnos = |below| {
+            let kept = retention().ranges_kept(|_, _| below);
+            kept.fragments()[0].seqnos.clone()
+        };
+        assert_eq!((seqnos(true), seqnos(false)), (vec![9, 6], vec![9]));
+        let table = |smallest_seqno, largest_seqno| TableMeta {
+            number: 1,
+            bytes: 1,
+            smallest_key: "b".into(),
+            largest_key: "c".into(),
+            smallest_seqno,
+            largest_seqno,
+            entries: 1,
+            tombstones: 0,
+            range_deletes: 0,
+            largest_exclusive: false,
+        };
+        let hidden = |smallest, largest| retention().hides_table(&table(smallest, largest));
+        assert!(hidden(1, 5) && hidden(8, 8) && !hidden(5, 6) && !hidden(6, 8));
     }
 }

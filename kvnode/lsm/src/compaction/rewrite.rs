@@ -1,12 +1,13 @@
 //! Writing a sorted stream of entries into new tables: the body of a flush and of a compaction.
 //!
 //! A table ends where it has reached its size, but never between two versions of one key: a level keeps all it has
-//! of a key in one table.
+//! of a key in one table. Range deletes are cut where tables end, so that tables stay disjoint.
 
 use super::retain::Retention;
 use crate::error::Result;
 use crate::files::FileName;
 use crate::iter::InternalIterator;
+use crate::ranges::RangeSet;
 use crate::table::{TableBuilder, TableMeta, TableOptions};
 use crate::vfs::Vfs;
 use std::path::Path;
@@ -27,16 +28,17 @@ pub(crate) struct Output<'a> {
 /// Entries between two looks at `check_stop`.
 const ENTRIES_PER_CHECK: u64 = 4096;
 
-/// Writes the entries of `input` that `retention` keeps. The tables are synced, their names are not. After an error
+/// Writes the entries of `input` that `retention` keeps, and `ranges`. The tables are synced, their names are not. After an error
 /// the files written so far are removed as far as possible.
 pub(crate) fn rewrite(
     output: &Output<'_>,
     input: &mut impl InternalIterator,
     retention: &mut Retention,
+    ranges: RangeSet,
     is_below: impl Fn(&[u8]) -> bool,
 ) -> Result<Vec<TableMeta>> {
     let mut numbers = Vec::new();
-    let result = write_tables(output, input, retention, is_below, &mut numbers);
+    let result = write_tables(output, input, retention, ranges, is_below, &mut numbers);
     if result.is_err() {
         for number in numbers {
             let _ = output.vfs.remove(&FileName::Table(number).path(output.dir));
@@ -49,6 +51,7 @@ fn write_tables(
     output: &Output<'_>,
     input: &mut impl InternalIterator,
     retention: &mut Retention,
+    mut ranges: RangeSet,
     is_below: impl Fn(&[u8]) -> bool,
     numbers: &mut Vec<u64>,
 ) -> Result<Vec<TableMeta>> {
@@ -56,6 +59,12 @@ fn write_tables(
     let mut builder: Option<TableBuilder> = None;
     let mut last_key: Option<Vec<u8>> = None;
     let mut entries = 0;
+    let mut create = |has_ranges| {
+        let number = (output.allocate)();
+        numbers.push(number);
+        let path = FileName::Table(number).path(output.dir);
+        TableBuilder::create(output.vfs, &path, number, output.options, has_ranges)
+    };
     input.seek_to_first()?;
     while input.valid() {
         let (key, trailer) = (input.user_key(), input.trailer());
@@ -65,23 +74,13 @@ fn write_tables(
             last_key.clear();
             last_key.extend_from_slice(key);
             if let Some(full) = builder.take_if(|builder| builder.bytes() >= output.table_bytes) {
-                tables.push(full.finish()?);
+                tables.push(full.finish(&ranges.take_before(key))?);
             }
         }
-        if retention.keep(new_key, trailer, || is_below(key)) {
+        if retention.keep(new_key, key, trailer, || is_below(key)) {
             let builder = match &mut builder {
                 Some(builder) => builder,
-                None => {
-                    let number = (output.allocate)();
-                    numbers.push(number);
-                    let path = FileName::Table(number).path(output.dir);
-                    builder.insert(TableBuilder::create(
-                        output.vfs,
-                        &path,
-                        number,
-                        output.options,
-                    )?)
-                }
+                None => builder.insert(create(!ranges.is_empty())?),
             };
             builder.add(key, trailer, input.value())?;
         }
@@ -91,8 +90,11 @@ fn write_tables(
         }
         input.next()?;
     }
+    if builder.is_none() && !ranges.is_empty() {
+        builder = Some(create(true)?);
+    }
     if let Some(last) = builder {
-        tables.push(last.finish()?);
+        tables.push(last.finish(&ranges)?);
     }
     Ok(tables)
 }

@@ -10,8 +10,9 @@ use crate::files::FileName;
 use crate::iter::{MergeIter, Source};
 use crate::memtable::MemtableIter;
 use crate::options::Compression;
+use crate::ranges::RangeSet;
 use crate::table::{RunIter, Table, TableMeta, TableOptions};
-use crate::version::{Tree, VersionEdit};
+use crate::version::{Tree, Version, VersionEdit};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -99,7 +100,9 @@ impl Inner {
                 continue;
             };
             let mut input = MemtableIter::new(Arc::clone(memtable));
-            let mut retention = Retention::new(stripes.clone());
+            let ranges = memtable.ranges().unwrap_or_default();
+            let mut retention = Retention::new(stripes.clone(), RangeSet::clone(&ranges));
+            let ranges = retention.ranges_kept(|_, _| true);
             let allocate = || self.allocate_file_number();
             // A flush makes one table per keyspace and is not interrupted.
             let output = Output {
@@ -107,7 +110,7 @@ impl Inner {
                 check_stop: &|| Ok(()),
                 ..self.output(0, &allocate)
             };
-            for meta in rewrite(&output, &mut input, &mut retention, |_| true)? {
+            for meta in rewrite(&output, &mut input, &mut retention, ranges, |_| true)? {
                 self.counters.flush_bytes_written.add(meta.bytes);
                 self.add_table(keyspace as u32, 0, meta, &mut edit, &mut tables)?;
             }
@@ -137,6 +140,9 @@ impl Inner {
     fn compact_most_urgent(&self) -> Result<bool> {
         self.check_failure()?;
         let view = self.view.load_full();
+        if self.prune(&view.version)? {
+            return Ok(true);
+        }
         let picks = view
             .version
             .trees
@@ -158,6 +164,32 @@ impl Inner {
         } else {
             self.merge_tables(keyspace, tree, &pick)?;
         }
+        Ok(true)
+    }
+
+    /// Drops the tables that range deletes of newer tables hide from everybody; false if there are none. What such a
+    /// table deletes itself, the newer range delete does, too.
+    fn prune(&self, version: &Version) -> Result<bool> {
+        let mut edit = VersionEdit::default();
+        for (keyspace, tree) in version.trees.iter().enumerate() {
+            if tree.with_ranges.is_empty() {
+                continue;
+            }
+            let ranges = RangeSet::merge(tree.with_ranges.iter().map(|table| &*table.ranges));
+            let retention = Retention::new(self.snapshots.stripes(&self.visible), ranges);
+            for (level, tables) in tree.levels.iter().enumerate() {
+                let hidden = tables
+                    .iter()
+                    .filter(|table| retention.hides_table(&table.meta));
+                let dropped = hidden.map(|table| (keyspace as u32, level, table.meta.number));
+                edit.removed.extend(dropped);
+            }
+        }
+        if edit.removed.is_empty() {
+            return Ok(false);
+        }
+        self.counters.tables_pruned.add(edit.removed.len() as u64);
+        self.install(edit, &BTreeMap::new(), None)?;
         Ok(true)
     }
 
@@ -194,14 +226,25 @@ impl Inner {
                 .iter()
                 .map(|table| (keyspace, pick.output_level, table.meta.number)),
         );
-        let run = |tables: Vec<Arc<Table>>| Source::Run(RunIter::new(Arc::new(tables)));
+        let ranges = RangeSet::merge(inputs.iter().chain(&overlaps).map(|table| &*table.ranges));
+        // After the view: everything in its tables is visible by then.
+        let mut retention = Retention::new(self.snapshots.stripes(&self.visible), ranges);
+        let ranges =
+            retention.ranges_kept(|start, end| tree.is_range_below(pick.output_level, start, end));
+        let is_needed = |table: &Arc<Table>| {
+            let hidden = retention.hides_table(&table.meta);
+            self.counters.tables_pruned.add(u64::from(hidden));
+            !hidden
+        };
+        let run = |mut tables: Vec<Arc<Table>>| {
+            tables.retain(is_needed);
+            Source::Run(RunIter::new(Arc::new(tables)))
+        };
         let mut sources: Vec<Source> = match pick.level {
             0 => inputs.into_iter().map(|table| run(vec![table])).collect(),
             _ => vec![run(inputs)],
         };
         sources.push(run(overlaps));
-        // After the view: everything in its tables is visible by then.
-        let mut retention = Retention::new(self.snapshots.stripes(&self.visible));
         let allocate = || self.allocate_file_number();
         let check_stop = || {
             if self.is_stopping() {
@@ -219,6 +262,7 @@ impl Inner {
             &output,
             &mut MergeIter::new(sources),
             &mut retention,
+            ranges,
             is_below,
         )?;
         let mut tables = BTreeMap::new();

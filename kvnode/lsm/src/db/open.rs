@@ -25,7 +25,7 @@ use crate::memtable::{Arena, MemtableSet};
 use crate::options::{Background, Options};
 use crate::statistics::Counters;
 use crate::table::{Table, TableContext};
-use crate::types::{SeqNo, Trailer};
+use crate::types::SeqNo;
 use crate::version::{Version, VersionEdit};
 use crate::vfs::{DirLock, LockError, Vfs};
 use arc_swap::ArcSwap;
@@ -213,7 +213,7 @@ impl Inner {
                 let replayed = self.replay_record(&mut commit, record.tag, record.payload);
                 replayed
                     .map_err(|what| Error::corruption(&path, "log record", record.offset, what))?;
-                if self.view.load().active.bytes() >= self.options.memtable_bytes {
+                if self.view.load().active.is_full(self.options.memtable_bytes) {
                     self.replace_active(commit.last_seqno, 0);
                     self.flush_next()?;
                 }
@@ -263,13 +263,9 @@ impl Inner {
         let (mut seqno, mut cost) = (commit.last_seqno, 0);
         for operation in operations(payload) {
             let operation = operation.map_err(|_| "the record holds a malformed operation")?;
-            let memtable = view
-                .active
-                .keyspace(operation.keyspace)
-                .ok_or("unknown keyspace")?;
             seqno += 1;
-            let trailer = Trailer::new(seqno, operation.kind);
-            cost += memtable.insert(&mut commit.arena, operation.key, trailer, operation.value);
+            let inserted = view.active.insert(&mut commit.arena, &operation, seqno);
+            cost += inserted.ok_or("unknown keyspace")?;
         }
         view.active.finish_batch(seqno, cost);
         commit.last_seqno = seqno;

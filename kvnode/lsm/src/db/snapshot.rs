@@ -107,7 +107,7 @@ impl Snapshot {
     /// keyspace has no keys.
     pub fn iter(&self, keyspace: KeyspaceId, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Iter {
         let view = self.held.inner.view.load();
-        let merge = view.merge(keyspace, lower, upper);
-        Iter::new(merge, self.held.seqno, lower, upper)
+        let (merge, ranges) = view.merge(keyspace, self.held.seqno, (lower, upper));
+        Iter::new(merge, ranges, self.held.seqno, (lower, upper))
     }
 }

@@ -8,9 +8,10 @@ use super::Inner;
 use crate::error::{Error, Result};
 use crate::iter::{MergeIter, Source};
 use crate::memtable::{MemtableIter, MemtableSet};
+use crate::ranges::RangeSet;
 use crate::slice::Slice;
-use crate::table::RunIter;
-use crate::types::{KeyspaceId, Trailer};
+use crate::table::{RunIter, Table};
+use crate::types::{KeyspaceId, SeqNo, Trailer};
 use crate::version::Version;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -75,53 +76,81 @@ impl View {
             .trees
             .get(keyspace.index())
             .ok_or_else(|| unknown(keyspace))?;
-        let mut memtables = self
-            .memtables()
-            .filter_map(|set| set.keyspace(keyspace.index()));
-        let found = match memtables.find_map(|memtable| memtable.get(key, trailer)) {
-            Some(found) => Some(found),
-            None => tree.get(key, trailer)?,
-        };
-        Ok(found
-            .filter(|(trailer, _)| !trailer.is_delete())
-            .map(|(_, value)| value))
-    }
-
-    /// Merges all sources of a keyspace that may hold keys within the bounds; none if there is no such keyspace.
-    pub fn merge(
-        &self,
-        keyspace: KeyspaceId,
-        lower: Bound<&[u8]>,
-        upper: Bound<&[u8]>,
-    ) -> MergeIter {
-        let Some(tree) = self.version.trees.get(keyspace.index()) else {
-            return MergeIter::new(Vec::new());
-        };
         let memtables = self
             .memtables()
             .filter_map(|set| set.keyspace(keyspace.index()));
-        let mut sources: Vec<Source> = memtables
-            .filter(|memtable| !memtable.is_empty())
-            .map(|memtable| Source::Memtable(MemtableIter::new(Arc::clone(memtable))))
-            .collect();
-        let [level0, deeper @ ..] = &tree.levels;
-        for table in level0.iter() {
+        for memtable in memtables {
+            let hidden = memtable.newest_range_delete(key, trailer.seqno());
+            if let Some((found, value)) = memtable.get(key, trailer) {
+                let visible = !found.is_delete() && found.seqno() > hidden;
+                return Ok(visible.then_some(value));
+            }
+            if hidden > 0 {
+                // Whatever comes from here on is older.
+                return Ok(None);
+            }
+        }
+        tree.get(key, trailer)
+    }
+
+    /// Merges all sources of a keyspace that may hold keys within the bounds, and gives the range deletes that hide
+    /// some of them; nothing if there is no such keyspace.
+    pub fn merge(
+        &self,
+        keyspace: KeyspaceId,
+        seqno: SeqNo,
+        (lower, upper): (Bound<&[u8]>, Bound<&[u8]>),
+    ) -> (MergeIter, Vec<Arc<RangeSet>>) {
+        let Some(tree) = self.version.trees.get(keyspace.index()) else {
+            return (MergeIter::new(Vec::new()), Vec::new());
+        };
+        let is_inside = |table: &&Arc<Table>| {
             let meta = &table.meta;
             let above = match lower {
-                Bound::Included(key) | Bound::Excluded(key) => meta.largest_key.as_slice() < key,
+                Bound::Included(key) | Bound::Excluded(key) => meta.is_before(key),
                 Bound::Unbounded => false,
             };
             let below = match upper {
                 Bound::Included(key) | Bound::Excluded(key) => meta.smallest_key.as_slice() > key,
                 Bound::Unbounded => false,
             };
-            if !above && !below {
-                sources.push(Source::Run(RunIter::new(Arc::new(vec![Arc::clone(table)]))));
-            }
+            !above && !below
+        };
+        let memtables = self
+            .memtables()
+            .filter_map(|set| set.keyspace(keyspace.index()));
+        let memtables: Vec<_> = memtables.filter(|memtable| !memtable.is_empty()).collect();
+        let in_memory = memtables.iter().filter_map(|memtable| memtable.ranges());
+        let in_tables = tree.with_ranges.iter().filter(is_inside);
+        let in_tables = in_tables.map(|table| Arc::clone(&table.ranges));
+        let ranges: Vec<Arc<RangeSet>> = in_memory.chain(in_tables).collect();
+        let is_hidden = |table: &Arc<Table>| {
+            let (smallest, largest) = (&table.meta.smallest_key, &table.meta.largest_key);
+            ranges
+                .iter()
+                .any(|set| set.newest_over(smallest, largest, seqno) > table.meta.largest_seqno)
+        };
+        let mut sources: Vec<Source> = memtables
+            .into_iter()
+            .map(|memtable| Source::Memtable(MemtableIter::new(Arc::clone(memtable))))
+            .collect();
+        let [level0, deeper @ ..] = &tree.levels;
+        let level0 = level0.iter().filter(is_inside);
+        for table in level0.filter(|table| !is_hidden(table)) {
+            sources.push(Source::Run(RunIter::new(Arc::new(vec![Arc::clone(table)]))));
         }
-        let levels = deeper.iter().filter(|level| !level.is_empty());
-        sources.extend(levels.map(|level| Source::Run(RunIter::new(Arc::clone(level)))));
-        MergeIter::new(sources)
+        for level in deeper.iter().filter(|level| !level.is_empty()) {
+            let level = match ranges.is_empty() {
+                true => Arc::clone(level),
+                false => {
+                    let tables = level.iter().filter(is_inside);
+                    let seen: Vec<_> = tables.filter(|table| !is_hidden(table)).cloned().collect();
+                    Arc::new(seen)
+                }
+            };
+            sources.push(Source::Run(RunIter::new(level)));
+        }
+        (MergeIter::new(sources), ranges)
     }
 
     pub fn approximate_size(&self, keyspace: KeyspaceId, start: &[u8], end: &[u8]) -> u64 {

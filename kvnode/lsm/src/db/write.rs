@@ -16,7 +16,7 @@ use crate::files::FileName;
 use crate::log::{LogKind, LogWriter};
 use crate::memtable::{Arena, MemtableSet};
 use crate::options::WriteOptions;
-use crate::types::{SeqNo, Trailer};
+use crate::types::SeqNo;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -185,11 +185,8 @@ impl Inner {
             let mut cost = 0;
             for operation in operations(batch.encoded()).flatten() {
                 seqno += 1;
-                let trailer = Trailer::new(seqno, operation.kind);
-                if let Some(memtable) = view.active.keyspace(operation.keyspace) {
-                    cost +=
-                        memtable.insert(&mut commit.arena, operation.key, trailer, operation.value);
-                }
+                let inserted = view.active.insert(&mut commit.arena, &operation, seqno);
+                cost += inserted.unwrap_or(0);
             }
             view.active.finish_batch(seqno, cost);
             seqnos.push(seqno);
@@ -233,7 +230,7 @@ impl Inner {
             let seen = self.signal.generation();
             self.check_writable()?;
             let view = self.view.load();
-            let is_full = view.active.bytes() >= self.options.memtable_bytes;
+            let is_full = view.active.is_full(self.options.memtable_bytes);
             if !self.runs_inline() {
                 let level0_tables = view.level0_tables_max;
                 let flush_lags =

@@ -7,9 +7,11 @@
 
 use super::{InternalIterator, MergeIter};
 use crate::error::Result;
+use crate::ranges::RangeSet;
 use crate::slice::Slice;
 use crate::types::{SeqNo, Trailer};
 use std::ops::Bound;
+use std::sync::Arc;
 
 /// After so many steps over versions that are not to be shown, seek instead.
 const STEPS_BEFORE_SEEK: usize = 8;
@@ -18,6 +20,8 @@ const STEPS_BEFORE_SEEK: usize = 8;
 /// tables) and may outlive the snapshot and the database handle. After an error it is invalid until the next seek.
 pub struct Iter {
     merge: MergeIter,
+    /// Range deletes of the sources.
+    ranges: Vec<Arc<RangeSet>>,
     seqno: SeqNo,
     lower: Bound<Vec<u8>>,
     upper: Bound<Vec<u8>>,
@@ -36,14 +40,15 @@ fn owned(bound: Bound<&[u8]>) -> Bound<Vec<u8>> {
 impl Iter {
     pub(crate) fn new(
         merge: MergeIter,
+        ranges: Vec<Arc<RangeSet>>,
         seqno: SeqNo,
-        lower: Bound<&[u8]>,
-        upper: Bound<&[u8]>,
+        (lower, upper): (Bound<&[u8]>, Bound<&[u8]>),
     ) -> Self {
         let (lower, upper) = (owned(lower), owned(upper));
         let (key, value) = (Vec::new(), Slice::default());
         Self {
             merge,
+            ranges,
             seqno,
             lower,
             upper,
@@ -184,6 +189,13 @@ impl Iter {
         }
     }
 
+    /// True if the newest visible version of a key says that it is absent, or if a newer range delete does.
+    #[inline]
+    fn is_absent(&self, key: &[u8], trailer: Trailer) -> bool {
+        let hides = |set: &Arc<RangeSet>| set.newest(key, self.seqno) > trailer.seqno();
+        trailer.is_delete() || self.ranges.iter().any(hides)
+    }
+
     /// Moves the merge forward to the first entry to be shown. With `skipping`, versions of `self.key` are not.
     fn settle_forward(&mut self, mut skipping: bool) -> Result<()> {
         let mut steps = 0;
@@ -212,7 +224,7 @@ impl Iter {
                 }
                 continue;
             }
-            if !trailer.is_delete() {
+            if !self.is_absent(key, trailer) {
                 self.valid = true;
                 return Ok(());
             }
@@ -237,7 +249,8 @@ impl Iter {
             while self.merge.valid() && self.merge.user_key() == self.key {
                 let trailer = self.merge.trailer();
                 if trailer.seqno() <= self.seqno {
-                    newest = (!trailer.is_delete()).then(|| self.merge.value_slice());
+                    let absent = self.is_absent(&self.key, trailer);
+                    newest = (!absent).then(|| self.merge.value_slice());
                 }
                 self.merge.prev()?;
             }

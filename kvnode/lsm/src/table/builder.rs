@@ -3,11 +3,14 @@
 use super::TableMeta;
 use super::block::{BlockBuilder, RESTART_INTERVAL, common_prefix};
 use super::bloom;
-use super::format::{Footer, HEADER_BYTES, Handle, PartKind, encode_header, part_crc};
+use super::format::{
+    FORMAT_PLAIN, FORMAT_RANGES, Footer, HEADER_BYTES, Handle, PartKind, encode_header, part_crc,
+};
 use crate::coding::{put_prefixed, put_varint};
 use crate::error::{Error, Result};
 use crate::options::Compression;
-use crate::types::Trailer;
+use crate::ranges::RangeSet;
+use crate::types::{Kind, Trailer};
 use crate::vfs::{Vfs, WritableFile};
 use std::path::{Path, PathBuf};
 
@@ -27,6 +30,7 @@ pub(crate) struct TableBuilder {
     file: Box<dyn WritableFile>,
     path: PathBuf,
     options: TableOptions,
+    has_ranges: bool,
     buffer: Vec<u8>,
     offset: u64,
     data: BlockBuilder,
@@ -42,7 +46,14 @@ pub(crate) struct TableBuilder {
 }
 
 impl TableBuilder {
-    pub fn create(vfs: &dyn Vfs, path: &Path, number: u64, options: TableOptions) -> Result<Self> {
+    /// Creates the file. Only with `has_ranges` may range deletes be handed to [`Self::finish`].
+    pub fn create(
+        vfs: &dyn Vfs,
+        path: &Path,
+        number: u64,
+        options: TableOptions,
+        has_ranges: bool,
+    ) -> Result<Self> {
         let file = vfs
             .create(path)
             .map_err(|error| Error::io("create", path, error))?;
@@ -55,12 +66,20 @@ impl TableBuilder {
             largest_seqno: 0,
             entries: 0,
             tombstones: 0,
+            range_deletes: 0,
+            largest_exclusive: false,
+        };
+        let version = if has_ranges {
+            FORMAT_RANGES
+        } else {
+            FORMAT_PLAIN
         };
         Ok(Self {
             file,
             path: path.to_owned(),
             options,
-            buffer: encode_header().to_vec(),
+            has_ranges,
+            buffer: encode_header(version).to_vec(),
             offset: HEADER_BYTES as u64,
             data: BlockBuilder::new(RESTART_INTERVAL),
             index: BlockBuilder::new(1),
@@ -183,23 +202,58 @@ impl TableBuilder {
         Ok(())
     }
 
-    /// Writes the rest and syncs the file. The name is durable only after a sync of the folder.
-    pub fn finish(mut self) -> Result<TableMeta> {
+    /// Widens what the manifest knows about the table by its range deletes.
+    fn note_ranges(&mut self, ranges: &RangeSet) {
+        let meta = &mut self.meta;
+        let fragments = ranges.fragments();
+        if let (Some(first), Some(last)) = (fragments.first(), fragments.last()) {
+            if first.start < meta.smallest_key {
+                meta.smallest_key = first.start.to_vec();
+            }
+            if last.end > meta.largest_key {
+                meta.largest_key = last.end.to_vec();
+                meta.largest_exclusive = true;
+            }
+        }
+        for seqno in fragments.iter().flat_map(|fragment| &fragment.seqnos) {
+            meta.smallest_seqno = meta.smallest_seqno.min(*seqno);
+            meta.largest_seqno = meta.largest_seqno.max(*seqno);
+        }
+        meta.range_deletes = ranges.count();
+    }
+
+    /// Writes the rest, with the range deletes of the table, and syncs the file. The name is durable only after a
+    /// sync of the folder. A table has at least one entry: if it has none of its own, the first key that its range
+    /// deletes hide gets a delete that says the same once more.
+    pub fn finish(mut self, ranges: &RangeSet) -> Result<TableMeta> {
+        debug_assert!(self.has_ranges || ranges.is_empty());
+        if self.meta.entries == 0
+            && let Some(fragment) = ranges.fragments().first()
+        {
+            let newest = fragment.seqnos.first().copied().unwrap_or(0);
+            self.add(&fragment.start, Trailer::new(newest, Kind::Delete), b"")?;
+        }
         self.meta.largest_key = match self.data.is_empty() {
             true => self.pending_key.clone(),
             false => self.data.last_key().to_vec(),
         };
         self.finish_block()?;
         self.index_pending(None);
+        self.note_ranges(ranges);
         let filter = bloom::build(&self.hashes, self.options.bloom_bits_per_key);
         let filter = self.write_part(&filter, PartKind::Raw)?;
         let properties = self.write_part(&encode_properties(&self.meta), PartKind::Raw)?;
+        let ranges = match self.has_ranges {
+            true => Some(self.write_part(&ranges.encode(), PartKind::Raw)?),
+            false => None,
+        };
         let mut index = std::mem::replace(&mut self.index, BlockBuilder::new(1));
         let index = self.write_part(index.finish(), PartKind::Raw)?;
         let footer = Footer {
             filter,
             properties,
             index,
+            ranges,
             block_count: self.block_count,
         }
         .encode();
@@ -222,6 +276,7 @@ fn encode_properties(meta: &TableMeta) -> Vec<u8> {
         (2, meta.tombstones),
         (3, meta.smallest_seqno),
         (4, meta.largest_seqno),
+        (7, meta.range_deletes),
     ];
     for (tag, number) in numbers {
         put_varint(&mut bytes, tag);

@@ -2,11 +2,25 @@
 
 use crate::coding::{take_varint, u32_at, u64_at};
 
-pub(super) const FORMAT_VERSION: u32 = 1;
+/// Version of a table without range deletes.
+pub(super) const FORMAT_PLAIN: u32 = 1;
+/// Version of a table with range deletes.
+pub(super) const FORMAT_RANGES: u32 = 2;
 pub(super) const HEADER_MAGIC: &[u8; 8] = b"LNDBSST\n";
 const FOOTER_MAGIC: &[u8; 8] = b"\x8fLNDBend";
 pub(super) const HEADER_BYTES: usize = 16;
-pub(super) const FOOTER_BYTES: usize = 52;
+const FOOTER_BYTES: usize = 52;
+const HANDLE_BYTES: usize = 12;
+
+/// Length of the footer in a format version.
+pub(super) fn footer_bytes(version: u32) -> usize {
+    FOOTER_BYTES
+        + if version == FORMAT_PLAIN {
+            0
+        } else {
+            HANDLE_BYTES
+        }
+}
 /// Kind and checksum behind each part.
 pub(super) const PART_TRAILER_BYTES: usize = 5;
 
@@ -47,10 +61,10 @@ pub(super) fn part_crc(bytes: &[u8], kind: u8, offset: u64) -> u32 {
     crc32c::crc32c_append(crc, &offset.to_le_bytes())
 }
 
-pub(super) fn encode_header() -> [u8; HEADER_BYTES] {
+pub(super) fn encode_header(version: u32) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     header[..8].copy_from_slice(HEADER_MAGIC);
-    header[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    header[8..12].copy_from_slice(&version.to_le_bytes());
     let crc = crc32c::crc32c(&header[..12]);
     header[12..].copy_from_slice(&crc.to_le_bytes());
     header
@@ -62,13 +76,16 @@ pub(super) struct Footer {
     pub filter: Handle,
     pub properties: Handle,
     pub index: Handle,
+    /// Range deletes, from version 2 on.
+    pub ranges: Option<Handle>,
     pub block_count: u32,
 }
 
 impl Footer {
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(FOOTER_BYTES);
-        for handle in [self.filter, self.properties, self.index] {
+        let mut bytes = Vec::with_capacity(FOOTER_BYTES + HANDLE_BYTES);
+        let handles = [self.filter, self.properties, self.index];
+        for handle in handles.into_iter().chain(self.ranges) {
             bytes.extend_from_slice(&handle.offset.to_le_bytes());
             bytes.extend_from_slice(&handle.length.to_le_bytes());
         }
@@ -78,12 +95,13 @@ impl Footer {
         bytes
     }
 
+    /// Reads a footer whose length tells its version.
     pub fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
-        const BODY_BYTES: usize = FOOTER_BYTES - 12;
-        if bytes.len() != FOOTER_BYTES || !bytes.ends_with(FOOTER_MAGIC) {
+        if bytes.len() < FOOTER_BYTES || !bytes.ends_with(FOOTER_MAGIC) {
             return Err("the footer's magic bytes are not there");
         }
-        if u32_at(bytes, BODY_BYTES) != Some(crc32c::crc32c(&bytes[..BODY_BYTES])) {
+        let body = bytes.len() - 12;
+        if u32_at(bytes, body) != Some(crc32c::crc32c(&bytes[..body])) {
             return Err("the footer does not match its checksum");
         }
         let handle = |at| {
@@ -98,7 +116,12 @@ impl Footer {
                 filter,
                 properties,
                 index,
-                block_count: u32_at(bytes, 36)?,
+                ranges: if bytes.len() > FOOTER_BYTES {
+                    Some(handle(36)?)
+                } else {
+                    None
+                },
+                block_count: u32_at(bytes, body - 4)?,
             })
         };
         decoded().ok_or("the footer is too short")

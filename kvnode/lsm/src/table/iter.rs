@@ -195,7 +195,7 @@ impl InternalIterator for RunIter {
     fn seek(&mut self, user_key: &[u8], trailer: Trailer) -> Result<()> {
         let position = self
             .tables
-            .partition_point(|table| table.meta.largest_key.as_slice() < user_key);
+            .partition_point(|table| table.meta.is_before(user_key));
         if let Some(table) = self.enter(Some(position)) {
             table.seek(user_key, trailer)?;
         }

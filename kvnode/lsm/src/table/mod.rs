@@ -1,12 +1,14 @@
 //! Table files: sorted, immutable, checksummed.
 //!
 //! ```text
-//! table  := header block* filter properties index footer
+//! table  := header block* filter properties [ranges] index footer
 //! header := magic 8 | format version u32 | crc32c u32 of the 12 bytes before
 //! part   := bytes | kind u8 | crc32c u32          (block, filter, properties and index alike)
 //! footer := filter offset u64, length u32 | properties offset u64, length u32 | index offset u64, length u32
-//!         | number of data blocks u32 | crc32c u32 of the 40 bytes before | magic 8
+//!         | [ranges offset u64, length u32] | number of data blocks u32 | crc32c u32 of the bytes before | magic 8
 //! ```
+//!
+//! A table with range deletes has format version 2 and the parts in brackets; one without is of version 1.
 //!
 //! The checksum of a part covers bytes, kind and the part's offset, so a part that sits in the wrong place is
 //! found too. A table is written once from beginning to end, synced, and read through a memory map; index and
@@ -43,11 +45,26 @@ pub(crate) struct TableMeta {
     pub largest_seqno: SeqNo,
     pub entries: u64,
     pub tombstones: u64,
+    /// Range deletes, counted per fragment.
+    pub range_deletes: u64,
+    /// The table says nothing about `largest_key` itself: a range delete ends there.
+    pub largest_exclusive: bool,
 }
 
 impl TableMeta {
     /// True if the table may hold keys of the closed range.
     pub fn overlaps(&self, smallest: &[u8], largest: &[u8]) -> bool {
-        self.smallest_key.as_slice() <= largest && self.largest_key.as_slice() >= smallest
+        self.smallest_key.as_slice() <= largest && !self.is_before(smallest)
+    }
+
+    /// True if the table may say something about the key.
+    pub fn covers(&self, user_key: &[u8]) -> bool {
+        self.overlaps(user_key, user_key)
+    }
+
+    /// True if everything the table says is about smaller keys.
+    pub fn is_before(&self, user_key: &[u8]) -> bool {
+        let largest = self.largest_key.as_slice();
+        largest < user_key || self.largest_exclusive && largest == user_key
     }
 }

@@ -7,13 +7,14 @@
 
 use super::block::{Block, BlockView, Malformed};
 use super::format::{
-    FOOTER_BYTES, FORMAT_VERSION, Footer, HEADER_BYTES, HEADER_MAGIC, Handle, PART_TRAILER_BYTES,
-    PartKind, part_crc,
+    FORMAT_PLAIN, FORMAT_RANGES, Footer, HEADER_BYTES, HEADER_MAGIC, Handle, PART_TRAILER_BYTES,
+    PartKind, footer_bytes, part_crc,
 };
 use super::{TableMeta, bloom};
 use crate::cache::BlockCache;
 use crate::coding::u32_at;
 use crate::error::{Error, Result};
+use crate::ranges::RangeSet;
 use crate::slice::Slice;
 use crate::statistics::Counters;
 use crate::types::Trailer;
@@ -42,6 +43,9 @@ pub(crate) struct Table {
     path: PathBuf,
     map: Bytes,
     index: Block,
+    index_offset: u64,
+    /// Range deletes.
+    pub ranges: Arc<RangeSet>,
     filter: Range<usize>,
     /// One bit per data block: its checksum was found right.
     verified: Vec<AtomicU64>,
@@ -59,7 +63,8 @@ impl Table {
         let corrupt = |part, offset: usize, what: &str| {
             Err(Error::corruption(path, part, offset as u64, what))
         };
-        if map.len() as u64 != meta.bytes || map.len() < HEADER_BYTES + FOOTER_BYTES {
+        if map.len() as u64 != meta.bytes || map.len() < HEADER_BYTES + footer_bytes(FORMAT_RANGES)
+        {
             let what = format!(
                 "the file has {} bytes, the manifest says {}",
                 map.len(),
@@ -71,14 +76,14 @@ impl Table {
             return corrupt("header", 0, "magic bytes or checksum do not match");
         }
         let found = u32_at(&map, 8).unwrap_or(0);
-        if found != FORMAT_VERSION {
+        if !(FORMAT_PLAIN..=FORMAT_RANGES).contains(&found) {
             return Err(Error::UnsupportedFormat {
                 file: path.to_owned(),
                 found,
-                supported: FORMAT_VERSION,
+                supported: FORMAT_RANGES,
             });
         }
-        let footer_at = map.len() - FOOTER_BYTES;
+        let footer_at = map.len() - footer_bytes(found);
         let footer = match Footer::decode(&map[footer_at..]) {
             Ok(footer) => footer,
             Err(what) => return corrupt("footer", footer_at, what),
@@ -95,6 +100,14 @@ impl Table {
         };
         let filter = part(footer.filter, "filter")?;
         part(footer.properties, "properties")?;
+        let ranges = match footer.ranges {
+            Some(handle) => RangeSet::decode(&map[part(handle, "range deletes")?]),
+            None => Some(RangeSet::default()),
+        };
+        let Some(ranges) = ranges.filter(|ranges| ranges.count() == meta.range_deletes) else {
+            let offset = footer.ranges.unwrap_or_default().offset as usize;
+            return corrupt("range deletes", offset, "not what the manifest says");
+        };
         let index = Block::new(map.slice(part(footer.index, "index block")?)).map_err(
             |Malformed(what)| Error::corruption(path, "index block", footer.index.offset, what),
         )?;
@@ -114,6 +127,8 @@ impl Table {
             path: path.to_owned(),
             map,
             index,
+            index_offset: footer.index.offset,
+            ranges: Arc::new(ranges),
             filter,
             verified,
             context,
@@ -240,10 +255,7 @@ impl Table {
     }
 
     pub(super) fn index_error(&self, Malformed(what): Malformed) -> Error {
-        let offset = self.map.len() - FOOTER_BYTES;
-        let offset =
-            Footer::decode(&self.map[offset..]).map_or(offset as u64, |footer| footer.index.offset);
-        Error::corruption(&self.path, "index block", offset, what)
+        Error::corruption(&self.path, "index block", self.index_offset, what)
     }
 
     pub(super) fn block_error(&self, handle: Handle, Malformed(what): Malformed) -> Error {

@@ -13,6 +13,7 @@
 //! | 4 flushed seqno | varint |
 //! | 5 log number | varint: logs below it are not needed |
 //! | 6 next file number | varint |
+//! | 7 table with range deletes added | as 2, then the number of range deletes (varint), and 1 if nothing is said about the largest key itself, else 0 |
 //!
 //! An unknown tag is an error: an old build must not silently skip what a newer one found worth recording.
 
@@ -54,7 +55,7 @@ impl VersionEdit {
             });
         }
         for (keyspace, level, meta) in &self.added {
-            put_field(&mut bytes, 2, |body| {
+            put_field(&mut bytes, table_tag(meta), |body| {
                 put_table(body, *keyspace, *level, meta)
             });
         }
@@ -107,6 +108,16 @@ impl VersionEdit {
                     .push((id, String::from_utf8(std::mem::take(body).to_vec()).ok()?));
             }
             2 => self.added.push(take_table(body)?),
+            7 => {
+                let (keyspace, level, mut meta) = take_table(body)?;
+                meta.range_deletes = take_varint(body).filter(|count| *count > 0)?;
+                meta.largest_exclusive = match take_varint(body)? {
+                    0 => false,
+                    1 => true,
+                    _ => return None,
+                };
+                self.added.push((keyspace, level, meta));
+            }
             3 => {
                 let (keyspace, level) = take_place(body)?;
                 self.removed.push((keyspace, level, take_varint(body)?));
@@ -120,6 +131,11 @@ impl VersionEdit {
     }
 }
 
+/// A build that does not know range deletes must not take such a table for one without.
+fn table_tag(meta: &TableMeta) -> u64 {
+    if meta.range_deletes > 0 { 7 } else { 2 }
+}
+
 fn put_table(body: &mut Vec<u8>, keyspace: u32, level: usize, meta: &TableMeta) {
     let TableMeta {
         number,
@@ -130,6 +146,8 @@ fn put_table(body: &mut Vec<u8>, keyspace: u32, level: usize, meta: &TableMeta) 
         largest_seqno,
         entries,
         tombstones,
+        range_deletes,
+        largest_exclusive,
     } = meta;
     put_varint(body, u64::from(keyspace));
     put_varint(body, level as u64);
@@ -145,6 +163,10 @@ fn put_table(body: &mut Vec<u8>, keyspace: u32, level: usize, meta: &TableMeta) 
     }
     put_prefixed(body, smallest_key);
     put_prefixed(body, largest_key);
+    if *range_deletes > 0 {
+        put_varint(body, *range_deletes);
+        put_varint(body, u64::from(*largest_exclusive));
+    }
 }
 
 fn take_place(body: &mut &[u8]) -> Option<(u32, usize)> {
@@ -173,6 +195,8 @@ fn take_table(body: &mut &[u8]) -> Option<(u32, usize, TableMeta)> {
         largest_seqno,
         entries,
         tombstones,
+        range_deletes: 0,
+        largest_exclusive: false,
     };
     Some((keyspace, level, meta))
 }
@@ -192,10 +216,17 @@ mod tests {
             largest_seqno: 900,
             entries: 12,
             tombstones: 3,
+            range_deletes: 0,
+            largest_exclusive: false,
+        };
+        let with_ranges = TableMeta {
+            range_deletes: 2,
+            largest_exclusive: true,
+            ..meta.clone()
         };
         VersionEdit {
             keyspaces: vec![(0, "data".to_owned()), (1, "locks".to_owned())],
-            added: vec![(1, 6, meta)],
+            added: vec![(1, 6, meta), (0, 0, with_ranges)],
             removed: vec![(0, 0, 5), (0, 1, 6)],
             flushed_seqno: Some(900),
             log_number: Some(8),

@@ -28,30 +28,33 @@ pub(crate) type Level = Arc<Vec<Arc<Table>>>;
 #[derive(Clone, Default)]
 pub(crate) struct Tree {
     pub levels: [Level; LEVELS],
+    /// The tables of all levels that have range deletes.
+    pub with_ranges: Level,
+}
+
+/// The table of a level below level 0 that may say something about a key.
+fn table_at<'a>(level: &'a Level, user_key: &[u8]) -> Option<&'a Arc<Table>> {
+    let at = level.partition_point(|table| table.meta.is_before(user_key));
+    level
+        .get(at)
+        .filter(|table| table.meta.smallest_key.as_slice() <= user_key)
 }
 
 impl Tree {
-    /// The newest entry of a key that a reader starting at `trailer` sees.
-    pub fn get(&self, user_key: &[u8], trailer: Trailer) -> Result<Option<(Trailer, Slice)>> {
+    /// The newest value of a key that a reader starting at `trailer` sees.
+    pub fn get(&self, user_key: &[u8], trailer: Trailer) -> Result<Option<Slice>> {
         let [level0, deeper @ ..] = &self.levels;
-        for table in level0
-            .iter()
-            .filter(|table| table.meta.overlaps(user_key, user_key))
-        {
-            if let Some(found) = table.get(user_key, trailer)? {
-                return Ok(Some(found));
+        let level0 = level0.iter().filter(|table| table.meta.covers(user_key));
+        let deeper = deeper.iter().filter_map(|level| table_at(level, user_key));
+        for table in level0.chain(deeper) {
+            let hidden = table.ranges.newest(user_key, trailer.seqno());
+            if let Some((found, value)) = table.get(user_key, trailer)? {
+                let visible = !found.is_delete() && found.seqno() > hidden;
+                return Ok(visible.then_some(value));
             }
-        }
-        for level in deeper {
-            let at = level.partition_point(|table| table.meta.largest_key.as_slice() < user_key);
-            let Some(table) = level
-                .get(at)
-                .filter(|table| table.meta.smallest_key.as_slice() <= user_key)
-            else {
-                continue;
-            };
-            if let Some(found) = table.get(user_key, trailer)? {
-                return Ok(Some(found));
+            if hidden > 0 {
+                // Whatever comes from here on is older.
+                return Ok(None);
             }
         }
         Ok(None)
@@ -59,11 +62,17 @@ impl Tree {
 
     /// True if a level deeper than `level` may hold the key.
     pub fn is_below(&self, level: usize, user_key: &[u8]) -> bool {
+        let mut deeper = self.levels.iter().skip(level + 1);
+        deeper.any(|tables| table_at(tables, user_key).is_some())
+    }
+
+    /// True if a level deeper than `level` may hold keys of `start..end`.
+    pub fn is_range_below(&self, level: usize, start: &[u8], end: &[u8]) -> bool {
         self.levels.iter().skip(level + 1).any(|tables| {
-            let at = tables.partition_point(|table| table.meta.largest_key.as_slice() < user_key);
+            let at = tables.partition_point(|table| table.meta.is_before(start));
             tables
                 .get(at)
-                .is_some_and(|table| table.meta.smallest_key.as_slice() <= user_key)
+                .is_some_and(|table| table.meta.smallest_key.as_slice() < end)
         })
     }
 
@@ -121,6 +130,11 @@ impl Version {
                 check_disjoint(&metas)?;
             }
         }
+        for tree in &mut next.trees {
+            let tables = tree.levels.iter().flat_map(|level| level.iter());
+            let with_ranges = tables.filter(|table| !table.ranges.is_empty());
+            tree.with_ranges = Arc::new(with_ranges.cloned().collect());
+        }
         Ok(next)
     }
 
@@ -149,7 +163,7 @@ impl Version {
 fn check_disjoint(tables: &[&TableMeta]) -> Result<(), String> {
     for pair in tables.windows(2) {
         if let [left, right] = pair
-            && left.largest_key >= right.smallest_key
+            && !left.is_before(&right.smallest_key)
         {
             return Err(format!(
                 "tables {} and {} of one level overlap",

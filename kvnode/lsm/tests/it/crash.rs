@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const BATCHES: usize = 70;
+const BATCHES: usize = 110;
 
 /// What a run of the workload has seen.
 struct Run {

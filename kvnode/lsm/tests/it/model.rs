@@ -164,3 +164,85 @@ fn deletes_free_space() {
     );
     assert!(vfs.used() < 64 << 10, "{} bytes on the disk", vfs.used());
 }
+
+/// A range delete hides what is older, keeps what a snapshot sees, and in the end frees the space without reading it.
+#[test]
+fn range_deletes_free_space() {
+    let vfs = SimVfs::new();
+    let (db, [first, second]) = open(&vfs, tiny(false)).unwrap();
+    let key = |number: u32| number.to_be_bytes();
+    let fill = || {
+        for number in 0..500u32 {
+            let mut batch = WriteBatch::new();
+            batch.put(first, &key(number), &[number as u8; 100]);
+            db.write(batch, WriteOptions::NO_SYNC).unwrap();
+        }
+    };
+    let delete = |start: u32, end: u32| {
+        let mut batch = WriteBatch::new();
+        batch.delete_range(first, &key(start), &key(end));
+        db.write(batch, WriteOptions::NO_SYNC).unwrap();
+    };
+    let len = || contents(&db.snapshot(), first).unwrap().len();
+    fill();
+    let before = db.snapshot();
+    delete(100, 400);
+    assert_eq!(len(), 200);
+    assert!(db.get(first, &key(100)).unwrap().is_none());
+    assert!(db.get(first, &key(400)).unwrap().is_some());
+    // A later write is not hidden, nor is another keyspace.
+    let mut batch = WriteBatch::new();
+    batch.delete_range(first, &key(200), &key(201));
+    batch.put(first, &key(200), b"again");
+    batch.put(second, &key(200), b"other");
+    db.write(batch, WriteOptions::NO_SYNC).unwrap();
+    db.flush().unwrap();
+    assert_eq!(db.get(first, &key(200)).unwrap().unwrap(), b"again");
+    assert_eq!(db.get(second, &key(200)).unwrap().unwrap(), b"other");
+    assert_eq!(len(), 201);
+    assert_eq!(contents(&before, first).unwrap().len(), 500);
+    assert_eq!(before.get(first, &key(200)).unwrap().unwrap(), [200; 100]);
+    drop(before);
+    delete(0, 1000);
+    assert_eq!(len(), 0);
+    // Further writes carry the range delete down.
+    for _ in 0..20 {
+        fill();
+        delete(0, 1000);
+        db.flush().unwrap();
+    }
+    assert_eq!(len(), 0);
+    let statistics = db.statistics();
+    assert!(statistics.tables_pruned > 0, "{statistics:?}");
+    assert!(statistics.table_bytes < 8 << 10, "{statistics:?}");
+}
+
+/// Many overlapping ranges fill a memtable however few bytes they have.
+#[test]
+fn many_range_deletes() {
+    for wal in [true, false] {
+        let vfs = SimVfs::new();
+        let options = || lineradb_lsm::Options {
+            memtable_bytes: 1 << 20,
+            ..tiny(wal)
+        };
+        let (db, [first, _]) = open(&vfs, options()).unwrap();
+        let mut model = Map::new();
+        for number in 0..1000u32 {
+            let (start, end) = (number * 7 % 501, number * 11 % 509);
+            let mut batch = WriteBatch::new();
+            batch.put(first, &end.to_be_bytes(), b"value");
+            model.insert(end.to_be_bytes().to_vec(), b"value".to_vec());
+            batch.delete_range(first, &start.to_be_bytes(), &end.to_be_bytes());
+            model.retain(|key, _| {
+                key[..] < start.to_be_bytes()[..] || key[..] >= end.to_be_bytes()[..]
+            });
+            db.write(batch, WriteOptions::SYNC).unwrap();
+        }
+        assert!(contents(&db.snapshot(), first).unwrap() == model);
+        assert!(db.statistics().flushes > 0);
+        db.close().unwrap();
+        let (db, [first, _]) = open(&vfs, options()).unwrap();
+        assert!(contents(&db.snapshot(), first).unwrap() == model);
+    }
+}

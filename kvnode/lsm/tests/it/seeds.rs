@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Seeds that run by default, half of them with a log.
-const SEEDS: u64 = 1600;
+const SEEDS: u64 = 1000;
 
 /// What happened so far, as far as a crash may take it back.
 struct History {

@@ -68,14 +68,25 @@ fn random_value(rng: &mut StdRng) -> Vec<u8> {
 pub enum Operation {
     Put(usize, Vec<u8>, Vec<u8>),
     Delete(usize, Vec<u8>),
+    /// From the first key to the second, which stays.
+    DeleteRange(usize, Vec<u8>, Vec<u8>),
 }
 
 pub fn random_operations(rng: &mut StdRng) -> Vec<Operation> {
     let mut operations = Vec::new();
     for _ in 0..rng.random_range(1..8) {
         let (at, key) = (rng.random_range(0..2), random_key(rng));
-        operations.push(match rng.random_range(0..4) {
-            0 => Operation::Delete(at, key),
+        operations.push(match rng.random_range(0..16) {
+            0..4 => Operation::Delete(at, key),
+            4 if rng.random_range(0..4) == 0 => {
+                let other = random_key(rng);
+                Operation::DeleteRange(at, key.clone().min(other.clone()), key.max(other))
+            }
+            4 => {
+                let mut end = key.clone();
+                end.push(b'0');
+                Operation::DeleteRange(at, key, end)
+            }
             _ => Operation::Put(at, key, random_value(rng)),
         });
     }
@@ -88,6 +99,9 @@ pub fn to_batch(operations: &[Operation], keyspaces: [KeyspaceId; 2]) -> WriteBa
         match operation {
             Operation::Put(at, key, value) => batch.put(keyspaces[*at], key, value),
             Operation::Delete(at, key) => batch.delete(keyspaces[*at], key),
+            Operation::DeleteRange(at, start, end) => {
+                batch.delete_range(keyspaces[*at], start, end);
+            }
         }
     }
     batch
@@ -101,6 +115,9 @@ pub fn apply(model: &mut Model, operations: &[Operation]) {
             }
             Operation::Delete(at, key) => {
                 model[*at].remove(key);
+            }
+            Operation::DeleteRange(at, start, end) => {
+                model[*at].retain(|key, _| key < start || key >= end);
             }
         }
     }

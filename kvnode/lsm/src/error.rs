@@ -94,6 +94,14 @@ pub enum Error {
         /// The limit.
         bytes_max: u64,
     },
+    /// A table file that cannot be ingested, or keys that cannot make one.
+    #[error("table {}: {what}", path.display())]
+    InvalidTable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
     /// The options contradict themselves or the folder.
     #[error("invalid options: {what}")]
     InvalidOptions {

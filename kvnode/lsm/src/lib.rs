@@ -59,12 +59,13 @@ mod version;
 mod vfs;
 
 pub use batch::WriteBatch;
-pub use db::{Db, Snapshot};
+pub use db::{Db, Ingestion, Snapshot};
 pub use error::{Error, Result};
 pub use iter::Iter;
 pub use options::{Background, Compression, Options, WriteOptions};
 pub use slice::Slice;
 pub use statistics::Statistics;
+pub use table::TableWriter;
 pub use types::{BATCH_BYTES_MAX, KEY_BYTES_MAX, KeyspaceId, SeqNo, VALUE_BYTES_MAX};
 pub use vfs::{
     CrashLoss, DirLock, FAULT_EXIT_CODE, Fault, LockError, ReadableFile, RealVfs, SimVfs, Vfs,

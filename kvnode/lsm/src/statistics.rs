@@ -25,6 +25,10 @@ pub struct Statistics {
     pub compactions: u64,
     /// Compactions done by moving tables to another level.
     pub trivial_moves: u64,
+    /// Ingestions done.
+    pub ingestions: u64,
+    /// Bytes of tables taken in by ingestions.
+    pub ingested_bytes: u64,
     /// Tables dropped without being read, as range deletes hide all of them.
     pub tables_pruned: u64,
     /// Bytes of tables read by compactions.
@@ -76,6 +80,8 @@ pub(crate) struct Counters {
     pub compactions: Counter,
     pub trivial_moves: Counter,
     pub tables_pruned: Counter,
+    pub ingestions: Counter,
+    pub ingested_bytes: Counter,
     pub compaction_bytes_read: Counter,
     pub compaction_bytes_written: Counter,
     pub gets: Counter,
@@ -116,6 +122,8 @@ impl Counters {
             compactions: self.compactions.get(),
             trivial_moves: self.trivial_moves.get(),
             tables_pruned: self.tables_pruned.get(),
+            ingestions: self.ingestions.get(),
+            ingested_bytes: self.ingested_bytes.get(),
             compaction_bytes_read: self.compaction_bytes_read.get(),
             compaction_bytes_written: self.compaction_bytes_written.get(),
             gets: self.gets.get(),

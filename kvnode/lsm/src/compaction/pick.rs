@@ -156,6 +156,7 @@ mod tests {
             tombstones: 0,
             range_deletes: 0,
             largest_exclusive: false,
+            assigned_seqno: 0,
         }
     }
 

@@ -147,6 +147,7 @@ mod tests {
             tombstones: 0,
             range_deletes: 0,
             largest_exclusive: false,
+            assigned_seqno: 0,
         };
         let hidden = |smallest, largest| retention().hides_table(&table(smallest, largest));
         assert!(hidden(1, 5) && hidden(8, 8) && !hidden(5, 6) && !hidden(6, 8));

@@ -8,10 +8,11 @@ use crate::compaction::rewrite::{Output, rewrite};
 use crate::error::{Error, Result};
 use crate::files::FileName;
 use crate::iter::{MergeIter, Source};
-use crate::memtable::MemtableIter;
+use crate::memtable::{MemtableIter, MemtableSet};
 use crate::options::Compression;
 use crate::ranges::RangeSet;
 use crate::table::{RunIter, Table, TableMeta, TableOptions};
+use crate::types::SeqNo;
 use crate::version::{Tree, Version, VersionEdit};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -72,11 +73,16 @@ impl Inner {
         if !flushed {
             return Ok(false);
         }
+        self.call_back();
+        Ok(true)
+    }
+
+    /// Tells who asked for it what is flushed now.
+    pub(super) fn call_back(&self) {
         let callbacks: Vec<FlushCallback> = self.callbacks.lock().clone();
         for callback in callbacks {
             callback(self.flushed_seqno());
         }
-        Ok(true)
     }
 
     fn flush_oldest(&self) -> Result<bool> {
@@ -92,29 +98,7 @@ impl Inner {
             ..VersionEdit::default()
         };
         let mut tables = BTreeMap::new();
-        for keyspace in 0..self.keyspaces.len() {
-            let Some(memtable) = set
-                .keyspace(keyspace)
-                .filter(|memtable| !memtable.is_empty())
-            else {
-                continue;
-            };
-            let mut input = MemtableIter::new(Arc::clone(memtable));
-            let ranges = memtable.ranges().unwrap_or_default();
-            let mut retention = Retention::new(stripes.clone(), RangeSet::clone(&ranges));
-            let ranges = retention.ranges_kept(|_, _| true);
-            let allocate = || self.allocate_file_number();
-            // A flush makes one table per keyspace and is not interrupted.
-            let output = Output {
-                table_bytes: u64::MAX,
-                check_stop: &|| Ok(()),
-                ..self.output(0, &allocate)
-            };
-            for meta in rewrite(&output, &mut input, &mut retention, ranges, |_| true)? {
-                self.counters.flush_bytes_written.add(meta.bytes);
-                self.add_table(keyspace as u32, 0, meta, &mut edit, &mut tables)?;
-            }
-        }
+        self.write_memtables(set, &stripes, &mut edit, &mut tables)?;
         // The logs from that of the next memtable on are still needed.
         let next = view.immutable.iter().rev().nth(1).unwrap_or(&view.active);
         edit.log_number = Some(next.wal_number).filter(|number| *number > 0);
@@ -125,6 +109,40 @@ impl Inner {
             remove_files(&*self.vfs, &self.dir, [FileName::Wal(set.wal_number)]);
         }
         Ok(true)
+    }
+
+    /// Writes one table for each keyspace that a memtable set says something about, and adds them to an edit.
+    pub(super) fn write_memtables(
+        &self,
+        set: &MemtableSet,
+        stripes: &[SeqNo],
+        edit: &mut VersionEdit,
+        tables: &mut BTreeMap<u64, Arc<Table>>,
+    ) -> Result<()> {
+        for keyspace in 0..self.keyspaces.len() {
+            let Some(memtable) = set
+                .keyspace(keyspace)
+                .filter(|memtable| !memtable.is_empty())
+            else {
+                continue;
+            };
+            let mut input = MemtableIter::new(Arc::clone(memtable));
+            let ranges = memtable.ranges().unwrap_or_default();
+            let mut retention = Retention::new(stripes.to_vec(), RangeSet::clone(&ranges));
+            let ranges = retention.ranges_kept(|_, _| true);
+            let allocate = || self.allocate_file_number();
+            // A flush makes one table per keyspace and is not interrupted.
+            let output = Output {
+                table_bytes: u64::MAX,
+                check_stop: &|| Ok(()),
+                ..self.output(0, &allocate)
+            };
+            for meta in rewrite(&output, &mut input, &mut retention, ranges, |_| true)? {
+                self.counters.flush_bytes_written.add(meta.bytes);
+                self.add_table(keyspace as u32, 0, meta, edit, tables)?;
+            }
+        }
+        Ok(())
     }
 
     /// Runs the most urgent compaction; false if none is due.
@@ -300,7 +318,7 @@ impl Inner {
     }
 
     /// Opens a table just written and adds it to an edit.
-    fn add_table(
+    pub(super) fn add_table(
         &self,
         keyspace: u32,
         level: usize,
@@ -316,7 +334,7 @@ impl Inner {
     }
 
     /// A job's error is the failure of the database, unless that is where it comes from.
-    fn fail_job(&self, error: Error) -> Error {
+    pub(super) fn fail_job(&self, error: Error) -> Error {
         match error {
             Error::Failed { .. } => error,
             _ if self.failure.get().is_some() => error,

@@ -5,7 +5,8 @@
 //! - [`view`]: what readers see, and the point read;
 //! - [`install`]: the one place that changes the set of tables;
 //! - [`jobs`]: flush and compaction, and the threads that run them;
-//! - [`snapshot`]: snapshots and who holds them.
+//! - [`snapshot`]: snapshots and who holds them;
+//! - [`ingest`], [`checkpoint`]: tables from outside, and copies of the whole by hard link.
 //!
 //! **Locks**, in the order in which they may be taken: leadership of the commit queue, `commit`, then
 //! `flush_lock` or `compaction_lock`, `manifest`, `publish`. Readers take none of them.
@@ -16,6 +17,8 @@
 //! - The tables hold exactly the batches up to `flushed`, as the manifest says (rule D1).
 //! - After the first failure of a write, sync or job nothing is written any more (rule D3).
 
+mod checkpoint;
+mod ingest;
 mod install;
 mod jobs;
 mod open;
@@ -23,6 +26,7 @@ mod snapshot;
 mod view;
 mod write;
 
+pub use ingest::Ingestion;
 pub use snapshot::Snapshot;
 
 use crate::background::{Signal, Workers};
@@ -225,6 +229,19 @@ impl Db {
         view.get(keyspace, key, Trailer::at(inner.visible_seqno()))
     }
 
+    /// The present values of several keys, in their order, all read at one moment.
+    pub fn multi_get<K: AsRef<[u8]>>(
+        &self,
+        keyspace: KeyspaceId,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Slice>>> {
+        let inner = self.inner();
+        let view = inner.view.load();
+        let values = view.multi_get(keyspace, keys, Trailer::at(inner.visible_seqno()))?;
+        inner.counters.gets.add(values.len() as u64);
+        Ok(values)
+    }
+
     /// A consistent view of everything written so far, for as long as it is held.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::new(self.inner())
@@ -241,6 +258,22 @@ impl Db {
             inner.visible_seqno()
         };
         self.flush_up_to(target)
+    }
+
+    /// Takes in tables written by a [`TableWriter`](crate::TableWriter), together with a batch: all of it or nothing,
+    /// in one edit with everything written before (rule D1). It is durable when this returns; readers see it from
+    /// then on. Writers wait meanwhile. Returns the new [`Db::last_seqno`]. A table that is damaged or cannot be
+    /// linked is refused, and nothing has happened.
+    pub fn ingest(&self, ingestion: &Ingestion) -> Result<SeqNo> {
+        self.inner().ingest(ingestion)
+    }
+
+    /// Flushes, and makes a database with the same contents in another folder (new or empty), of hard links where
+    /// the file system has them. It holds at least everything written before the call, and is durable when this
+    /// returns; a folder without `CURRENT` is a checkpoint that did not get to its end.
+    pub fn checkpoint(&self, target: &Path) -> Result<()> {
+        self.flush()?;
+        self.inner().checkpoint(target)
     }
 
     fn flush_up_to(&self, target: SeqNo) -> Result<SeqNo> {

@@ -103,6 +103,19 @@ impl Snapshot {
             .get(keyspace, key, Trailer::at(self.held.seqno))
     }
 
+    /// The values of several keys at this moment, in their order.
+    pub fn multi_get<K: AsRef<[u8]>>(
+        &self,
+        keyspace: KeyspaceId,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Slice>>> {
+        let inner = &self.held.inner;
+        let view = inner.view.load();
+        let values = view.multi_get(keyspace, keys, Trailer::at(self.held.seqno))?;
+        inner.counters.gets.add(values.len() as u64);
+        Ok(values)
+    }
+
     /// An iterator over the keys within the bounds at this moment; it starts invalid, so seek first. An unknown
     /// keyspace has no keys.
     pub fn iter(&self, keyspace: KeyspaceId, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Iter {

@@ -93,6 +93,18 @@ impl View {
         tree.get(key, trailer)
     }
 
+    /// The values of keys, each as [`Self::get`] gives it.
+    pub fn multi_get<K: AsRef<[u8]>>(
+        &self,
+        keyspace: KeyspaceId,
+        keys: impl IntoIterator<Item = K>,
+        trailer: Trailer,
+    ) -> Result<Vec<Option<Slice>>> {
+        let keys = keys.into_iter();
+        keys.map(|key| self.get(keyspace, key.as_ref(), trailer))
+            .collect()
+    }
+
     /// Merges all sources of a keyspace that may hold keys within the bounds, and gives the range deletes that hide
     /// some of them; nothing if there is no such keyspace.
     pub fn merge(

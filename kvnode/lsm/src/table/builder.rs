@@ -1,12 +1,11 @@
 //! Writing a table from sorted entries.
 
-use super::TableMeta;
 use super::block::{BlockBuilder, RESTART_INTERVAL, common_prefix};
-use super::bloom;
 use super::format::{
     FORMAT_PLAIN, FORMAT_RANGES, Footer, HEADER_BYTES, Handle, PartKind, encode_header, part_crc,
 };
-use crate::coding::{put_prefixed, put_varint};
+use super::{TableMeta, bloom, properties};
+use crate::coding::put_varint;
 use crate::error::{Error, Result};
 use crate::options::Compression;
 use crate::ranges::RangeSet;
@@ -68,6 +67,7 @@ impl TableBuilder {
             tombstones: 0,
             range_deletes: 0,
             largest_exclusive: false,
+            assigned_seqno: 0,
         };
         let version = if has_ranges {
             FORMAT_RANGES
@@ -242,7 +242,7 @@ impl TableBuilder {
         self.note_ranges(ranges);
         let filter = bloom::build(&self.hashes, self.options.bloom_bits_per_key);
         let filter = self.write_part(&filter, PartKind::Raw)?;
-        let properties = self.write_part(&encode_properties(&self.meta), PartKind::Raw)?;
+        let properties = self.write_part(&properties::encode(&self.meta), PartKind::Raw)?;
         let ranges = match self.has_ranges {
             true => Some(self.write_part(&ranges.encode(), PartKind::Raw)?),
             false => None,
@@ -266,27 +266,6 @@ impl TableBuilder {
         self.meta.bytes = self.offset;
         Ok(self.meta)
     }
-}
-
-/// What a table says about itself, as tagged fields: a reader skips tags that it does not know.
-fn encode_properties(meta: &TableMeta) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let numbers = [
-        (1, meta.entries),
-        (2, meta.tombstones),
-        (3, meta.smallest_seqno),
-        (4, meta.largest_seqno),
-        (7, meta.range_deletes),
-    ];
-    for (tag, number) in numbers {
-        put_varint(&mut bytes, tag);
-        put_prefixed(&mut bytes, &number.to_le_bytes());
-    }
-    for (tag, key) in [(5, &meta.smallest_key), (6, &meta.largest_key)] {
-        put_varint(&mut bytes, tag);
-        put_prefixed(&mut bytes, key);
-    }
-    bytes
 }
 
 /// Replaces `key` by a shorter key that is larger than it and smaller than `next`, if there is a simple one.

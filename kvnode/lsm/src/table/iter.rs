@@ -73,6 +73,7 @@ impl TableIter {
     }
 
     fn seek(&mut self, user_key: &[u8], trailer: Trailer) -> Result<()> {
+        let trailer = self.table.meta.to_file(trailer);
         let ordinal = self.first_block_at(user_key, trailer)?;
         if ordinal == self.block_count() {
             self.block = None;
@@ -83,6 +84,7 @@ impl TableIter {
     }
 
     fn seek_for_prev(&mut self, user_key: &[u8], trailer: Trailer) -> Result<()> {
+        let trailer = self.table.meta.to_file(trailer);
         let ordinal = self
             .first_block_at(user_key, trailer)?
             .min(self.block_count() - 1);
@@ -231,7 +233,12 @@ impl InternalIterator for RunIter {
     }
 
     fn trailer(&self) -> Trailer {
-        self.block().map_or(Trailer::OLDEST, BlockIter::trailer)
+        let current = self.current.as_ref();
+        current.map_or(Trailer::OLDEST, |current| {
+            let block = current.block.as_ref();
+            let trailer = block.map_or(Trailer::OLDEST, BlockIter::trailer);
+            current.table.meta.to_tree(trailer)
+        })
     }
 
     fn value(&self) -> &[u8] {

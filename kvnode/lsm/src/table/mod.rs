@@ -23,14 +23,17 @@ mod bloom;
 mod builder;
 mod format;
 mod iter;
+mod properties;
 mod reader;
+mod writer;
 
 pub(crate) use block::Block;
 pub(crate) use builder::{TableBuilder, TableOptions};
 pub(crate) use iter::RunIter;
-pub(crate) use reader::{Table, TableContext};
+pub(crate) use reader::{Table, TableContext, external_meta};
+pub use writer::TableWriter;
 
-use crate::types::SeqNo;
+use crate::types::{Kind, SeqNo, Trailer};
 
 /// What the manifest knows about a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,9 +52,30 @@ pub(crate) struct TableMeta {
     pub range_deletes: u64,
     /// The table says nothing about `largest_key` itself: a range delete ends there.
     pub largest_exclusive: bool,
+    /// Of an ingested table: the sequence number of all its entries, whose own are 0. Else 0.
+    pub assigned_seqno: SeqNo,
 }
 
 impl TableMeta {
+    /// From what the file says of an entry to what the tree says.
+    #[inline]
+    pub fn to_tree(&self, trailer: Trailer) -> Trailer {
+        match self.assigned_seqno {
+            0 => trailer,
+            seqno => Trailer::new(seqno, Kind::Put),
+        }
+    }
+
+    /// From a place in the tree to the place in the file that parts the entries of a key in the same way.
+    #[inline]
+    pub fn to_file(&self, trailer: Trailer) -> Trailer {
+        match self.assigned_seqno {
+            0 => trailer,
+            seqno if Trailer::new(seqno, Kind::Put).0 <= trailer.0 => Trailer::NEWEST,
+            _ => Trailer::OLDEST,
+        }
+    }
+
     /// True if the table may hold keys of the closed range.
     pub fn overlaps(&self, smallest: &[u8], largest: &[u8]) -> bool {
         self.smallest_key.as_slice() <= largest && !self.is_before(smallest)

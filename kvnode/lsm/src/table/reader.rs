@@ -10,7 +10,7 @@ use super::format::{
     FORMAT_PLAIN, FORMAT_RANGES, Footer, HEADER_BYTES, HEADER_MAGIC, Handle, PART_TRAILER_BYTES,
     PartKind, footer_bytes, part_crc,
 };
-use super::{TableMeta, bloom};
+use super::{TableMeta, bloom, properties};
 use crate::cache::BlockCache;
 use crate::coding::u32_at;
 use crate::error::{Error, Result};
@@ -60,63 +60,31 @@ impl Table {
             .vfs
             .map(path)
             .map_err(|error| Error::io("map", path, error))?;
-        let corrupt = |part, offset: usize, what: &str| {
-            Err(Error::corruption(path, part, offset as u64, what))
-        };
-        if map.len() as u64 != meta.bytes || map.len() < HEADER_BYTES + footer_bytes(FORMAT_RANGES)
-        {
+        if map.len() as u64 != meta.bytes {
             let what = format!(
                 "the file has {} bytes, the manifest says {}",
                 map.len(),
                 meta.bytes
             );
-            return corrupt("file", 0, &what);
+            return Err(Error::corruption(path, "file", 0, what));
         }
-        if !map.starts_with(HEADER_MAGIC) || u32_at(&map, 12) != Some(crc32c::crc32c(&map[..12])) {
-            return corrupt("header", 0, "magic bytes or checksum do not match");
+        let Parts {
+            footer,
+            filter,
+            ranges,
+            ..
+        } = Parts::verify(&map, path)?;
+        if ranges.count() != meta.range_deletes {
+            let offset = footer.ranges.unwrap_or_default().offset;
+            let what = "not as many as the manifest says";
+            return Err(Error::corruption(path, "range deletes", offset, what));
         }
-        let found = u32_at(&map, 8).unwrap_or(0);
-        if !(FORMAT_PLAIN..=FORMAT_RANGES).contains(&found) {
-            return Err(Error::UnsupportedFormat {
-                file: path.to_owned(),
-                found,
-                supported: FORMAT_RANGES,
-            });
-        }
-        let footer_at = map.len() - footer_bytes(found);
-        let footer = match Footer::decode(&map[footer_at..]) {
-            Ok(footer) => footer,
-            Err(what) => return corrupt("footer", footer_at, what),
-        };
-        let part = |handle: Handle, part: &'static str| match verify_part(&map, handle) {
-            Ok((range, PartKind::Raw)) => Ok(range),
-            Ok(_) => Err(Error::corruption(
-                path,
-                part,
-                handle.offset,
-                "unexpected compression",
-            )),
-            Err(what) => Err(Error::corruption(path, part, handle.offset, what)),
-        };
-        let filter = part(footer.filter, "filter")?;
-        part(footer.properties, "properties")?;
-        let ranges = match footer.ranges {
-            Some(handle) => RangeSet::decode(&map[part(handle, "range deletes")?]),
-            None => Some(RangeSet::default()),
-        };
-        let Some(ranges) = ranges.filter(|ranges| ranges.count() == meta.range_deletes) else {
-            let offset = footer.ranges.unwrap_or_default().offset as usize;
-            return corrupt("range deletes", offset, "not what the manifest says");
-        };
-        let index = Block::new(map.slice(part(footer.index, "index block")?)).map_err(
-            |Malformed(what)| Error::corruption(path, "index block", footer.index.offset, what),
-        )?;
+        let offset = footer.index.offset;
+        let corrupt = |what: &str| Error::corruption(path, "index block", offset, what);
+        let index = part_range(&map, footer.index).unwrap_or_default();
+        let index = Block::new(map.slice(index)).map_err(|Malformed(what)| corrupt(what))?;
         if index.view().restart_count != footer.block_count as usize {
-            return corrupt(
-                "index block",
-                footer.index.offset as usize,
-                "wrong number of entries",
-            );
+            return Err(corrupt("wrong number of entries"));
         }
         let verified = (0..footer.block_count.div_ceil(64))
             .map(|_| AtomicU64::new(0))
@@ -152,6 +120,7 @@ impl Table {
             counters.bloom_passed.add(1);
         }
         let index = self.index.view();
+        let trailer = self.meta.to_file(trailer);
         let ordinal = index
             .lower_bound_restart(user_key, trailer)
             .map_err(|error| self.index_error(error))?;
@@ -165,7 +134,10 @@ impl Table {
             let found = found.map_err(|error| self.block_error(handle, error))?;
             return Ok(found.map(|entry| {
                 let value = range.start + entry.value.start..range.start + entry.value.end;
-                (entry.trailer, self.map.slice(value).into())
+                (
+                    self.meta.to_tree(entry.trailer),
+                    self.map.slice(value).into(),
+                )
             }));
         }
         let block = self.compressed_block(handle)?;
@@ -173,7 +145,8 @@ impl Table {
             .view()
             .find(user_key, trailer)
             .map_err(|error| self.block_error(handle, error))?;
-        Ok(found.map(|entry| (entry.trailer, block.slice(entry.value).into())))
+        let to_tree = |trailer| self.meta.to_tree(trailer);
+        Ok(found.map(|entry| (to_tree(entry.trailer), block.slice(entry.value).into())))
     }
 
     pub(super) fn index(&self) -> &Block {
@@ -291,6 +264,89 @@ impl Drop for Table {
             }
         }
     }
+}
+
+/// What a table file consists of beside its data blocks, verified.
+struct Parts {
+    footer: Footer,
+    filter: Range<usize>,
+    properties: Range<usize>,
+    ranges: RangeSet,
+}
+
+impl Parts {
+    fn verify(map: &[u8], path: &Path) -> Result<Self> {
+        let corruption =
+            |part, offset: usize, what: &str| Error::corruption(path, part, offset as u64, what);
+        let corrupt = |part, offset, what: &str| Err(corruption(part, offset, what));
+        if map.len() < HEADER_BYTES + footer_bytes(FORMAT_RANGES) {
+            return corrupt("file", 0, "too short for a table");
+        }
+        if !map.starts_with(HEADER_MAGIC) || u32_at(map, 12) != Some(crc32c::crc32c(&map[..12])) {
+            return corrupt("header", 0, "magic bytes or checksum do not match");
+        }
+        let found = u32_at(map, 8).unwrap_or(0);
+        if !(FORMAT_PLAIN..=FORMAT_RANGES).contains(&found) {
+            return Err(Error::UnsupportedFormat {
+                file: path.to_owned(),
+                found,
+                supported: FORMAT_RANGES,
+            });
+        }
+        let footer_at = map.len() - footer_bytes(found);
+        let footer = match Footer::decode(&map[footer_at..]) {
+            Ok(footer) => footer,
+            Err(what) => return corrupt("footer", footer_at, what),
+        };
+        let part = |handle: Handle, part: &'static str| match verify_part(map, handle) {
+            Ok((range, PartKind::Raw)) => Ok(range),
+            Ok(_) => Err(corruption(
+                part,
+                handle.offset as usize,
+                "unexpected compression",
+            )),
+            Err(what) => Err(corruption(part, handle.offset as usize, what)),
+        };
+        let filter = part(footer.filter, "filter")?;
+        let properties = part(footer.properties, "properties")?;
+        part(footer.index, "index block")?;
+        let ranges = match footer.ranges {
+            Some(handle) => match RangeSet::decode(&map[part(handle, "range deletes")?]) {
+                Some(ranges) => ranges,
+                None => return corrupt("range deletes", handle.offset as usize, "malformed"),
+            },
+            None => RangeSet::default(),
+        };
+        Ok(Self {
+            footer,
+            filter,
+            properties,
+            ranges,
+        })
+    }
+}
+
+/// What a table from outside says about itself. Refuses tables that are not made to be ingested.
+pub(crate) fn external_meta(vfs: &dyn Vfs, path: &Path) -> Result<TableMeta> {
+    let map = vfs
+        .map(path)
+        .map_err(|error| Error::io("map", path, error))?;
+    let Parts {
+        footer, properties, ..
+    } = Parts::verify(&map, path)?;
+    let Some(mut meta) = properties::decode(&map[properties]) else {
+        let offset = footer.properties.offset;
+        return Err(Error::corruption(path, "properties", offset, "malformed"));
+    };
+    meta.bytes = map.len() as u64;
+    let plain = meta.largest_seqno == 0 && meta.tombstones == 0 && meta.range_deletes == 0;
+    if !plain || meta.entries == 0 || meta.smallest_key > meta.largest_key {
+        return Err(Error::InvalidTable {
+            path: path.to_owned(),
+            what: "it was not written by a TableWriter".to_owned(),
+        });
+    }
+    Ok(meta)
 }
 
 /// The bytes of a part, if they and the trailer behind them lie within the file.

@@ -13,7 +13,7 @@
 //! | 4 flushed seqno | varint |
 //! | 5 log number | varint: logs below it are not needed |
 //! | 6 next file number | varint |
-//! | 7 table with range deletes added | as 2, then the number of range deletes (varint), and 1 if nothing is said about the largest key itself, else 0 |
+//! | 7 table with range deletes, or ingested, added | as 2, then varints: number of range deletes; 1 if nothing is said about the largest key itself, else 0; sequence number of all entries, or 0 if they have their own |
 //!
 //! An unknown tag is an error: an old build must not silently skip what a newer one found worth recording.
 
@@ -110,12 +110,13 @@ impl VersionEdit {
             2 => self.added.push(take_table(body)?),
             7 => {
                 let (keyspace, level, mut meta) = take_table(body)?;
-                meta.range_deletes = take_varint(body).filter(|count| *count > 0)?;
+                meta.range_deletes = take_varint(body)?;
                 meta.largest_exclusive = match take_varint(body)? {
                     0 => false,
                     1 => true,
                     _ => return None,
                 };
+                meta.assigned_seqno = take_varint(body)?;
                 self.added.push((keyspace, level, meta));
             }
             3 => {
@@ -131,9 +132,10 @@ impl VersionEdit {
     }
 }
 
-/// A build that does not know range deletes must not take such a table for one without.
+/// A build that does not know range deletes or ingestion must not take such a table for any other.
 fn table_tag(meta: &TableMeta) -> u64 {
-    if meta.range_deletes > 0 { 7 } else { 2 }
+    let plain = meta.range_deletes == 0 && meta.assigned_seqno == 0;
+    if plain { 2 } else { 7 }
 }
 
 fn put_table(body: &mut Vec<u8>, keyspace: u32, level: usize, meta: &TableMeta) {
@@ -148,6 +150,7 @@ fn put_table(body: &mut Vec<u8>, keyspace: u32, level: usize, meta: &TableMeta) 
         tombstones,
         range_deletes,
         largest_exclusive,
+        assigned_seqno,
     } = meta;
     put_varint(body, u64::from(keyspace));
     put_varint(body, level as u64);
@@ -163,9 +166,10 @@ fn put_table(body: &mut Vec<u8>, keyspace: u32, level: usize, meta: &TableMeta) 
     }
     put_prefixed(body, smallest_key);
     put_prefixed(body, largest_key);
-    if *range_deletes > 0 {
+    if table_tag(meta) == 7 {
         put_varint(body, *range_deletes);
         put_varint(body, u64::from(*largest_exclusive));
+        put_varint(body, *assigned_seqno);
     }
 }
 
@@ -197,6 +201,7 @@ fn take_table(body: &mut &[u8]) -> Option<(u32, usize, TableMeta)> {
         tombstones,
         range_deletes: 0,
         largest_exclusive: false,
+        assigned_seqno: 0,
     };
     Some((keyspace, level, meta))
 }
@@ -218,6 +223,11 @@ mod tests {
             tombstones: 3,
             range_deletes: 0,
             largest_exclusive: false,
+            assigned_seqno: 0,
+        };
+        let ingested = TableMeta {
+            assigned_seqno: 77,
+            ..meta.clone()
         };
         let with_ranges = TableMeta {
             range_deletes: 2,
@@ -226,7 +236,7 @@ mod tests {
         };
         VersionEdit {
             keyspaces: vec![(0, "data".to_owned()), (1, "locks".to_owned())],
-            added: vec![(1, 6, meta), (0, 0, with_ranges)],
+            added: vec![(1, 6, meta), (0, 0, with_ranges), (0, 0, ingested)],
             removed: vec![(0, 0, 5), (0, 1, 6)],
             flushed_seqno: Some(900),
             log_number: Some(8),

@@ -116,8 +116,9 @@ impl State {
     }
 
     pub fn used(&self) -> u64 {
-        self.names
-            .values()
+        let named: BTreeSet<&u64> = self.names.values().collect();
+        named
+            .into_iter()
             .filter_map(|id| self.inodes.get(id))
             .map(|file| file.current.len() as u64)
             .sum()

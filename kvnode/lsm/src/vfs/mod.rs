@@ -69,6 +69,16 @@ pub trait Vfs: Send + Sync {
     fn truncate(&self, path: &Path, length: u64) -> io::Result<()>;
     /// Renames a file, replacing the target.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives a file that is never written again a second name: a hard link where the file system has them, else a
+    /// synced copy. The name must not be taken; it is durable after a sync of its folder.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if self.exists(to)? {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let mut file = self.create(to)?;
+        file.append(&self.map(from)?)?;
+        file.sync()
+    }
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Names of the entries of a folder, sorted.
@@ -117,6 +127,11 @@ mod tests {
         vfs.rename(&path, &other).unwrap();
         assert!(!vfs.exists(&path).unwrap() && vfs.exists(&other).unwrap());
         assert_eq!(vfs.list(dir).unwrap(), ["b"]);
+        vfs.link(&other, &path).unwrap();
+        assert!(vfs.link(&other, &path).is_err(), "the name is taken");
+        vfs.remove(&other).unwrap();
+        assert_eq!(vfs.map(&path).unwrap(), &b"hello!"[..]);
+        vfs.rename(&path, &other).unwrap();
         let lock = vfs.lock(&dir.join("c")).unwrap();
         let held = vfs.lock(&dir.join("c"));
         assert!(matches!(held, Err(LockError::Held(Some(pid))) if pid == std::process::id()));

@@ -324,6 +324,21 @@ impl Vfs for SimVfs {
         if state.crashed { Err(dead()) } else { Ok(()) }
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if let Verdict::Crash(share) = state.step("link", to)?
+            && share < 128
+        {
+            return Err(dead());
+        }
+        if state.names.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let inode = state.inode(from)?;
+        state.change_name(NameChange::Link(to.to_owned(), inode));
+        if state.crashed { Err(dead()) } else { Ok(()) }
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         if let Verdict::Crash(share) = state.step("remove", path)?

@@ -4,6 +4,7 @@
 mod corruption;
 mod crash;
 mod faults;
+mod ingest;
 mod model;
 mod real;
 mod seeds;

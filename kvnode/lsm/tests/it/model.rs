@@ -228,7 +228,7 @@ fn many_range_deletes() {
         };
         let (db, [first, _]) = open(&vfs, options()).unwrap();
         let mut model = Map::new();
-        for number in 0..1000u32 {
+        for number in 0..700u32 {
             let (start, end) = (number * 7 % 501, number * 11 % 509);
             let mut batch = WriteBatch::new();
             batch.put(first, &end.to_be_bytes(), b"value");

@@ -10,13 +10,13 @@
 
 use crate::support::*;
 use lineradb_lsm::{
-    Compression, CrashLoss, Db, Error, Fault, KeyspaceId, Options, SeqNo, SimVfs, Snapshot, Vfs,
-    WriteOptions,
+    Compression, CrashLoss, Db, Error, Fault, Ingestion, KeyspaceId, Options, SeqNo, SimVfs,
+    Snapshot, TableWriter, Vfs, WriteOptions,
 };
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -150,11 +150,15 @@ fn random_options(rng: &mut StdRng, wal: bool) -> Options {
     }
 }
 
+/// A checkpoint and what it holds.
+type Checkpoint = (PathBuf, Model);
+
 /// One life's database and what its workload holds.
 struct Life {
     db: Db,
     keyspaces: [KeyspaceId; 2],
     snapshots: Vec<(Snapshot, Model)>,
+    checkpoints: Vec<Checkpoint>,
     flushed: Arc<AtomicU64>,
 }
 
@@ -168,6 +172,7 @@ impl Life {
             db,
             keyspaces,
             snapshots: Vec::new(),
+            checkpoints: Vec::new(),
             flushed,
         })
     }
@@ -186,10 +191,68 @@ impl Life {
         Ok(())
     }
 
+    /// Writes a table per keyspace and ingests them with a batch.
+    fn ingest(
+        &self,
+        rng: &mut StdRng,
+        vfs: &SimVfs,
+        options: &Options,
+        history: &mut History,
+    ) -> Result<(), Error> {
+        let mut operations = random_operations(rng);
+        let mut ingestion = Ingestion::new(to_batch(&operations, self.keyspaces));
+        let mut last = history.acknowledged + to_batch(&operations, self.keyspaces).len() as u64;
+        let vfs: Arc<dyn Vfs> = Arc::new(vfs.clone());
+        let mut paths = Vec::new();
+        for at in 0..rng.random_range(0..4) {
+            let path = PathBuf::from(format!("/data/table-{}-{at}", history.acknowledged));
+            let at = at % 2;
+            let rows = rng.random_range(1..40);
+            let rows: Map = (0..rows)
+                .map(|_| (random_key(rng), random_value(rng)))
+                .collect();
+            let mut writer = TableWriter::create(Arc::clone(&vfs), &path, options)?;
+            for (key, value) in &rows {
+                writer.put(key, value)?;
+            }
+            writer.finish()?;
+            ingestion.table(self.keyspaces[at], &path);
+            paths.push(path);
+            let puts = rows.into_iter();
+            operations.extend(puts.map(|(key, value)| Operation::Put(at, key, value)));
+            last += 1;
+        }
+        history.begin(last, &operations);
+        assert_eq!(self.db.ingest(&ingestion)?, last);
+        history.acknowledge(last, &operations);
+        history.durable = last;
+        assert_eq!(self.db.flushed_seqno(), last);
+        for path in paths {
+            // Should it fail, the file stays: nobody minds.
+            let _ = vfs.remove(&path);
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, vfs: &SimVfs, history: &History) -> Result<(), Error> {
+        // A name that is never used twice.
+        let path = PathBuf::from(format!("/data/checkpoint-{}", vfs.operations()));
+        self.db.checkpoint(&path)?;
+        self.checkpoints.push((path, history.model.clone()));
+        Ok(())
+    }
+
     fn read(&mut self, rng: &mut StdRng, history: &History) -> Result<(), Error> {
         let at = rng.random_range(0..2);
         let key = random_key(rng);
-        match rng.random_range(0..4) {
+        match rng.random_range(0..5) {
+            4 => {
+                let keys: Vec<_> = (0..6).map(|_| random_key(rng)).collect();
+                let found = self.db.multi_get(self.keyspaces[at], &keys)?;
+                let expected = keys.iter().map(|key| history.model[at].get(key));
+                let found = found.iter().map(Option::as_deref);
+                assert!(found.eq(expected.map(|value| value.map(Vec::as_slice))));
+            }
             0 => self
                 .snapshots
                 .push((self.db.snapshot(), history.model.clone())),
@@ -210,10 +273,18 @@ impl Life {
     }
 
     /// One random step. An error is the end of the life.
-    fn step(&mut self, rng: &mut StdRng, wal: bool, history: &mut History) -> Result<(), Error> {
+    fn step(
+        &mut self,
+        rng: &mut StdRng,
+        vfs: &SimVfs,
+        options: &Options,
+        history: &mut History,
+    ) -> Result<(), Error> {
         match rng.random_range(0..100) {
-            0..72 => self.write(rng, wal, history)?,
-            72..92 => self.read(rng, history)?,
+            0..68 => self.write(rng, options.wal, history)?,
+            68..88 => self.read(rng, history)?,
+            88..91 => self.ingest(rng, vfs, options, history)?,
+            91 => self.checkpoint(vfs, history)?,
             _ => assert_eq!(self.db.flush()?, history.acknowledged),
         }
         let flushed = self.flushed.load(Ordering::Relaxed);
@@ -223,7 +294,6 @@ impl Life {
 
     /// After a failure (rule D3): nothing is written any more, reads go on.
     fn check_failed(&self, rng: &mut StdRng, vfs: &SimVfs, history: &History) {
-        assert!(self.db.failure().is_some(), "an error that is not final");
         let operations = vfs.operations();
         let again = to_batch(&random_operations(rng), self.keyspaces);
         let again = self.db.write(again, WriteOptions::SYNC);
@@ -240,23 +310,37 @@ impl Life {
     }
 }
 
-/// Lives until the trouble comes, or for a while.
-fn live(rng: &mut StdRng, vfs: &SimVfs, options: &Options, history: &mut History) {
+/// Lives until the trouble comes, or for a while. Returns the checkpoints made.
+fn live(
+    rng: &mut StdRng,
+    vfs: &SimVfs,
+    options: &Options,
+    history: &mut History,
+) -> Vec<Checkpoint> {
     let trouble = Trouble::arm(rng, vfs);
     let mut life = match Life::begin(vfs, options) {
         Ok(life) => life,
         Err(error) => {
             assert!(trouble.explains(&error), "{trouble:?}: {error}");
-            return;
+            return Vec::new();
         }
     };
     for _ in 0..rng.random_range(20..160) {
-        if let Err(error) = life.step(rng, options.wal, history) {
+        if let Err(error) = life.step(rng, vfs, options, history) {
             assert!(trouble.explains(&error), "{trouble:?}: {error}");
-            if trouble != Trouble::Crash {
-                life.check_failed(rng, vfs, history);
+            if trouble == Trouble::Crash {
+                return life.checkpoints;
             }
-            return;
+            if life.db.failure().is_some() {
+                life.check_failed(rng, vfs, history);
+                return life.checkpoints;
+            }
+            // What failed were files that are not the database's: it goes on as if nothing had been.
+            history
+                .steps
+                .retain(|(last, _)| *last <= history.acknowledged);
+            let found = all_contents(&life.db, life.keyspaces).unwrap();
+            assert!(found == history.model, "a refused ingestion left something");
         }
     }
     if rng.random() {
@@ -265,6 +349,7 @@ fn live(rng: &mut StdRng, vfs: &SimVfs, options: &Options, history: &mut History
             Err(error) => assert!(trouble.explains(&error), "{trouble:?}: {error}"),
         }
     }
+    life.checkpoints
 }
 
 /// Flips a bit somewhere in a copy of the disk: what is read is right, or the damage is named.
@@ -325,7 +410,7 @@ fn run(seed: u64, vfs: &SimVfs) {
     let options = random_options(rng, seed.is_multiple_of(2));
     let mut history = History::new();
     for _ in 0..rng.random_range(2..5) {
-        live(rng, vfs, &options, &mut history);
+        let checkpoints = live(rng, vfs, &options, &mut history);
         vfs.set_capacity(None);
         let loss = random_loss(rng);
         vfs.crash(loss);
@@ -339,6 +424,10 @@ fn run(seed: u64, vfs: &SimVfs) {
             vfs.crash(random_loss(rng));
         }
         check_recovery(vfs, &options, &mut history);
+        for (path, model) in checkpoints {
+            let (db, keyspaces) = open_at(vfs, &path, options.clone()).unwrap();
+            assert!(all_contents(&db, keyspaces).unwrap() == model, "{path:?}");
+        }
     }
 }
 

@@ -34,7 +34,15 @@ pub fn tiny(wal: bool) -> Options {
 }
 
 pub fn open(vfs: &SimVfs, options: Options) -> lineradb_lsm::Result<(Db, [KeyspaceId; 2])> {
-    let db = Db::open(Arc::new(vfs.clone()), Path::new(DIR), options)?;
+    open_at(vfs, Path::new(DIR), options)
+}
+
+pub fn open_at(
+    vfs: &SimVfs,
+    dir: &Path,
+    options: Options,
+) -> lineradb_lsm::Result<(Db, [KeyspaceId; 2])> {
+    let db = Db::open(Arc::new(vfs.clone()), dir, options)?;
     let keyspaces = [db.keyspace(KEYSPACES[0])?, db.keyspace(KEYSPACES[1])?];
     Ok((db, keyspaces))
 }
@@ -51,7 +59,7 @@ pub fn random_key(rng: &mut StdRng) -> Vec<u8> {
     }
 }
 
-fn random_value(rng: &mut StdRng) -> Vec<u8> {
+pub fn random_value(rng: &mut StdRng) -> Vec<u8> {
     let length = match rng.random_range(0..30) {
         0 => rng.random_range(300..1500),
         1 => 0,

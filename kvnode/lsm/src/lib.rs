@@ -50,6 +50,7 @@ mod log;
 mod manifest;
 mod memtable;
 mod options;
+mod pace;
 mod ranges;
 mod slice;
 mod statistics;

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 /// Who runs flush and compaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Background {
-    /// Two threads of the database: one flushes, one compacts.
+    /// Threads of the database: one flushes, [`Options::compaction_threads`] compact.
     #[default]
     Threads,
     /// The caller of `write` or `flush`, before it returns. No thread exists and no clock is read: what the
@@ -34,6 +34,11 @@ pub struct Options {
     pub wal: bool,
     /// Who runs flush and compaction.
     pub background: Background,
+    /// Threads that compact, each tables that no other works on.
+    pub compaction_threads: usize,
+    /// Bytes of tables that all compactions together write in a second; 0 sets no limit. While writers are held up
+    /// there is none, and flushes have none.
+    pub compaction_bytes_per_second: u64,
     /// Size at which the active memtables (of all keyspaces together) are handed to the flush.
     pub memtable_bytes: usize,
     /// Full memtables that may wait for the flush before writers stall.
@@ -68,6 +73,8 @@ impl Default for Options {
             keyspaces: vec!["default".to_owned()],
             wal: true,
             background: Background::Threads,
+            compaction_threads: 2,
+            compaction_bytes_per_second: 0,
             memtable_bytes: 64 << 20,
             immutable_memtables_max: 2,
             block_cache_bytes: 64 << 20,
@@ -102,6 +109,9 @@ impl Options {
         };
         if self.memtable_bytes == 0 || self.block_bytes == 0 || self.table_bytes == 0 {
             return complain("memtable_bytes, block_bytes and table_bytes must not be 0");
+        }
+        if self.compaction_threads == 0 {
+            return complain("compaction_threads must not be 0");
         }
         if self.immutable_memtables_max == 0 || self.level0_compaction_tables == 0 {
             return complain("immutable_memtables_max and level0_compaction_tables must not be 0");

@@ -51,6 +51,14 @@ pub struct Statistics {
     pub bloom_passed: u64,
     /// Time writers spent waiting for flush or compaction, slowdowns included, in microseconds.
     pub stall_micros: u64,
+    /// The part of it that was slowdown, which keeps the rest from being needed.
+    pub slowdown_micros: u64,
+    /// Times a writer had to wait.
+    pub stalls: u64,
+    /// Time that compactions paused to keep to their rate, in microseconds.
+    pub rate_limit_micros: u64,
+    /// Estimated bytes that compactions have to write until every level has its size.
+    pub compaction_debt_bytes: u64,
     /// Bytes in the memtables now, waiting ones included.
     pub memtable_bytes: u64,
     /// Full memtables waiting for their flush now.
@@ -65,6 +73,33 @@ pub struct Statistics {
     pub table_bytes: u64,
     /// Snapshots alive now.
     pub snapshots: u64,
+}
+
+impl Statistics {
+    /// Bytes written to files for each byte that was written to the database, since the open; `None` before the
+    /// first write.
+    pub fn write_amplification(&self) -> Option<f64> {
+        let written = self.wal_bytes_written + self.flush_bytes_written;
+        let written = written + self.compaction_bytes_written;
+        let user = self.user_bytes_written;
+        (user > 0).then(|| written as f64 / user as f64)
+    }
+
+    /// Bytes of all tables for each byte of the deepest level in use, whose data are about what is alive; `None`
+    /// without tables.
+    pub fn space_amplification(&self) -> Option<f64> {
+        let mut levels = self.level_bytes.iter().rev();
+        let last = levels.find(|bytes| **bytes > 0)?;
+        Some(self.table_bytes as f64 / *last as f64)
+    }
+
+    /// Sorted runs that a point read without bloom filters would look into: level-0 tables, and levels in use.
+    pub fn read_amplification(&self) -> u64 {
+        let [level0, deeper @ ..] = &self.level_tables[..] else {
+            return 0;
+        };
+        level0 + deeper.iter().filter(|tables| **tables > 0).count() as u64
+    }
 }
 
 /// The live counters.
@@ -91,6 +126,9 @@ pub(crate) struct Counters {
     pub bloom_useful: Counter,
     pub bloom_passed: Counter,
     pub stall_micros: Counter,
+    pub slowdown_micros: Counter,
+    pub stalls: Counter,
+    pub rate_limit_micros: Counter,
 }
 
 /// One total.
@@ -133,6 +171,9 @@ impl Counters {
             bloom_useful: self.bloom_useful.get(),
             bloom_passed: self.bloom_passed.get(),
             stall_micros: self.stall_micros.get(),
+            slowdown_micros: self.slowdown_micros.get(),
+            stalls: self.stalls.get(),
+            rate_limit_micros: self.rate_limit_micros.get(),
             ..Statistics::default()
         }
     }

@@ -1,12 +1,45 @@
 //! What to compact next: a pure function.
 //!
-//! Each level gets a score in thousandths; the largest of at least 1000 wins. Level 0 scores by its number of
-//! tables, as each costs every read a lookup; the others by bytes against their target. Level 0 goes down whole, to
-//! the first level that is in use. From another level goes the one table that overlaps least with the next level
-//! in proportion to its size: the cheapest bytes first. Where nothing overlaps, tables just change their level.
+//! Each level gets a score in thousandths; the largest of at least 1000 that can be served wins. Level 0 scores by its
+//! number of tables, as each costs every read a lookup; the others by bytes against their target. Level 0 goes down
+//! whole, to the first level that is in use. From another level goes the one table that overlaps least with the next
+//! level in proportion to its size: the cheapest bytes first. Where nothing overlaps, tables just change their level.
+//!
+//! Compactions run side by side if no table takes part in two of them ([`Busy`]). That is enough to keep their
+//! outputs disjoint: a compaction takes every table of its output level that lies between its first and its last key,
+//! so whatever another one writes there lies beside it. Level 0 of a tree is compacted by one at a time.
 
 use crate::options::Options;
 use crate::table::TableMeta;
+use std::collections::BTreeMap;
+
+/// Tables that running compactions work on, by number, and whether they are about to leave their level.
+#[derive(Debug, Default)]
+pub(crate) struct Busy(BTreeMap<u64, bool>);
+
+impl Busy {
+    /// Marks the tables of a compaction.
+    pub fn begin(&mut self, pick: &Pick) {
+        let inputs = pick.inputs.iter().map(|number| (*number, true));
+        let overlaps = pick.overlaps.iter().map(|number| (*number, false));
+        self.0.extend(inputs.chain(overlaps));
+    }
+
+    /// Frees them.
+    pub fn end(&mut self, pick: &Pick) {
+        for number in pick.inputs.iter().chain(&pick.overlaps) {
+            self.0.remove(number);
+        }
+    }
+
+    pub fn contains(&self, table: &TableMeta) -> bool {
+        self.0.contains_key(&table.number)
+    }
+
+    fn is_leaving(&self, table: &TableMeta) -> bool {
+        self.0.get(&table.number) == Some(&true)
+    }
+}
 
 /// A compaction, decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,12 +78,37 @@ fn targets(sizes: &[u64], options: &Options) -> Targets {
     Targets { base, bytes }
 }
 
-/// Decides the next compaction of a tree, given the tables of each level (level 0 newest first, the others sorted).
-pub(crate) fn pick(levels: &[Vec<&TableMeta>], options: &Options) -> Option<Pick> {
-    let sizes: Vec<u64> = levels
-        .iter()
-        .map(|level| level.iter().map(|table| table.bytes).sum())
-        .collect();
+/// Bytes of each level without what is about to leave it.
+fn sizes(levels: &[Vec<&TableMeta>], busy: &Busy) -> Vec<u64> {
+    let size = |level: &Vec<&TableMeta>| {
+        let staying = level.iter().filter(|table| !busy.is_leaving(table));
+        staying.map(|table| table.bytes).sum()
+    };
+    levels.iter().map(size).collect()
+}
+
+/// Estimated bytes that compactions have to write before every level has its size: level 0 once it is due, and what
+/// the others hold beyond their targets, each with its share of the next level.
+pub(crate) fn debt(levels: &[Vec<&TableMeta>], options: &Options) -> u64 {
+    let sizes = sizes(levels, &Busy::default());
+    let targets = targets(&sizes, options);
+    let mut debt = 0;
+    if levels[0].len() >= options.level0_compaction_tables {
+        debt += sizes[0] + sizes[targets.base];
+    }
+    let last = levels.len() - 1;
+    for level in 1..last {
+        let beyond = sizes[level].saturating_sub(targets.bytes[level]);
+        let share = sizes[level + 1].checked_div(sizes[level]).unwrap_or(0);
+        debt += beyond.saturating_mul(1 + share.min(options.level_growth));
+    }
+    debt
+}
+
+/// Decides the next compaction of a tree, given the tables of each level (level 0 newest first, the others sorted)
+/// and those that are busy.
+pub(crate) fn pick(levels: &[Vec<&TableMeta>], busy: &Busy, options: &Options) -> Option<Pick> {
+    let sizes = sizes(levels, busy);
     let targets = targets(&sizes, options);
     let last = levels.len() - 1;
     let level0_score = levels[0].len() as u64 * 1000 / options.level0_compaction_tables as u64;
@@ -60,25 +118,35 @@ pub(crate) fn pick(levels: &[Vec<&TableMeta>], options: &Options) -> Option<Pick
         (_, 0) => u64::MAX,
         (size, target) => size.saturating_mul(1000) / target,
     });
-    let scored = std::iter::once(level0_score).chain(scores).enumerate();
+    let mut scored: Vec<(usize, u64)> = std::iter::once(level0_score)
+        .chain(scores)
+        .enumerate()
+        .filter(|(_, score)| *score >= 1000)
+        .collect();
     // Of equal scores the upper level goes first.
-    let (level, score) = scored.max_by_key(|(level, score)| (*score, std::cmp::Reverse(*level)))?;
-    if score < 1000 {
+    scored.sort_by_key(|(level, score)| (std::cmp::Reverse(*score), *level));
+    scored.into_iter().find_map(|(level, score)| match level {
+        0 => pick_level0(levels, busy, targets.base, score),
+        _ => pick_table(levels, busy, level, score),
+    })
+}
+
+fn pick_level0(levels: &[Vec<&TableMeta>], busy: &Busy, base: usize, score: u64) -> Option<Pick> {
+    let inputs = &levels[0];
+    let first_used = (1..levels.len()).find(|level| !levels[*level].is_empty());
+    let output_level = first_used.unwrap_or(base).min(base);
+    let overlaps = overlapping(&levels[output_level], inputs);
+    if inputs
+        .iter()
+        .chain(&overlaps)
+        .any(|table| busy.contains(table))
+    {
         return None;
     }
-    if level > 0 {
-        return pick_table(levels, level, score);
-    }
-    let first_used = (1..levels.len())
-        .find(|level| !levels[*level].is_empty())
-        .unwrap_or(last);
-    let output_level = first_used.min(targets.base);
-    let inputs = &levels[0];
-    let overlaps = overlapping(&levels[output_level], inputs);
     let trivial = overlaps.is_empty() && are_disjoint(inputs) && may_move(inputs);
     Some(Pick {
         score,
-        level,
+        level: 0,
         output_level,
         inputs: numbers(inputs),
         overlaps: numbers(&overlaps),
@@ -87,23 +155,25 @@ pub(crate) fn pick(levels: &[Vec<&TableMeta>], options: &Options) -> Option<Pick
 }
 
 /// The table of a level that is cheapest to push down.
-fn pick_table(levels: &[Vec<&TableMeta>], level: usize, score: u64) -> Option<Pick> {
-    let next = &levels[level + 1];
-    let cost = |table: &TableMeta| {
-        let bytes: u64 = overlapping(next, &[table]).iter().map(|t| t.bytes).sum();
-        bytes.saturating_mul(1000) / table.bytes.max(1)
-    };
-    let table = levels[level]
-        .iter()
-        .min_by_key(|table| (cost(table), table.number))?;
-    let overlaps = numbers(&overlapping(next, &[table]));
+fn pick_table(levels: &[Vec<&TableMeta>], busy: &Busy, level: usize, score: u64) -> Option<Pick> {
+    let candidates = levels[level].iter().filter(|table| !busy.contains(table));
+    let candidates = candidates.filter_map(|table| {
+        let overlaps = overlapping(&levels[level + 1], &[table]);
+        if overlaps.iter().any(|table| busy.contains(table)) {
+            return None;
+        }
+        let bytes: u64 = overlaps.iter().map(|table| table.bytes).sum();
+        let cost = bytes.saturating_mul(1000) / table.bytes.max(1);
+        Some((cost, table, overlaps))
+    });
+    let (_, table, overlaps) = candidates.min_by_key(|(cost, table, _)| (*cost, table.number))?;
     let trivial = overlaps.is_empty() && may_move(&[table]);
     Some(Pick {
         score,
         level,
         output_level: level + 1,
         inputs: vec![table.number],
-        overlaps,
+        overlaps: numbers(&overlaps),
         trivial,
     })
 }
@@ -173,7 +243,59 @@ mod tests {
         for (level, tables) in levels {
             shape[*level] = tables.iter().collect();
         }
-        pick(&shape, &options())
+        pick(&shape, &Busy::default(), &options())
+    }
+
+    #[test]
+    fn what_is_busy_is_left_alone_and_the_rest_goes_on() {
+        let upper = [
+            table(1, "a-c", 300),
+            table(2, "d-e", 400),
+            table(3, "f-g", 300),
+        ];
+        let lower = [
+            table(4, "a-b", 4_000),
+            table(5, "d-g", 1_000),
+            table(6, "h-i", 3_000),
+        ];
+        let mut shape = vec![Vec::new(); 7];
+        (shape[5], shape[6]) = (upper.iter().collect(), lower.iter().collect());
+        let mut busy = Busy::default();
+        let first = pick(&shape, &busy, &options()).unwrap();
+        assert_eq!((&first.inputs, &first.overlaps), (&vec![2], &vec![5]));
+        busy.begin(&first);
+        // Table 3 would need table 5, too; and what is about to leave counts no more.
+        let second = pick(&shape, &busy, &options());
+        assert_eq!(second, None);
+        let lower = [table(4, "a-b", 2_000), table(5, "d-e", 1_000)];
+        shape[6] = lower.iter().collect();
+        let second = pick(&shape, &busy, &options()).unwrap();
+        assert_eq!((&second.inputs, second.trivial), (&vec![3], true));
+        busy.end(&first);
+        assert_eq!(pick(&shape, &busy, &options()).unwrap().inputs, [3]);
+        // Level 0 goes alone.
+        shape[0] = vec![&upper[0], &upper[0]];
+        busy.begin(&Pick {
+            inputs: vec![1],
+            ..first
+        });
+        assert_ne!(
+            pick(&shape, &busy, &options()).map(|pick| pick.level),
+            Some(0)
+        );
+    }
+
+    #[test]
+    fn debt_is_what_lies_beyond_the_targets() {
+        let (small, large) = (table(1, "a-c", 50), table(2, "a-z", 10_000));
+        let mut shape: Vec<Vec<&TableMeta>> = vec![Vec::new(); 7];
+        (shape[0], shape[6]) = (vec![&small], vec![&large]);
+        assert_eq!(debt(&shape, &options()), 0);
+        shape[0] = vec![&small, &small];
+        assert_eq!(debt(&shape, &options()), 100);
+        let beyond = table(3, "a-c", 1_500);
+        (shape[0], shape[5]) = (Vec::new(), vec![&beyond]);
+        assert_eq!(debt(&shape, &options()), 500 * 7);
     }
 
     #[test]

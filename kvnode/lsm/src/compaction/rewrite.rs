@@ -21,12 +21,12 @@ pub(crate) struct Output<'a> {
     pub table_bytes: u64,
     /// Draws file numbers.
     pub allocate: &'a dyn Fn() -> u64,
-    /// Asked now and then: an error stops the work.
-    pub check_stop: &'a dyn Fn() -> Result<()>,
+    /// Told now and then how many bytes were written since: may wait, and an error stops the work.
+    pub progress: &'a dyn Fn(u64) -> Result<()>,
 }
 
-/// Entries between two looks at `check_stop`.
-const ENTRIES_PER_CHECK: u64 = 4096;
+/// Entries between two calls of `progress`.
+const ENTRIES_PER_CALL: u64 = 1024;
 
 /// Writes the entries of `input` that `retention` keeps, and `ranges`. The tables are synced, their names are not. After an error
 /// the files written so far are removed as far as possible.
@@ -58,7 +58,7 @@ fn write_tables(
     let mut tables = Vec::new();
     let mut builder: Option<TableBuilder> = None;
     let mut last_key: Option<Vec<u8>> = None;
-    let mut entries = 0;
+    let (mut entries, mut reported) = (0, 0);
     let mut create = |has_ranges| {
         let number = (output.allocate)();
         numbers.push(number);
@@ -85,8 +85,11 @@ fn write_tables(
             builder.add(key, trailer, input.value())?;
         }
         entries += 1;
-        if entries % ENTRIES_PER_CHECK == 0 {
-            (output.check_stop)()?;
+        if entries % ENTRIES_PER_CALL == 0 {
+            let finished: u64 = tables.iter().map(|table: &TableMeta| table.bytes).sum();
+            let written = finished + builder.as_ref().map_or(0, TableBuilder::bytes);
+            (output.progress)(written - reported)?;
+            reported = written;
         }
         input.next()?;
     }

@@ -113,7 +113,7 @@ impl Inner {
         self.write_memtables(&set, &stripes, &mut edit, &mut tables)
             .map_err(|error| self.fail_job(error))?;
         // Held until the edit is in: a compaction must not write where the tables go.
-        let no_compaction = self.compaction_lock.try_lock();
+        let no_compaction = self.compaction_lock.try_write();
         for external in externals {
             seqno += 1;
             let deep = no_compaction.is_some();

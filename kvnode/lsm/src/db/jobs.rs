@@ -1,8 +1,9 @@
-//! Flush and compaction, and the two threads that run them (or the caller, with `Background::Inline`).
+//! Flush and compaction, and the threads that run them (or the caller, with `Background::Inline`): one flushes, the
+//! others compact, each what no other works on.
 
 use super::{FlushCallback, Inner, remove_files};
 use crate::background::Workers;
-use crate::compaction::pick::{Pick, pick};
+use crate::compaction::pick::{Busy, Pick, pick};
 use crate::compaction::retain::Retention;
 use crate::compaction::rewrite::{Output, rewrite};
 use crate::error::{Error, Result};
@@ -10,6 +11,7 @@ use crate::files::FileName;
 use crate::iter::{MergeIter, Source};
 use crate::memtable::{MemtableIter, MemtableSet};
 use crate::options::Compression;
+use crate::pace::pressure;
 use crate::ranges::RangeSet;
 use crate::table::{RunIter, Table, TableMeta, TableOptions};
 use crate::types::SeqNo;
@@ -24,11 +26,10 @@ type Step = fn(&Inner) -> Result<bool>;
 
 /// Starts the threads of a database.
 pub(super) fn start(inner: &Arc<Inner>, workers: &Workers) -> Result<()> {
-    let jobs: [(&'static str, Step); 2] = [
-        ("flush", Inner::flush_next),
-        ("compaction", Inner::compact_next),
-    ];
-    for (job, step) in jobs {
+    let flush: (&'static str, Step) = ("flush", Inner::flush_next);
+    let compaction: (&'static str, Step) = ("compaction", Inner::compact_next);
+    let compactions = std::iter::repeat_n(compaction, inner.options.compaction_threads);
+    for (job, step) in std::iter::once(flush).chain(compactions) {
         let shared = Arc::clone(inner);
         let spawned = workers.spawn(&format!("lsm-{job}"), move || shared.run_job(job, step));
         spawned.map_err(|error| Error::io("start threads for", &inner.dir, error))?;
@@ -131,10 +132,10 @@ impl Inner {
             let mut retention = Retention::new(stripes.to_vec(), RangeSet::clone(&ranges));
             let ranges = retention.ranges_kept(|_, _| true);
             let allocate = || self.allocate_file_number();
-            // A flush makes one table per keyspace and is not interrupted.
+            // A flush makes one table per keyspace and is neither slowed down nor interrupted.
             let output = Output {
                 table_bytes: u64::MAX,
-                check_stop: &|| Ok(()),
+                progress: &|_| Ok(()),
                 ..self.output(0, &allocate)
             };
             for meta in rewrite(&output, &mut input, &mut retention, ranges, |_| true)? {
@@ -145,9 +146,9 @@ impl Inner {
         Ok(())
     }
 
-    /// Runs the most urgent compaction; false if none is due.
+    /// Runs the most urgent compaction that no other thread is at; false if none is due.
     pub(super) fn compact_next(&self) -> Result<bool> {
-        let _guard = self.compaction_lock.lock();
+        let _guard = self.compaction_lock.read();
         match self.compact_most_urgent() {
             // Interrupted by the end of the database.
             Err(Error::Closed) => Ok(false),
@@ -157,37 +158,35 @@ impl Inner {
 
     fn compact_most_urgent(&self) -> Result<bool> {
         self.check_failure()?;
+        // The view is loaded under this lock, which a finished compaction takes after its edit: a table that is
+        // neither busy nor gone is in the view as it is.
+        let mut busy = self.busy.lock();
         let view = self.view.load_full();
-        if self.prune(&view.version)? {
+        if self.prune(&view.version, &busy)? {
             return Ok(true);
         }
-        let picks = view
-            .version
-            .trees
-            .iter()
-            .enumerate()
-            .filter_map(|(keyspace, tree)| {
-                let metas = tree
-                    .levels
-                    .iter()
-                    .map(|level| level.iter().map(|table| &table.meta).collect());
-                let metas: Vec<Vec<&TableMeta>> = metas.collect();
-                Some((keyspace as u32, tree, pick(&metas, &self.options)?))
-            });
+        let trees = view.version.trees.iter().enumerate();
+        let picks = trees.filter_map(|(keyspace, tree)| {
+            let pick = pick(&tree.metas(), &busy, &self.options)?;
+            Some((keyspace as u32, tree, pick))
+        });
         let Some((keyspace, tree, pick)) = picks.max_by_key(|(_, _, pick)| pick.score) else {
             return Ok(false);
         };
-        if pick.trivial {
-            self.move_tables(keyspace, tree, &pick)?;
+        busy.begin(&pick);
+        drop(busy);
+        let compaction = Compaction { inner: self, pick };
+        if compaction.pick.trivial {
+            self.move_tables(keyspace, tree, &compaction.pick)?;
         } else {
-            self.merge_tables(keyspace, tree, &pick)?;
+            self.merge_tables(keyspace, tree, &compaction.pick)?;
         }
         Ok(true)
     }
 
     /// Drops the tables that range deletes of newer tables hide from everybody; false if there are none. What such a
     /// table deletes itself, the newer range delete does, too.
-    fn prune(&self, version: &Version) -> Result<bool> {
+    fn prune(&self, version: &Version, busy: &Busy) -> Result<bool> {
         let mut edit = VersionEdit::default();
         for (keyspace, tree) in version.trees.iter().enumerate() {
             if tree.with_ranges.is_empty() {
@@ -196,9 +195,8 @@ impl Inner {
             let ranges = RangeSet::merge(tree.with_ranges.iter().map(|table| &*table.ranges));
             let retention = Retention::new(self.snapshots.stripes(&self.visible), ranges);
             for (level, tables) in tree.levels.iter().enumerate() {
-                let hidden = tables
-                    .iter()
-                    .filter(|table| retention.hides_table(&table.meta));
+                let idle = tables.iter().filter(|table| !busy.contains(&table.meta));
+                let hidden = idle.filter(|table| retention.hides_table(&table.meta));
                 let dropped = hidden.map(|table| (keyspace as u32, level, table.meta.number));
                 edit.removed.extend(dropped);
             }
@@ -264,15 +262,18 @@ impl Inner {
         };
         sources.push(run(overlaps));
         let allocate = || self.allocate_file_number();
-        let check_stop = || {
-            if self.is_stopping() {
-                Err(Error::Closed)
-            } else {
-                Ok(())
+        let progress = |bytes| {
+            if !self.runs_inline() {
+                let waited = self.limiter.pay(bytes, || self.must_hurry());
+                self.counters.rate_limit_micros.add(waited);
+            }
+            match self.is_stopping() {
+                true => Err(Error::Closed),
+                false => Ok(()),
             }
         };
         let output = Output {
-            check_stop: &check_stop,
+            progress: &progress,
             ..self.output(pick.output_level, &allocate)
         };
         let is_below = |key: &[u8]| tree.is_below(pick.output_level, key);
@@ -293,6 +294,14 @@ impl Inner {
         self.install(edit, &tables, None)
     }
 
+    /// True if a compaction should not keep to its rate: writers are held up, or everything ends.
+    fn must_hurry(&self) -> bool {
+        let view = self.view.load();
+        let (level0, waiting) = (view.level0_tables_max, view.immutable.len());
+        let pressed = pressure(&self.options, level0, waiting, view.active.bytes()) > 0;
+        pressed || self.is_stopping() || self.failure.get().is_some()
+    }
+
     /// How tables of a level are written.
     fn output<'a>(&'a self, level: usize, allocate: &'a dyn Fn() -> u64) -> Output<'a> {
         let compressed = level >= self.options.compression_level_min;
@@ -306,14 +315,14 @@ impl Inner {
             },
         };
         let dir: &Path = &self.dir;
-        let check_stop = &|| Ok(());
+        let progress = &|_| Ok(());
         Output {
             vfs: &*self.vfs,
             dir,
             options,
             table_bytes: self.options.table_bytes,
             allocate,
-            check_stop,
+            progress,
         }
     }
 
@@ -340,6 +349,20 @@ impl Inner {
             _ if self.failure.get().is_some() => error,
             _ => self.fail(error),
         }
+    }
+}
+
+/// A running compaction: its tables are busy as long as this lives.
+struct Compaction<'a> {
+    inner: &'a Inner,
+    pick: Pick,
+}
+
+impl Drop for Compaction<'_> {
+    fn drop(&mut self) {
+        self.inner.busy.lock().end(&self.pick);
+        // Others may go on with what these tables held up.
+        self.inner.signal.notify();
     }
 }
 

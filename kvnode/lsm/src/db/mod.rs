@@ -9,7 +9,7 @@
 //! - [`ingest`], [`checkpoint`]: tables from outside, and copies of the whole by hard link.
 //!
 //! **Locks**, in the order in which they may be taken: leadership of the commit queue, `commit`, then
-//! `flush_lock` or `compaction_lock`, `manifest`, `publish`. Readers take none of them.
+//! `flush_lock`, `compaction_lock`, `busy`, `manifest`, `publish`. Readers take none of them.
 //!
 //! **Invariants.**
 //! - Everything with a sequence number up to `visible` is in the view that a reader loads *before* it loads
@@ -31,10 +31,12 @@ pub use snapshot::Snapshot;
 
 use crate::background::{Signal, Workers};
 use crate::batch::WriteBatch;
+use crate::compaction::pick::{Busy, debt};
 use crate::error::{Error, Result};
 use crate::files::FileName;
 use crate::manifest::Manifest;
 use crate::options::{Background, Options, WriteOptions};
+use crate::pace::RateLimiter;
 use crate::slice::Slice;
 use crate::statistics::{Counters, Statistics};
 use crate::table::TableContext;
@@ -42,7 +44,7 @@ use crate::types::{KeyspaceId, SeqNo, Trailer};
 use crate::version::LEVELS;
 use crate::vfs::{DirLock, Vfs};
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use snapshot::SnapshotList;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -73,10 +75,14 @@ struct Inner {
     commit: Mutex<CommitState>,
     manifest: Mutex<Manifest>,
     flush_lock: Mutex<()>,
-    compaction_lock: Mutex<()>,
+    /// Read while compacting; written by who needs that nobody does.
+    compaction_lock: RwLock<()>,
+    /// What running compactions work on.
+    busy: Mutex<Busy>,
     snapshots: SnapshotList,
     callbacks: Mutex<Vec<FlushCallback>>,
     signal: Signal,
+    limiter: RateLimiter,
     /// The first failure, after which nothing is written any more.
     failure: OnceLock<Arc<Error>>,
     /// No more writes are taken.
@@ -318,6 +324,7 @@ impl Db {
         statistics.snapshots = inner.snapshots.len();
         (statistics.level_bytes, statistics.level_tables) = (vec![0; LEVELS], vec![0; LEVELS]);
         for tree in &view.version.trees {
+            statistics.compaction_debt_bytes += debt(&tree.metas(), &inner.options);
             for (level, tables) in tree.levels.iter().enumerate() {
                 statistics.level_tables[level] += tables.len() as u64;
                 statistics.level_bytes[level] +=

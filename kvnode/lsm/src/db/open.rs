@@ -23,13 +23,14 @@ use crate::log::{LogKind, LogReader};
 use crate::manifest::{self, Manifest, ManifestState};
 use crate::memtable::{Arena, MemtableSet};
 use crate::options::{Background, Options};
+use crate::pace::{Backpressure, RateLimiter};
 use crate::statistics::Counters;
 use crate::table::{Table, TableContext};
 use crate::types::SeqNo;
 use crate::version::{Version, VersionEdit};
 use crate::vfs::{DirLock, LockError, Vfs};
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -76,6 +77,7 @@ pub(super) fn open(vfs: Arc<dyn Vfs>, dir: &Path, options: Options) -> Result<Ha
     remove_orphans(&*vfs, dir, &files, &state, manifest.number());
 
     let keyspace_count = state.keyspaces.len();
+    let limiter = RateLimiter::new(options.compaction_bytes_per_second);
     let flushed = state.flushed_seqno;
     let active = Arc::new(MemtableSet::new(keyspace_count, 0, flushed));
     let inner = Arc::new(Inner {
@@ -95,13 +97,16 @@ pub(super) fn open(vfs: Arc<dyn Vfs>, dir: &Path, options: Options) -> Result<Ha
             last_seqno: flushed,
             wal: None,
             arena: Arena::default(),
+            backpressure: Backpressure::default(),
         }),
         manifest: Mutex::new(manifest),
         flush_lock: Mutex::new(()),
-        compaction_lock: Mutex::new(()),
+        compaction_lock: RwLock::new(()),
+        busy: Mutex::default(),
         snapshots: SnapshotList::default(),
         callbacks: Mutex::new(Vec::new()),
         signal: Signal::default(),
+        limiter,
         failure: OnceLock::new(),
         closing: AtomicBool::new(false),
         stopping: AtomicBool::new(false),

@@ -5,7 +5,7 @@
 //! While it syncs, the next group gathers behind it. (Group commit, as in LevelDB's writer queue.)
 //!
 //! Before a group is written there must be room. A full memtable is put aside for the flush and a new one, with a
-//! new log, begins. If the flush or the compaction lags behind, the leader first slows down, then waits.
+//! new log, begins. If the flush or the compaction lags behind, the leader first slows down (`pace.rs`), then waits.
 
 use super::Inner;
 use super::view::View;
@@ -16,6 +16,7 @@ use crate::files::FileName;
 use crate::log::{LogKind, LogWriter};
 use crate::memtable::{Arena, MemtableSet};
 use crate::options::WriteOptions;
+use crate::pace::{Backpressure, pressure};
 use crate::types::SeqNo;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
@@ -24,14 +25,13 @@ use std::sync::atomic::Ordering;
 
 /// A leader takes no more followers beyond this many bytes.
 const GROUP_BYTES_MAX: usize = 1 << 20;
-/// How long a leader pauses when level 0 has grown too long.
-const SLOWDOWN_MICROS: u64 = 1000;
 
 /// What the leader of a commit group owns while it leads.
 pub(super) struct CommitState {
     pub last_seqno: SeqNo,
     pub wal: Option<LogWriter>,
     pub arena: Arena,
+    pub backpressure: Backpressure,
 }
 
 /// Writers waiting for their turn.
@@ -145,7 +145,8 @@ impl Inner {
     fn lead(&self, batch: &WriteBatch, sync: bool) -> Result<SeqNo> {
         let mut commit = self.commit.lock();
         let mut followers = Vec::new();
-        let result = self.make_room(&mut commit).and_then(|()| {
+        let room = self.make_room(&mut commit, batch.byte_len());
+        let result = room.and_then(|()| {
             followers = self.queue.take_group(batch.byte_len());
             let group =
                 std::iter::once(batch).chain(followers.iter().map(|pending| &pending.batch));
@@ -223,9 +224,9 @@ impl Inner {
         Ok(())
     }
 
-    /// Returns when the active memtable may take a group.
-    fn make_room(&self, commit: &mut CommitState) -> Result<()> {
-        let mut slowed_down = false;
+    /// Returns when the active memtable may take a group whose leader has `bytes`.
+    fn make_room(&self, commit: &mut CommitState, bytes: usize) -> Result<()> {
+        let mut slowed_down = self.runs_inline();
         loop {
             let seen = self.signal.generation();
             self.check_writable()?;
@@ -236,16 +237,22 @@ impl Inner {
                 let flush_lags =
                     is_full && view.immutable.len() >= self.options.immutable_memtables_max;
                 if flush_lags || level0_tables >= self.options.level0_stall_tables {
+                    self.counters.stalls.add(1);
                     let stopwatch = Stopwatch::start();
                     self.signal.wait(seen);
                     self.counters.stall_micros.add(stopwatch.elapsed_micros());
                     continue;
                 }
-                if level0_tables >= self.options.level0_slowdown_tables && !slowed_down {
-                    slowed_down = true;
-                    sleep_micros(SLOWDOWN_MICROS);
-                    self.counters.stall_micros.add(SLOWDOWN_MICROS);
-                    continue;
+                if !std::mem::replace(&mut slowed_down, true) {
+                    let (waiting, filled) = (view.immutable.len(), view.active.bytes());
+                    let pressure = pressure(&self.options, level0_tables, waiting, filled);
+                    let pause = commit.backpressure.charge(bytes, pressure);
+                    if pause > 0 {
+                        sleep_micros(pause);
+                        self.counters.stall_micros.add(pause);
+                        self.counters.slowdown_micros.add(pause);
+                        continue;
+                    }
                 }
             }
             return if is_full { self.rotate(commit) } else { Ok(()) };

@@ -60,6 +60,14 @@ impl Tree {
         Ok(None)
     }
 
+    /// What is known about the tables of each level.
+    pub fn metas(&self) -> Vec<Vec<&TableMeta>> {
+        let levels = self.levels.iter();
+        levels
+            .map(|level| level.iter().map(|table| &table.meta).collect())
+            .collect()
+    }
+
     /// True if a level deeper than `level` may hold the key.
     pub fn is_below(&self, level: usize, user_key: &[u8]) -> bool {
         let mut deeper = self.levels.iter().skip(level + 1);

@@ -9,3 +9,4 @@ mod model;
 mod real;
 mod seeds;
 mod support;
+mod threads;

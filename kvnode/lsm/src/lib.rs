@@ -60,6 +60,7 @@ mod version;
 mod vfs;
 
 pub use batch::WriteBatch;
+pub use compaction::filter::{CompactionFilter, CompactionFilterFactory};
 pub use db::{Db, Ingestion, Snapshot};
 pub use error::{Error, Result};
 pub use iter::Iter;

@@ -25,6 +25,8 @@ pub struct Statistics {
     pub compactions: u64,
     /// Compactions done by moving tables to another level.
     pub trivial_moves: u64,
+    /// Values that the compaction filter has dropped.
+    pub values_filtered: u64,
     /// Ingestions done.
     pub ingestions: u64,
     /// Bytes of tables taken in by ingestions.
@@ -115,6 +117,7 @@ pub(crate) struct Counters {
     pub compactions: Counter,
     pub trivial_moves: Counter,
     pub tables_pruned: Counter,
+    pub values_filtered: Counter,
     pub ingestions: Counter,
     pub ingested_bytes: Counter,
     pub compaction_bytes_read: Counter,
@@ -160,6 +163,7 @@ impl Counters {
             compactions: self.compactions.get(),
             trivial_moves: self.trivial_moves.get(),
             tables_pruned: self.tables_pruned.get(),
+            values_filtered: self.values_filtered.get(),
             ingestions: self.ingestions.get(),
             ingested_bytes: self.ingested_bytes.get(),
             compaction_bytes_read: self.compaction_bytes_read.get(),

@@ -8,12 +8,12 @@
 //! Range deletes do to all keys of a range what a tombstone does to one: what is older and of the same stripe goes.
 //! Of the range deletes themselves one per stripe is kept, and none of the oldest where nothing is below.
 
+use super::filter::CompactionFilter;
 use crate::ranges::RangeSet;
 use crate::table::TableMeta;
-use crate::types::{SeqNo, Trailer};
+use crate::types::{Kind, SeqNo, Trailer};
 
 /// Decides entry by entry, in the order of the tree.
-#[derive(Debug)]
 pub(crate) struct Retention {
     /// Ascending; the last one is the newest sequence number when the job began.
     snapshots: Vec<SeqNo>,
@@ -21,6 +21,8 @@ pub(crate) struct Retention {
     ranges: RangeSet,
     /// Stripe of the entry before, of the same key.
     last_stripe: Option<usize>,
+    filter: Option<Box<dyn CompactionFilter>>,
+    filtered: u64,
 }
 
 impl Retention {
@@ -30,6 +32,8 @@ impl Retention {
             snapshots,
             ranges,
             last_stripe: None,
+            filter: None,
+            filtered: 0,
         }
     }
 
@@ -65,20 +69,43 @@ impl Retention {
         })
     }
 
-    /// Whether to keep the next entry. `is_below` says whether a deeper level may hold its key.
+    /// Hands over the user's own say in what is kept.
+    pub fn with_filter(self, filter: Option<Box<dyn CompactionFilter>>) -> Self {
+        Self { filter, ..self }
+    }
+
+    /// Values that the filter has dropped.
+    pub fn filtered(&self) -> u64 {
+        self.filtered
+    }
+
+    /// What is kept of the next entry: itself, a tombstone in its place, or nothing. `is_below` says whether a deeper
+    /// level may hold its key.
     pub fn keep(
         &mut self,
         new_key: bool,
         key: &[u8],
-        trailer: Trailer,
+        mut trailer: Trailer,
+        value: &[u8],
         is_below: impl FnOnce() -> bool,
-    ) -> bool {
+    ) -> Option<Trailer> {
         let stripe = self.stripe(trailer.seqno());
         let shadowed = !new_key && self.last_stripe == Some(stripe);
         self.last_stripe = Some(stripe);
         let hidden = self.ranges.newest(key, self.stripe_end(stripe)) > trailer.seqno();
-        let hides_nothing = || trailer.is_delete() && stripe == 0 && !is_below();
-        !(shadowed || hidden || hides_nothing())
+        if shadowed || hidden {
+            return None;
+        }
+        if let Some(filter) = &mut self.filter
+            && !trailer.is_delete()
+            && !filter.keep(key, value)
+        {
+            // As a tombstone it goes on hiding what is older.
+            trailer = Trailer::new(trailer.seqno(), Kind::Delete);
+            self.filtered += 1;
+        }
+        let hides_nothing = trailer.is_delete() && stripe == 0 && !is_below();
+        (!hides_nothing).then_some(trailer)
     }
 }
 
@@ -96,7 +123,8 @@ mod tests {
         let mut new_key = true;
         let mut kept = Vec::new();
         for (seqno, kind) in entries {
-            if retention.keep(new_key, b"k", Trailer::new(*seqno, *kind), || below) {
+            let trailer = Trailer::new(*seqno, *kind);
+            if retention.keep(new_key, b"k", trailer, b"", || below) == Some(trailer) {
                 kept.push(*seqno);
             }
             new_key = false;
@@ -121,13 +149,36 @@ mod tests {
     }
 
     #[test]
+    fn what_the_filter_drops_leaves_a_tombstone_where_something_may_be_below() {
+        struct Odd;
+        impl CompactionFilter for Odd {
+            fn keep(&mut self, _: &[u8], value: &[u8]) -> bool {
+                value[0] % 2 == 1
+            }
+        }
+        let kept = |seqno: SeqNo, value: u8, below: bool| {
+            let retention = Retention::new(vec![5, 10], RangeSet::default());
+            let mut retention = retention.with_filter(Some(Box::new(Odd)));
+            let trailer = Trailer::new(seqno, Put);
+            let kept = retention.keep(true, b"k", trailer, &[value], || below);
+            (kept, retention.filtered())
+        };
+        let tombstone = |seqno| Some(Trailer::new(seqno, Delete));
+        assert_eq!(kept(3, 1, false), (Some(Trailer::new(3, Put)), 0));
+        assert_eq!(kept(3, 2, false), (None, 1));
+        assert_eq!(kept(3, 2, true), (tombstone(3), 1));
+        // A snapshot may still see an older version.
+        assert_eq!(kept(7, 2, false), (tombstone(7), 1));
+    }
+
+    #[test]
     fn a_range_delete_takes_what_is_older_in_its_stripe() {
         let range = |seqno| ("b".into(), "d".into(), seqno);
         let ranges = RangeSet::build([range(5), range(6), range(9)]);
         let retention = || Retention::new(vec![7, 10], ranges.clone());
         let kept = |key: &[u8], seqno| {
             let trailer = Trailer::new(seqno, Put);
-            retention().keep(true, key, trailer, || true)
+            retention().keep(true, key, trailer, b"", || true).is_some()
         };
         assert!(!kept(b"b", 4) && !kept(b"b", 8) && kept(b"b", 7) && kept(b"c", 10));
         assert!(kept(b"a", 4) && kept(b"d", 4));

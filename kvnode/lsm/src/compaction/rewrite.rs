@@ -77,12 +77,14 @@ fn write_tables(
                 tables.push(full.finish(&ranges.take_before(key))?);
             }
         }
-        if retention.keep(new_key, key, trailer, || is_below(key)) {
+        let value = input.value();
+        let kept = retention.keep(new_key, key, trailer, value, || is_below(key));
+        if let Some(trailer) = kept {
             let builder = match &mut builder {
                 Some(builder) => builder,
                 None => builder.insert(create(!ranges.is_empty())?),
             };
-            builder.add(key, trailer, input.value())?;
+            builder.add(key, trailer, if trailer.is_delete() { b"" } else { value })?;
         }
         entries += 1;
         if entries % ENTRIES_PER_CALL == 0 {

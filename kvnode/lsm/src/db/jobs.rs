@@ -14,8 +14,8 @@ use crate::options::Compression;
 use crate::pace::pressure;
 use crate::ranges::RangeSet;
 use crate::table::{RunIter, Table, TableMeta, TableOptions};
-use crate::types::SeqNo;
-use crate::version::{Tree, Version, VersionEdit};
+use crate::types::{KeyspaceId, SeqNo};
+use crate::version::{LEVELS, Tree, Version, VersionEdit};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -244,9 +244,11 @@ impl Inner {
         );
         let ranges = RangeSet::merge(inputs.iter().chain(&overlaps).map(|table| &*table.ranges));
         // After the view: everything in its tables is visible by then.
-        let mut retention = Retention::new(self.snapshots.stripes(&self.visible), ranges);
+        let retention = Retention::new(self.snapshots.stripes(&self.visible), ranges);
         let ranges =
             retention.ranges_kept(|start, end| tree.is_range_below(pick.output_level, start, end));
+        let filter = self.options.compaction_filter.as_ref();
+        let filter = filter.and_then(|factory| factory.begin(KeyspaceId(keyspace)));
         let is_needed = |table: &Arc<Table>| {
             let hidden = retention.hides_table(&table.meta);
             self.counters.tables_pruned.add(u64::from(hidden));
@@ -277,6 +279,7 @@ impl Inner {
             ..self.output(pick.output_level, &allocate)
         };
         let is_below = |key: &[u8]| tree.is_below(pick.output_level, key);
+        let mut retention = retention.with_filter(filter);
         let metas = rewrite(
             &output,
             &mut MergeIter::new(sources),
@@ -291,6 +294,7 @@ impl Inner {
         }
         self.counters.compaction_bytes_read.add(bytes_read);
         self.counters.compactions.add(1);
+        self.counters.values_filtered.add(retention.filtered());
         self.install(edit, &tables, None)
     }
 
@@ -304,15 +308,15 @@ impl Inner {
 
     /// How tables of a level are written.
     fn output<'a>(&'a self, level: usize, allocate: &'a dyn Fn() -> u64) -> Output<'a> {
-        let compressed = level >= self.options.compression_level_min;
+        let compression = match self.options.compression_last_level {
+            Some(compression) if level + 1 == LEVELS => compression,
+            _ if level >= self.options.compression_level_min => self.options.compression,
+            _ => Compression::None,
+        };
         let options = TableOptions {
             block_bytes: self.options.block_bytes,
             bloom_bits_per_key: self.options.bloom_bits_per_key,
-            compression: if compressed {
-                self.options.compression
-            } else {
-                Compression::None
-            },
+            compression,
         };
         let dir: &Path = &self.dir;
         let progress = &|_| Ok(());

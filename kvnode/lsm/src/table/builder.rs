@@ -133,22 +133,13 @@ impl TableBuilder {
         self.pending_key.extend_from_slice(self.data.last_key());
         let mut data = std::mem::replace(&mut self.data, BlockBuilder::new(RESTART_INTERVAL));
         let raw = data.finish();
-        let handle = match self.options.compression {
-            Compression::None => self.write_part(raw, PartKind::Raw)?,
-            Compression::Lz4 => {
-                let mut compressed = std::mem::take(&mut self.compressed);
-                compressed.resize(4 + lz4_flex::block::get_maximum_output_size(raw.len()), 0);
-                compressed[..4].copy_from_slice(&(raw.len() as u32).to_le_bytes());
-                let handle = match lz4_flex::block::compress_into(raw, &mut compressed[4..]) {
-                    Ok(length) if length + 4 <= raw.len() - raw.len() / 8 => {
-                        self.write_part(&compressed[..length + 4], PartKind::Lz4)?
-                    }
-                    _ => self.write_part(raw, PartKind::Raw)?,
-                };
-                self.compressed = compressed;
-                handle
-            }
+        let mut compressed = std::mem::take(&mut self.compressed);
+        let (kind, length) = compress(self.options.compression, raw, &mut compressed);
+        let handle = match kind {
+            PartKind::Raw => self.write_part(raw, kind)?,
+            _ => self.write_part(&compressed[..length], kind)?,
         };
+        self.compressed = compressed;
         data.clear();
         self.data = data;
         self.pending = Some((handle, self.last_trailer));
@@ -265,6 +256,33 @@ impl TableBuilder {
             .map_err(|error| Error::io("sync", &self.path, error))?;
         self.meta.bytes = self.offset;
         Ok(self.meta)
+    }
+}
+
+/// Puts the compressed form of a block, its length before it, into `buffer`, and says how many bytes it has there;
+/// `Raw` if it does not save an eighth.
+fn compress(compression: Compression, raw: &[u8], buffer: &mut Vec<u8>) -> (PartKind, usize) {
+    const ZSTD_LEVEL: i32 = 3;
+    let bound = match compression {
+        Compression::None => return (PartKind::Raw, 0),
+        Compression::Lz4 => lz4_flex::block::get_maximum_output_size(raw.len()),
+        Compression::Zstd => zstd::zstd_safe::compress_bound(raw.len()),
+    };
+    buffer.resize(4 + bound, 0);
+    buffer[..4].copy_from_slice(&(raw.len() as u32).to_le_bytes());
+    let (kind, length) = match compression {
+        Compression::Zstd => {
+            let length = zstd::bulk::compress_to_buffer(raw, &mut buffer[4..], ZSTD_LEVEL);
+            (PartKind::Zstd, length.ok())
+        }
+        _ => {
+            let length = lz4_flex::block::compress_into(raw, &mut buffer[4..]);
+            (PartKind::Lz4, length.ok())
+        }
+    };
+    match length {
+        Some(length) if length + 4 <= raw.len() - raw.len() / 8 => (kind, length + 4),
+        _ => (PartKind::Raw, 0),
     }
 }
 

@@ -29,6 +29,7 @@ pub(super) const PART_TRAILER_BYTES: usize = 5;
 pub(super) enum PartKind {
     Raw = 0,
     Lz4 = 1,
+    Zstd = 2,
 }
 
 impl PartKind {
@@ -36,6 +37,7 @@ impl PartKind {
         match byte {
             0 => Some(Self::Raw),
             1 => Some(Self::Lz4),
+            2 => Some(Self::Zstd),
             _ => None,
         }
     }

@@ -212,7 +212,7 @@ impl Table {
 
     fn decompress(&self, handle: Handle) -> Result<Vec<u8>, &'static str> {
         let (range, kind) = verify_part(&self.map, handle)?;
-        if kind != PartKind::Lz4 {
+        if kind == PartKind::Raw {
             return Err("compression kind changed");
         }
         let stored = &self.map[range];
@@ -221,8 +221,12 @@ impl Table {
             return Err("compressed block claims to be too large");
         }
         let mut block = vec![0; length];
-        match lz4_flex::block::decompress_into(&stored[4..], &mut block) {
-            Ok(written) if written == length => Ok(block),
+        let written = match kind {
+            PartKind::Zstd => zstd::bulk::decompress_to_buffer(&stored[4..], &mut block).ok(),
+            _ => lz4_flex::block::decompress_into(&stored[4..], &mut block).ok(),
+        };
+        match written {
+            Some(written) if written == length => Ok(block),
             _ => Err("block does not decompress"),
         }
     }

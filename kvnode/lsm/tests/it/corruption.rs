@@ -45,6 +45,42 @@ fn read_all(vfs: &SimVfs, wal: bool, model: &Model, states: &[Model]) -> Result<
     Ok(())
 }
 
+#[test]
+fn tables_compressed_with_zstd() {
+    let options = || lineradb_lsm::Options {
+        compression_last_level: Some(lineradb_lsm::Compression::Zstd),
+        block_bytes: 1024,
+        ..tiny(false)
+    };
+    let vfs = SimVfs::new();
+    let (db, [first, _]) = open(&vfs, options()).unwrap();
+    for round in 0..40u32 {
+        let mut batch = lineradb_lsm::WriteBatch::new();
+        for key in 0..20u32 {
+            batch.put(first, &(key * 50 + round).to_be_bytes(), &[7; 50]);
+        }
+        db.write(batch, WriteOptions::NO_SYNC).unwrap();
+        db.flush().unwrap();
+    }
+    assert!(db.statistics().level_bytes[6] < 20_000);
+    let all = contents(&db.snapshot(), first).unwrap();
+    assert_eq!(all.len(), 800);
+    drop(db);
+    for path in files(&vfs) {
+        let length = vfs.read(&path).unwrap().len() as u64;
+        if path.extension().is_none_or(|it| it != "sst") {
+            continue;
+        }
+        for offset in (0..length).step_by(97) {
+            let vfs = vfs.fork();
+            vfs.corrupt(&path, offset, 2).unwrap();
+            let read = open(&vfs, options()).and_then(|(db, _)| contents(&db.snapshot(), first));
+            let error = read.expect_err("damage is named");
+            assert!(error.to_string().contains(&*path.to_string_lossy()));
+        }
+    }
+}
+
 fn flip_everywhere(wal: bool, suffix: &str, step: usize) {
     let (clean, model) = build(wal);
     let mut tried = 0;

@@ -246,3 +246,57 @@ fn many_range_deletes() {
         assert!(contents(&db.snapshot(), first).unwrap() == model);
     }
 }
+
+/// Drops values of one byte, and counts the compactions that asked.
+#[derive(Debug, Default)]
+struct DropShort(std::sync::atomic::AtomicU64);
+
+struct KeepLong;
+
+impl lineradb_lsm::CompactionFilterFactory for DropShort {
+    fn begin(
+        &self,
+        keyspace: lineradb_lsm::KeyspaceId,
+    ) -> Option<Box<dyn lineradb_lsm::CompactionFilter>> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        (keyspace.index() == 0).then(|| Box::new(KeepLong) as _)
+    }
+}
+
+impl lineradb_lsm::CompactionFilter for KeepLong {
+    fn keep(&mut self, _: &[u8], value: &[u8]) -> bool {
+        value.len() > 1
+    }
+}
+
+#[test]
+fn a_filter_drops_values_during_compactions() {
+    let vfs = SimVfs::new();
+    let factory = std::sync::Arc::new(DropShort::default());
+    let options = lineradb_lsm::Options {
+        compaction_filter: Some(factory.clone()),
+        ..tiny(false)
+    };
+    let (db, [first, second]) = open(&vfs, options).unwrap();
+    let write = |value: &[u8]| {
+        let mut batch = WriteBatch::new();
+        for key in 0..50u32 {
+            batch.put(first, &key.to_be_bytes(), value);
+            batch.put(second, &key.to_be_bytes(), value);
+        }
+        db.write(batch, WriteOptions::NO_SYNC).unwrap();
+        db.flush().unwrap();
+    };
+    for _ in 0..3 {
+        write(b"long");
+    }
+    assert_eq!(contents(&db.snapshot(), first).unwrap().len(), 50);
+    // What is dropped does not bring back the older value. With the eighth flush nothing is left at level 0.
+    for _ in 0..5 {
+        write(b"s");
+    }
+    assert!(contents(&db.snapshot(), first).unwrap().is_empty());
+    assert_eq!(contents(&db.snapshot(), second).unwrap().len(), 50);
+    assert!(db.statistics().values_filtered >= 50);
+    assert!(factory.0.load(std::sync::atomic::Ordering::Relaxed) > 1);
+}

@@ -146,6 +146,7 @@ fn random_options(rng: &mut StdRng, wal: bool) -> Options {
         level_base_bytes: rng.random_range(2..10) << 10,
         bloom_bits_per_key: [0, 10][rng.random_range(0..2)],
         compression: [Compression::None, Compression::Lz4][rng.random_range(0..2)],
+        compression_last_level: [None, Some(Compression::Zstd)][rng.random_range(0..2)],
         ..tiny(wal)
     }
 }

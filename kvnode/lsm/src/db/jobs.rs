@@ -256,7 +256,7 @@ impl Inner {
         };
         let run = |mut tables: Vec<Arc<Table>>| {
             tables.retain(is_needed);
-            Source::Run(RunIter::new(Arc::new(tables)))
+            Source::Run(RunIter::new_uncached(Arc::new(tables)))
         };
         let mut sources: Vec<Source> = match pick.level {
             0 => inputs.into_iter().map(|table| run(vec![table])).collect(),

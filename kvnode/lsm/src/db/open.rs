@@ -67,7 +67,7 @@ pub(super) fn open(vfs: Arc<dyn Vfs>, dir: &Path, options: Options) -> Result<Ha
     let counters = Arc::new(Counters::default());
     let context = Arc::new(TableContext {
         vfs: Arc::clone(&vfs),
-        cache: BlockCache::new(options.block_cache_bytes, options.block_bytes),
+        cache: BlockCache::new(options.block_cache_bytes),
         counters: Arc::clone(&counters),
         removals_allowed: AtomicBool::new(true),
     });

@@ -60,6 +60,17 @@ impl Block {
         })
     }
 
+    /// The smallest block there is: one empty entry, one restart point.
+    #[cfg(test)]
+    pub(crate) fn smallest() -> Self {
+        let bytes = Bytes::from_static(&[0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0]);
+        Self {
+            bytes,
+            restarts_at: 4,
+            restart_count: 1,
+        }
+    }
+
     pub(super) fn view(&self) -> BlockView<'_> {
         let (restarts_at, restart_count) = (self.restarts_at as usize, self.restart_count as usize);
         BlockView {

@@ -17,12 +17,15 @@ struct TableIter {
     handle: Handle,
     /// The current block; `None` before the first seek.
     block: Option<BlockIter>,
+    /// Blocks go into the cache.
+    keep: bool,
 }
 
 impl TableIter {
-    fn new(table: Arc<Table>) -> Self {
+    fn new(table: Arc<Table>, keep: bool) -> Self {
         Self {
             table,
+            keep,
             ordinal: 0,
             handle: Handle::default(),
             block: None,
@@ -44,7 +47,7 @@ impl TableIter {
         seek: impl FnOnce(&mut BlockIter) -> Result<(), super::block::Malformed>,
     ) -> Result<()> {
         if self.block.is_none() || self.ordinal != ordinal {
-            let (block, handle) = self.table.block(ordinal)?;
+            let (block, handle) = self.table.block(ordinal, self.keep)?;
             match &mut self.block {
                 Some(iter) => iter.reset(block),
                 None => self.block = Some(BlockIter::new(block)),
@@ -125,6 +128,7 @@ pub(crate) struct RunIter {
     /// Index of the current table.
     position: usize,
     current: Option<TableIter>,
+    keep: bool,
 }
 
 impl RunIter {
@@ -133,6 +137,15 @@ impl RunIter {
             tables,
             position: 0,
             current: None,
+            keep: true,
+        }
+    }
+
+    /// For a compaction: what it reads is about to go and must not push out what others read.
+    pub fn new_uncached(tables: Arc<Vec<Arc<Table>>>) -> Self {
+        Self {
+            keep: false,
+            ..Self::new(tables)
         }
     }
 
@@ -144,7 +157,7 @@ impl RunIter {
             return None;
         };
         if self.current.is_none() || self.position != position {
-            self.current = Some(TableIter::new(Arc::clone(table)));
+            self.current = Some(TableIter::new(Arc::clone(table), self.keep));
             self.position = position;
         }
         self.current.as_mut()

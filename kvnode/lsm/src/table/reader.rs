@@ -11,7 +11,7 @@ use super::format::{
     PartKind, footer_bytes, part_crc,
 };
 use super::{TableMeta, bloom, properties};
-use crate::cache::BlockCache;
+use crate::cache::{BlockCache, Slots};
 use crate::coding::u32_at;
 use crate::error::{Error, Result};
 use crate::ranges::RangeSet;
@@ -22,8 +22,8 @@ use crate::vfs::Vfs;
 use bytes::Bytes;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Largest block a table may claim to decompress to: a key, a value and the rest of a block, with room.
 const BLOCK_BYTES_MAX: usize = 256 << 20;
@@ -49,6 +49,8 @@ pub(crate) struct Table {
     filter: Range<usize>,
     /// One bit per data block: its checksum was found right.
     verified: Vec<AtomicU64>,
+    /// Where the block cache keeps the blocks of this table; made with the first compressed one.
+    slots: OnceLock<Arc<Slots>>,
     context: Arc<TableContext>,
     obsolete: AtomicBool,
 }
@@ -99,6 +101,7 @@ impl Table {
             ranges: Arc::new(ranges),
             filter,
             verified,
+            slots: OnceLock::new(),
             context,
             obsolete,
         })
@@ -140,13 +143,24 @@ impl Table {
                 )
             }));
         }
-        let block = self.compressed_block(handle)?;
-        let found = block
-            .view()
-            .find(user_key, trailer)
-            .map_err(|error| self.block_error(handle, error))?;
-        let to_tree = |trailer| self.meta.to_tree(trailer);
-        Ok(found.map(|entry| (to_tree(entry.trailer), block.slice(entry.value).into())))
+        let find = |block: &Block| {
+            let found = block.view().find(user_key, trailer);
+            let found = found.map_err(|error| self.block_error(handle, error))?;
+            let to_tree = |trailer| self.meta.to_tree(trailer);
+            Ok(found.map(|entry| (to_tree(entry.trailer), block.slice(entry.value).into())))
+        };
+        if let Some(cached) = self.slots().get(ordinal)
+            && let Some(cached) = cached.as_ref()
+        {
+            counters.cache_hits.add(1);
+            return find(&cached.block);
+        }
+        find(&self.fetch(ordinal, handle, true)?)
+    }
+
+    fn slots(&self) -> &Arc<Slots> {
+        let make = || Arc::new(Slots::new(self.index.view().restart_count));
+        self.slots.get_or_init(make)
     }
 
     pub(super) fn index(&self) -> &Block {
@@ -163,13 +177,19 @@ impl Table {
             .ok_or_else(|| self.index_error(Malformed("entry is not a block handle")))
     }
 
-    /// A data block, verified, decompressed and ready for use.
-    pub(super) fn block(&self, ordinal: usize) -> Result<(Block, Handle)> {
+    /// A data block, verified, decompressed and ready for use. With `keep` it goes into the cache.
+    pub(super) fn block(&self, ordinal: usize, keep: bool) -> Result<(Block, Handle)> {
         let handle = self.handle(ordinal)?;
         let block = match self.raw_block(ordinal, handle)? {
             Some(range) => Block::new(self.map.slice(range))
                 .map_err(|error| self.block_error(handle, error))?,
-            None => self.compressed_block(handle)?,
+            None => match self.slots().get(ordinal).as_deref() {
+                Some(Some(cached)) => {
+                    self.context.counters.cache_hits.add(1);
+                    cached.block.clone()
+                }
+                _ => self.fetch(ordinal, handle, keep)?,
+            },
         };
         Ok((block, handle))
     }
@@ -194,19 +214,18 @@ impl Table {
         Ok(Some(range))
     }
 
-    fn compressed_block(&self, handle: Handle) -> Result<Block> {
-        let key = (self.meta.number, handle.offset);
-        if let Some(block) = self.context.cache.get(key) {
-            self.context.counters.cache_hits.add(1);
-            return Ok(block);
-        }
+    /// Decompresses a block that is not in the cache.
+    fn fetch(&self, ordinal: usize, handle: Handle, keep: bool) -> Result<Block> {
         self.context.counters.cache_misses.add(1);
         let block = self
             .decompress(handle)
             .map_err(|what| self.block_error(handle, Malformed(what)))?;
-        let block =
-            Block::new(Bytes::from(block)).map_err(|error| self.block_error(handle, error))?;
-        self.context.cache.insert(key, block.clone());
+        // With an owner, so that taking a slice never allocates.
+        let block = Block::new(Bytes::from_owner(block))
+            .map_err(|error| self.block_error(handle, error))?;
+        if keep {
+            self.context.cache.insert(self.slots(), ordinal, &block);
+        }
         Ok(block)
     }
 

@@ -13,6 +13,11 @@ pub(crate) fn put_varint(buffer: &mut Vec<u8>, mut value: u64) {
     buffer.push(value as u8);
 }
 
+/// How many bytes [`put_varint`] takes for a number.
+pub(crate) fn varint_length(value: u64) -> usize {
+    (64 - value.max(1).leading_zeros() as usize).div_ceil(7)
+}
+
 /// Reads a LEB128 number; refuses more than 64 bits.
 #[inline]
 pub(crate) fn take_varint(input: &mut &[u8]) -> Option<u64> {
@@ -88,6 +93,7 @@ mod tests {
             let mut buffer = Vec::new();
             put_varint(&mut buffer, value);
             prop_assert!(buffer.len() <= VARINT_BYTES_MAX);
+            prop_assert_eq!(buffer.len(), varint_length(value));
             buffer.extend_from_slice(&tail);
             let mut input = &buffer[..];
             prop_assert_eq!(take_varint(&mut input).unwrap(), value);

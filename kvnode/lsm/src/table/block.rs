@@ -10,7 +10,7 @@
 //! bytes, and lets [`Block::find`] compare a key without ever putting it together.
 
 use crate::coding::{put_varint, take_varint, u32_at};
-use crate::types::{Trailer, compare};
+use crate::types::Trailer;
 use bytes::Bytes;
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -29,6 +29,16 @@ pub(super) struct RawEntry {
     pub suffix: Range<usize>,
     pub value: Range<usize>,
     pub trailer: Trailer,
+}
+
+/// The same before its trailer is decoded: offsets of trailer, key suffix, value, and the end.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    shared: usize,
+    trailer: usize,
+    suffix: usize,
+    value: usize,
+    end: usize,
 }
 
 /// A block in memory: a part of the memory map, or decompressed bytes.
@@ -148,6 +158,52 @@ impl<'a> BlockView<'a> {
         })
     }
 
+    /// Where the parts of the entry at `offset` are. Reads four varints, or, where the first three are of one byte
+    /// as they nearly always are, three bytes and a word; a search decodes the trailer only of the key it looks for.
+    #[inline]
+    fn layout(&self, offset: usize) -> Option<Layout> {
+        /// The bits that tell of a byte of a varint that another follows.
+        const MORE: u64 = 0x8080_8080_8080_8080;
+        let input = self.bytes.get(offset..self.restarts_at)?;
+        if let Some(&[shared, unshared, value_length, ref trailer @ ..]) = input.first_chunk::<11>()
+            && (shared | unshared | value_length) < 0x80
+        {
+            let last = !u64::from_le_bytes(*trailer) & MORE;
+            if last != 0 {
+                let trailer_length = last.trailing_zeros() as usize / 8 + 1;
+                let suffix = offset + 3 + trailer_length;
+                let value = suffix + usize::from(unshared);
+                let end = value + usize::from(value_length);
+                let fits = end <= self.restarts_at;
+                return fits.then_some(Layout {
+                    shared: usize::from(shared),
+                    trailer: offset + 3,
+                    suffix,
+                    value,
+                    end,
+                });
+            }
+        }
+        let entry = self.try_entry(offset)?;
+        let trailer_length = crate::coding::varint_length(entry.trailer.0);
+        Some(Layout {
+            shared: entry.shared,
+            trailer: entry.suffix.start.checked_sub(trailer_length)?,
+            suffix: entry.suffix.start,
+            value: entry.value.start,
+            end: entry.value.end,
+        })
+    }
+
+    /// The trailer of an entry.
+    fn trailer(&self, layout: &Layout) -> Result<Trailer, Malformed> {
+        let input = self.bytes.get(layout.trailer..layout.suffix);
+        let trailer = input.and_then(|mut input| take_varint(&mut input).map(Trailer));
+        trailer
+            .filter(|trailer| trailer.is_known())
+            .ok_or(Malformed("entry with an unknown trailer"))
+    }
+
     /// The entry at a restart point with its whole key.
     pub fn restart_entry(&self, index: usize) -> Result<(&'a [u8], RawEntry), Malformed> {
         let entry = self.entry(self.restart(index)?)?;
@@ -166,8 +222,15 @@ impl<'a> BlockView<'a> {
         let (mut low, mut high) = (0, self.restart_count);
         while low < high {
             let middle = low + (high - low) / 2;
-            let (key, entry) = self.restart_entry(middle)?;
-            if compare((key, entry.trailer), (user_key, trailer)) == Ordering::Less {
+            let layout = self
+                .layout(self.restart(middle)?)
+                .filter(|layout| layout.shared == 0)
+                .ok_or(Malformed("restart point without a whole entry"))?;
+            let is_before = match self.bytes[layout.suffix..layout.value].cmp(user_key) {
+                Ordering::Equal => self.trailer(&layout)?.0 > trailer.0,
+                order => order.is_lt(),
+            };
+            if is_before {
                 low = middle + 1;
             } else {
                 high = middle;
@@ -199,24 +262,36 @@ impl<'a> BlockView<'a> {
             if offset == first_not_before {
                 (matched, previous_length) = (0, 0);
             }
-            let entry = self.entry(offset)?;
-            offset = entry.value.end;
-            if entry.shared > previous_length {
+            let layout = self
+                .layout(offset)
+                .ok_or(Malformed("entry does not fit the block"))?;
+            offset = layout.end;
+            if layout.shared > previous_length {
                 return Err(Malformed("entry shares more than the key before it has"));
             }
-            previous_length = entry.shared + entry.suffix.len();
-            match entry.shared.cmp(&matched) {
+            previous_length = layout.shared + (layout.value - layout.suffix);
+            match layout.shared.cmp(&matched) {
                 Ordering::Less => return Ok(None),
                 Ordering::Greater => continue,
                 Ordering::Equal => {}
             }
-            let suffix = &self.bytes[entry.suffix.clone()];
+            let suffix = &self.bytes[layout.suffix..layout.value];
             let rest = &user_key[matched..];
             let common = common_prefix(suffix, rest);
             matched += common;
             match (suffix.get(common), rest.get(common)) {
-                (None, None) if entry.trailer.0 <= target.0 => return Ok(Some(entry)),
-                (None, _) => {}
+                (None, None) => {
+                    let trailer = self.trailer(&layout)?;
+                    if trailer.0 <= target.0 {
+                        return Ok(Some(RawEntry {
+                            shared: layout.shared,
+                            suffix: layout.suffix..layout.value,
+                            value: layout.value..layout.end,
+                            trailer,
+                        }));
+                    }
+                }
+                (None, Some(_)) => {}
                 (Some(_), None) => return Ok(None),
                 (Some(own), Some(wanted)) if own > wanted => return Ok(None),
                 (Some(_), Some(_)) => {}
@@ -321,7 +396,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::block_iter::BlockIter;
     use super::*;
-    use crate::types::Kind;
+    use crate::types::{Kind, compare};
     use proptest::collection::{btree_map, vec};
     use proptest::prelude::*;
 
@@ -347,7 +422,8 @@ mod tests {
     fn build(entries: &[(Vec<u8>, Trailer)], interval: usize) -> Block {
         let mut builder = BlockBuilder::new(interval);
         for (key, trailer) in entries {
-            builder.add(key, *trailer, &trailer.0.to_le_bytes());
+            // Values of both sorts of lengths, one byte and more.
+            builder.add(key, *trailer, &vec![7; trailer.0 as usize % 150]);
         }
         assert_eq!(builder.len(), builder.finish().len());
         Block::new(Bytes::copy_from_slice(&builder.bytes)).unwrap()

@@ -7,8 +7,10 @@ use anyhow::{Context, Result};
 use lineradb_common::clock::Stopwatch;
 use lineradb_common::spawn;
 use lineradb_common::telemetry::{self, LogFormat};
+use serde_json::json;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,6 +35,9 @@ pub struct Ports {
     /// Log level.
     #[arg(long, default_value = "warn")]
     log: String,
+    /// Print one JSON object when ready, and nothing else on standard output.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Flags of `lineradb dev`.
@@ -76,6 +81,20 @@ impl Ports {
     }
 }
 
+impl DevArgs {
+    /// Errors are for a program.
+    pub fn json(&self) -> bool {
+        self.ports.json
+    }
+}
+
+impl DemoArgs {
+    /// Errors are for a program.
+    pub fn json(&self) -> bool {
+        self.ports.json
+    }
+}
+
 /// Runs a cluster until Ctrl-C.
 ///
 /// # Errors
@@ -84,14 +103,18 @@ pub async fn run_dev(args: DevArgs) -> Result<ExitCode> {
     telemetry::init_logging(LogFormat::Text, &args.ports.log);
     let stopwatch = Stopwatch::start();
     let cluster = LocalCluster::start(&args.ports.options(args.data.clone())).await?;
-    print_addresses(&cluster);
-    println!(
-        "Data in {}; ready after {:.1} s. Ctrl-C stops.",
-        args.data.display(),
-        stopwatch.elapsed().as_secs_f64()
-    );
+    let seconds = stopwatch.elapsed().as_secs_f64();
+    if args.ports.json {
+        print_ready(&cluster, &args.data, seconds);
+    } else {
+        print_addresses(&cluster);
+        println!(
+            "Data in {}; ready after {seconds:.1} s. Ctrl-C stops.",
+            args.data.display(),
+        );
+    }
     wait_for_signal().await?;
-    println!("\nstopping");
+    eprintln!("\nstopping");
     cluster.shutdown().await;
     Ok(ExitCode::SUCCESS)
 }
@@ -112,9 +135,13 @@ pub async fn run_demo(args: DemoArgs) -> Result<ExitCode> {
     );
     let url = cluster.url();
     load(&url, args.scale).await?;
-    print_addresses(&cluster);
-    println!("Tables: bank, and TPC-H at scale factor {}.", args.scale);
-    let code = if std::io::stdin().is_terminal() {
+    if args.ports.json {
+        print_ready(&cluster, &folder.0, stopwatch.elapsed().as_secs_f64());
+    } else {
+        print_addresses(&cluster);
+        println!("Tables: bank, and TPC-H at scale factor {}.", args.scale);
+    }
+    let code = if std::io::stdin().is_terminal() && !args.ports.json {
         let shell = SqlArgs {
             url,
             commands: Vec::new(),
@@ -127,7 +154,7 @@ pub async fn run_demo(args: DemoArgs) -> Result<ExitCode> {
             stopped = terminated() => { stopped?; ExitCode::SUCCESS }
         }
     } else {
-        println!("Ctrl-C stops.");
+        eprintln!("Ctrl-C stops.");
         wait_for_signal().await?;
         ExitCode::SUCCESS
     };
@@ -159,6 +186,23 @@ fn print_addresses(cluster: &LocalCluster) {
         println!("KV (gRPC)   {address}");
     }
     println!("metaservice {}", cluster.meta);
+}
+
+/// The same for programs: one line.
+fn print_ready(cluster: &LocalCluster, data: &Path, seconds: f64) {
+    let kv: Vec<String> = cluster.kv.iter().map(SocketAddr::to_string).collect();
+    println!(
+        "{}",
+        json!({
+            "ready": true,
+            "pg": cluster.url(),
+            "http": format!("http://{}", cluster.http),
+            "kv": kv,
+            "meta": cluster.meta.to_string(),
+            "data": data,
+            "seconds": (seconds * 1e3).round() / 1e3,
+        })
+    );
 }
 
 async fn wait_for_signal() -> Result<()> {

@@ -63,6 +63,8 @@ impl LocalCluster {
         };
         free(options.meta_port, "--meta-port")?;
         free(options.kv_port, "--kv-port")?;
+        free(options.pg_port, "--pg-port")?;
+        free(options.http_port, "--http-port")?;
         let metaservice = MetaService::start(MetaConfig {
             data: data("metaservice")?,
             listen: at(options.meta_port).to_string(),

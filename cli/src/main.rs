@@ -5,6 +5,7 @@
 
 use clap::{Parser, Subcommand};
 use lineradb_cli::{cluster, dev, kv, sql_shell};
+use serde_json::json;
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -32,6 +33,19 @@ enum Command {
     Cluster(cluster::ClusterArgs),
 }
 
+impl Command {
+    /// `--json` was given: errors are for a program, too.
+    fn json(&self) -> bool {
+        match self {
+            Command::Dev(args) => args.json(),
+            Command::Demo(args) => args.json(),
+            Command::Sql(args) => args.json,
+            Command::Kv(args) => args.json,
+            Command::Cluster(args) => args.json,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Planning recurses deeply in unoptimised builds.
@@ -46,6 +60,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let as_json = arguments.command.json();
     let result = runtime.block_on(async {
         match arguments.command {
             Command::Dev(args) => dev::run_dev(args).await,
@@ -58,7 +73,10 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("lineradb: {error:#}");
+            match as_json {
+                true => eprintln!("{}", json!({"error": {"message": format!("{error:#}")}})),
+                false => eprintln!("lineradb: {error:#}"),
+            }
             ExitCode::FAILURE
         }
     }

@@ -38,7 +38,8 @@ pub struct SqlArgs {
     /// Run this file and exit (`-` is standard input).
     #[arg(short = 'f', long = "file", value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// Print each result as a JSON array of objects.
+    /// Print each result as a JSON array of objects, and errors as JSON objects
+    /// (on standard error).
     #[arg(long)]
     pub json: bool,
     /// Print one line per value.

@@ -1,6 +1,7 @@
 //! One SQL gateway: what its sessions share.
 
 use crate::catalog::{CatalogStore, Garbage};
+use crate::ddl::builds::{Abandoned, TAKEOVER};
 use crate::ddl::cleaner;
 use crate::error::{Result, SqlError};
 use crate::query::{QueryEngine, VirtualTables};
@@ -13,6 +14,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// The database that exists.
 pub const DATABASE: &str = "lineradb";
@@ -25,6 +27,20 @@ pub struct GatewayOptions {
     pub statement_timeout_ms: u64,
     /// Tables of `pg_catalog` and `information_schema`.
     pub virtual_tables: Arc<dyn VirtualTables>,
+    /// An index build whose gateway shows no life for so long is taken over.
+    pub takeover: Duration,
+}
+
+impl GatewayOptions {
+    /// The defaults.
+    pub fn new(client: Client, virtual_tables: Arc<dyn VirtualTables>) -> Self {
+        GatewayOptions {
+            client,
+            statement_timeout_ms: 0,
+            virtual_tables,
+            takeover: TAKEOVER,
+        }
+    }
 }
 
 /// One SQL gateway: catalog cache, plan cache, sessions.
@@ -37,7 +53,10 @@ pub struct Gateway {
     defaults: Settings,
     sessions: Mutex<HashMap<i32, (i32, CancelHandle)>>,
     next_session: AtomicI32,
-    cleaning: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    pub(crate) abandoned: Abandoned,
+    pub(crate) takeover: Duration,
+    wake: Arc<Notify>,
+    background: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
 impl Gateway {
@@ -50,7 +69,7 @@ impl Gateway {
         let mut defaults = Settings::default();
         defaults.statement_timeout = (options.statement_timeout_ms > 0)
             .then(|| Duration::from_millis(options.statement_timeout_ms));
-        Ok(Arc::new(Gateway {
+        let gateway = Arc::new(Gateway {
             client: options.client,
             catalog,
             engine: QueryEngine::new(crate::query::EngineOptions::default())?,
@@ -59,8 +78,19 @@ impl Gateway {
             defaults,
             sessions: Mutex::new(HashMap::new()),
             next_session: AtomicI32::new(1),
-            cleaning: Mutex::new(None),
-        }))
+            abandoned: Abandoned::default(),
+            takeover: options.takeover,
+            wake: Arc::default(),
+            background: Mutex::new(None),
+        });
+        let work = cleaner::run(
+            Arc::downgrade(&gateway),
+            Arc::clone(&gateway.wake),
+            gateway.takeover / 2,
+        );
+        *gateway.background.lock() =
+            Some(lineradb_common::spawn::task("sql catalog cleaner", work));
+        Ok(gateway)
     }
 
     /// A new session.
@@ -139,18 +169,16 @@ impl Gateway {
         &self.catalog
     }
 
-    /// Starts deleting the keys of dropped tables and indexes in the background,
-    /// unless that is under way.
-    pub(crate) fn clean_up(self: &Arc<Self>) {
-        let mut cleaning = self.cleaning.lock();
-        if cleaning.as_ref().is_some_and(|task| !task.is_finished()) {
-            return;
+    /// Has the background work look for something to do now.
+    pub(crate) fn clean_up(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Ends the background work; what is left is another gateway's.
+    pub fn stop_background(&self) {
+        if let Some(task) = self.background.lock().take() {
+            task.abort();
         }
-        let gateway = Arc::downgrade(self);
-        *cleaning = Some(lineradb_common::spawn::task(
-            "sql catalog cleaner",
-            cleaner::run(gateway),
-        ));
     }
 
     /// Spans that wait to be deleted.
@@ -166,8 +194,6 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        if let Some(task) = self.cleaning.lock().take() {
-            task.abort();
-        }
+        self.stop_background();
     }
 }

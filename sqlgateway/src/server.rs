@@ -1,6 +1,7 @@
 //! The gateway as a service: both front ends on their sockets, started and
 //! stopped as one. Usable in process (`lineradb dev`) and by the binary.
 
+use crate::ddl::builds::TAKEOVER;
 use crate::http::{self, HttpState};
 use crate::metrics;
 use crate::pg_catalog::PgCatalog;
@@ -54,6 +55,8 @@ pub struct ServerOptions {
     pub http_body_limit: usize,
     /// Time that open transactions get to finish at a shutdown.
     pub drain: Duration,
+    /// An index build whose gateway shows no life for so long is taken over.
+    pub takeover: Duration,
 }
 
 impl ServerOptions {
@@ -68,6 +71,7 @@ impl ServerOptions {
             statement_timeout_ms: 0,
             http_body_limit: 16 << 20,
             drain: Duration::from_secs(5),
+            takeover: TAKEOVER,
         }
     }
 }
@@ -137,7 +141,7 @@ impl SqlGateway {
         let client = client
             .await
             .map_err(|error| Error::new(error.kind(), error.to_string()))?;
-        let gateway = connect(client, options.statement_timeout_ms).await?;
+        let gateway = connect(client, &options).await?;
         state.ready(Arc::clone(&gateway));
         let server = Arc::new(PgServer {
             gateway: Arc::clone(&gateway),
@@ -169,6 +173,7 @@ impl SqlGateway {
     /// rest back.
     pub async fn shutdown(self) {
         self.drain.cancel();
+        self.gateway.stop_background();
         let stop = self.stop.clone();
         let mut tasks = futures::future::join_all(self.tasks);
         let finished = tokio::time::timeout(self.drain_time, &mut tasks).await;
@@ -203,14 +208,14 @@ fn address_of(listener: &TcpListener) -> Result<SocketAddr> {
 }
 
 /// Starts the SQL side; a cluster that is not there yet is waited for.
-async fn connect(client: Client, statement_timeout_ms: u64) -> Result<Arc<Gateway>> {
+async fn connect(client: Client, server: &ServerOptions) -> Result<Arc<Gateway>> {
     let catalog = Arc::new(PgCatalog::new());
     let mut said = false;
     loop {
         let options = GatewayOptions {
-            client: client.clone(),
-            statement_timeout_ms,
-            virtual_tables: catalog.clone(),
+            statement_timeout_ms: server.statement_timeout_ms,
+            takeover: server.takeover,
+            ..GatewayOptions::new(client.clone(), catalog.clone())
         };
         match Gateway::start(options).await {
             Ok(gateway) => return Ok(gateway),

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use futures::{SinkExt, StreamExt, TryStreamExt};
 use lineradb_common::clock::Stopwatch;
 use lineradb_common::spawn;
+use serde_json::{Value, json};
 use std::io::Write;
 use tokio_postgres::error::{DbError, ErrorPosition};
 use tokio_postgres::{AsyncMessage, Client, Error, NoTls, SimpleQueryMessage};
@@ -102,12 +103,17 @@ impl Shell {
         let ok = match result {
             Ok(()) => true,
             Err(error) => {
-                print_error(sql, &error);
+                self.print_error(sql, &error);
                 false
             }
         };
         if self.timing {
-            println!("Time: {:.3} ms", watch.elapsed().as_secs_f64() * 1e3);
+            let time = format!("Time: {:.3} ms", watch.elapsed().as_secs_f64() * 1e3);
+            // Standard output is the results' alone when it is read by a program.
+            match self.json {
+                true => eprintln!("{time}"),
+                false => println!("{time}"),
+            }
         }
         if self.client.is_closed() {
             eprintln!("The connection to the server was lost.");
@@ -125,7 +131,7 @@ impl Shell {
                     .any(|message| matches!(message, SimpleQueryMessage::Row(_))),
             ),
             Err(error) => {
-                print_error(sql, &error);
+                self.print_error(sql, &error);
                 None
             }
         }
@@ -141,11 +147,13 @@ impl Shell {
         };
         match copied.await {
             Ok(rows) => {
-                println!("COPY {rows}");
+                if !self.json {
+                    println!("COPY {rows}");
+                }
                 true
             }
             Err(error) => {
-                print_error(sql, &error);
+                self.print_error(sql, &error);
                 false
             }
         }
@@ -223,6 +231,14 @@ impl Shell {
         }
     }
 
+    fn print_error(&self, sql: &str, error: &Error) {
+        match error.as_db_error() {
+            _ if self.json => eprintln!("{}", error_json(error)),
+            Some(error) => eprint!("{}", describe(sql, error)),
+            None => eprintln!("ERROR:  {error}"),
+        }
+    }
+
     fn print(&self, table: Option<Table>, statement: &str, rows: u64) {
         match table {
             Some(table) if self.json => println!("{}", table.json()),
@@ -272,11 +288,22 @@ fn is_copy(statement: &str, end: &str) -> bool {
         && words.any(|word| word.eq_ignore_ascii_case(end))
 }
 
-fn print_error(sql: &str, error: &Error) {
-    match error.as_db_error() {
-        Some(error) => eprint!("{}", describe(sql, error)),
-        None => eprintln!("ERROR:  {error}"),
-    }
+/// An error as the HTTP interface shows it.
+fn error_json(error: &Error) -> Value {
+    let Some(error) = error.as_db_error() else {
+        return json!({"error": {"message": error.to_string()}});
+    };
+    let position = match error.position() {
+        Some(ErrorPosition::Original(position)) => Some(position),
+        _ => None,
+    };
+    json!({"error": {
+        "code": error.code().code(),
+        "message": error.message(),
+        "detail": error.detail(),
+        "hint": error.hint(),
+        "position": position,
+    }})
 }
 
 fn describe(sql: &str, error: &DbError) -> String {

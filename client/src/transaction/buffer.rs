@@ -61,6 +61,21 @@ enum Undo {
     Schema(TableId, Option<SchemaEntry>),
 }
 
+impl Undo {
+    /// What it keeps in memory beside what is buffered: the value that was there,
+    /// and the record itself.
+    fn weight(&self) -> usize {
+        match self {
+            Undo::Key(key, previous) => undo_weight(key, previous.as_ref()),
+            Undo::Schema(..) => 16,
+        }
+    }
+}
+
+fn undo_weight(key: &Bytes, previous: Option<&Entry>) -> usize {
+    previous.map_or(key.len() + 16, |previous| weight(key, previous))
+}
+
 /// Buffered writes in key order.
 #[derive(Debug, Default)]
 pub struct WriteBuffer {
@@ -68,6 +83,8 @@ pub struct WriteBuffer {
     schemas: BTreeMap<TableId, SchemaEntry>,
     bytes: usize,
     undo: Vec<Undo>,
+    /// Bytes held by `undo`; they count against the transaction's limit.
+    undo_bytes: usize,
     /// Undo is kept from the first savepoint on.
     tracking: bool,
 }
@@ -114,10 +131,18 @@ impl WriteBuffer {
             table,
         };
         let bytes = self.bytes + weight(&key, &entry);
-        if bytes > limits::TXN_BYTES_MAX || self.entries.len() >= limits::TXN_WRITES_MAX {
+        // With a savepoint set, what the write replaces is kept as well.
+        let undo = match self.tracking {
+            true => undo_weight(&key, self.entries.get(&key)),
+            false => 0,
+        };
+        if bytes + self.undo_bytes + undo > limits::TXN_BYTES_MAX
+            || self.entries.len() >= limits::TXN_WRITES_MAX
+        {
             return Err(Error::Limit {
                 message: format!(
-                    "a transaction may write at most {} keys and {} bytes",
+                    "a transaction may write at most {} keys and {} bytes, what its savepoints \
+                     keep included",
                     limits::TXN_WRITES_MAX,
                     limits::TXN_BYTES_MAX
                 ),
@@ -129,7 +154,7 @@ impl WriteBuffer {
             self.bytes -= weight(&key, previous);
         }
         if self.tracking {
-            self.undo.push(Undo::Key(key, previous));
+            self.keep(Undo::Key(key, previous));
         }
         Ok(())
     }
@@ -142,8 +167,13 @@ impl WriteBuffer {
         }
         let previous = self.schemas.insert(table, entry);
         if self.tracking {
-            self.undo.push(Undo::Schema(table, previous));
+            self.keep(Undo::Schema(table, previous));
         }
+    }
+
+    fn keep(&mut self, undo: Undo) {
+        self.undo_bytes += undo.weight();
+        self.undo.push(undo);
     }
 
     /// The buffered state of a key: `Some(None)` is a buffered delete.
@@ -189,6 +219,7 @@ impl WriteBuffer {
     pub fn take(&mut self) -> (BTreeMap<Bytes, Entry>, BTreeMap<TableId, SchemaEntry>) {
         self.bytes = 0;
         self.undo.clear();
+        self.undo_bytes = 0;
         (
             std::mem::take(&mut self.entries),
             std::mem::take(&mut self.schemas),
@@ -204,7 +235,9 @@ impl WriteBuffer {
     /// Goes back to a mark. Marks taken after it are void.
     pub fn rollback_to(&mut self, mark: usize) {
         while self.undo.len() > mark {
-            match self.undo.pop() {
+            let undo = self.undo.pop();
+            self.undo_bytes -= undo.as_ref().map_or(0, Undo::weight);
+            match undo {
                 Some(Undo::Key(key, previous)) => {
                     if let Some(current) = self.entries.remove(&key) {
                         self.bytes -= weight(&key, &current);
@@ -324,6 +357,24 @@ mod tests {
         assert!(buffer.is_empty());
     }
 
+    #[test]
+    fn what_savepoints_keep_counts_against_the_limit() {
+        let value = Bytes::from(vec![7; limits::VALUE_BYTES_MAX]);
+        let write = |buffer: &mut WriteBuffer| {
+            buffer.write(b("a"), Some(value.clone()), Condition::None, None, None)
+        };
+        let enough = limits::TXN_BYTES_MAX / limits::VALUE_BYTES_MAX + 1;
+        let mut buffer = WriteBuffer::default();
+        for _ in 0..enough {
+            write(&mut buffer).unwrap();
+        }
+        let mark = buffer.savepoint();
+        let refused = (0..enough).find_map(|_| write(&mut buffer).err());
+        assert!(matches!(refused, Some(Error::Limit { .. })));
+        buffer.rollback_to(mark);
+        write(&mut buffer).unwrap();
+    }
+
     proptest! {
         #[test]
         fn rolling_back_restores_what_was_marked(
@@ -351,6 +402,7 @@ mod tests {
             prop_assert!(buffer.schemas().is_empty());
             let sum: usize = entries.iter().map(|(k, e)| weight(k, e)).sum();
             prop_assert_eq!(bytes, sum);
+            prop_assert_eq!(buffer.undo_bytes, 0);
         }
     }
 }

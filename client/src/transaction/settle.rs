@@ -19,7 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// An attempt in doubt is given this long to be decided (or the time of one
-/// operation, if that is shorter), even when its deadline has come.
+/// operation, if that is shorter), unless the client has set a deadline itself: then
+/// the doubt is answered when that has come.
 const DECIDE_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Inner {
@@ -32,7 +33,9 @@ impl Inner {
         context: &Context<'_>,
     ) -> Result<Timestamp> {
         let patience = DECIDE_TIMEOUT.min(self.shared.operation_timeout);
-        let deadline = context.deadline.max(deadline_after(patience));
+        let usual = context.deadline.max(deadline_after(patience));
+        let own = self.state.lock().deadline;
+        let deadline = own.map_or(usual, |own| own.min(usual));
         let context = Context {
             deadline,
             ..*context

@@ -19,5 +19,5 @@ pub use descriptor::{
 };
 pub use ids::IdBlock;
 pub use snapshot::{CatalogSnapshot, Relation};
-pub use store::{CatalogStore, Garbage, PUBLIC_OID};
-pub(crate) use store::{decode, garbage_span};
+pub use store::{BuildKey, CatalogStore, Garbage, IndexBuild, PUBLIC_OID};
+pub(crate) use store::{build_key, build_of, build_span, decode, encode, garbage_span};

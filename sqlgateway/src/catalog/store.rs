@@ -6,6 +6,7 @@
 //! | `c` `s` name | a schema |
 //! | `c` `d` table id | a table descriptor |
 //! | `c` `g` id | a span of keys that no table uses any more, to be deleted |
+//! | `c` `b` table id, index id | an index build and who drives it (`ddl::builds`) |
 //!
 //! Every DDL locks the version key first: DDL statements run one at a time, so
 //! names need no keys of their own.
@@ -80,6 +81,33 @@ impl Garbage {
     }
 }
 
+/// An index under construction.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexBuild {
+    /// Who drives it.
+    pub driver: String,
+    /// Raised by the driver while it lives.
+    pub beat: u64,
+    /// The rows below this key are indexed, in hex; none: nothing is yet.
+    pub from: Option<String>,
+    /// The command tag of the statement that began it.
+    pub tag: String,
+    /// The idempotency key of that statement: the build's last step commits
+    /// under it, whoever takes that step (X2).
+    pub idempotency: Option<BuildKey>,
+}
+
+/// An idempotency key that a build carries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildKey {
+    /// Whose key it is.
+    pub user: String,
+    /// The key.
+    pub key: String,
+    /// What it stands for, in hex.
+    pub request_hash: String,
+}
+
 fn key(kind: u8, rest: &[u8]) -> Bytes {
     let mut key = BytesMut::with_capacity(2 + rest.len());
     key.put_u8(keys::CATALOG);
@@ -106,6 +134,23 @@ pub(crate) fn garbage_key(id: u64) -> Bytes {
 
 pub(crate) fn garbage_span() -> Span {
     Span::prefix(&key(b'g', &[]))
+}
+
+pub(crate) fn build_key(table: u32, index: u32) -> Bytes {
+    let mut id = [0; 8];
+    id[..4].copy_from_slice(&table.to_be_bytes());
+    id[4..].copy_from_slice(&index.to_be_bytes());
+    key(b'b', &id)
+}
+
+/// Table and index of a build's key.
+pub(crate) fn build_of(key: &[u8]) -> Option<(u32, u32)> {
+    let id = u64::from_be_bytes(key.get(2..)?.try_into().ok()?);
+    Some(((id >> 32) as u32, id as u32))
+}
+
+pub(crate) fn build_span() -> Span {
+    Span::prefix(&key(b'b', &[]))
 }
 
 /// The catalog as one gateway sees it.

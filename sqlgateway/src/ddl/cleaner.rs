@@ -1,22 +1,26 @@
-//! Deleting the keys of dropped tables and indexes, in the background and in small
-//! transactions. What is to be deleted is noted in the catalog by the DDL that
-//! left it, so another gateway goes on where one stopped.
+//! The gateway's background work on the catalog: deleting the keys of dropped
+//! tables and indexes, and index builds whose gateway is gone ([`builds`]).
+//!
+//! What is to be done is noted in the catalog by the DDL that left it, so any
+//! gateway goes on where another one stopped. Keys are deleted in small
+//! transactions. While the catalog's version stays the same and nothing is left,
+//! a round costs one read.
 
+use super::builds::Watch;
 use crate::catalog::{Garbage, decode, garbage_span};
 use crate::error::Result;
 use crate::gateway::Gateway;
 use bytes::Bytes;
 use lineradb_client::{Client, ScanOptions, Span, TransactionOptions, WriteOptions};
 use lineradb_common::keys::key_after;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// Keys deleted by one transaction.
 const BATCH: u64 = 2000;
 /// Pause between two of them: cleaning never hurries.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Failures in a row after which it gives up until the next DDL.
-const FAILURES_MAX: u32 = 20;
 
 /// Spans that wait to be deleted, with the keys of their notes.
 ///
@@ -41,25 +45,39 @@ pub async fn list(client: &Client) -> Result<Vec<(Bytes, Garbage)>> {
 /// what was deleted already would take longer each time.
 type Progress = Option<(Bytes, Bytes)>;
 
-/// Deletes everything that waits; ends when nothing is left.
-pub async fn run(gateway: Weak<Gateway>) {
-    let mut failures = 0;
-    let mut progress = None;
-    while failures < FAILURES_MAX {
-        tokio::time::sleep(PAUSE).await;
-        let Some(client) = gateway.upgrade().map(|g| g.client().clone()) else {
+/// Works until the gateway is gone; `wake` begins the next round at once.
+pub async fn run(gateway: Weak<Gateway>, wake: Arc<Notify>, every: Duration) {
+    let mut watch = Watch::default();
+    let mut clean_at = 0;
+    loop {
+        let Some(gateway) = gateway.upgrade() else {
             return;
         };
-        match step(&client, &mut progress).await {
-            Ok(true) => failures = 0,
-            Ok(false) => return,
-            Err(error) => {
-                failures += 1;
-                tracing::debug!(%error, "cleaning up dropped tables failed, trying again");
-                tokio::time::sleep(PAUSE * failures).await;
-            }
+        if let Err(error) = round(&gateway, &mut watch, &mut clean_at).await {
+            tracing::debug!(%error, "cleaning up the catalog failed, trying again");
+        }
+        drop(gateway);
+        tokio::select! {
+            () = wake.notified() => {}
+            () = tokio::time::sleep(every) => {}
         }
     }
+}
+
+/// Does what there is to do. `clean_at` is the version of the catalog at which
+/// nothing was left.
+async fn round(gateway: &Arc<Gateway>, watch: &mut Watch, clean_at: &mut u64) -> Result<()> {
+    let version = gateway.catalog().refresh().await?.version();
+    if version == *clean_at && !watch.is_busy() {
+        return Ok(());
+    }
+    watch.look(gateway).await?;
+    let mut progress = None;
+    while step(gateway.client(), &mut progress).await? {
+        tokio::time::sleep(PAUSE).await;
+    }
+    *clean_at = version;
+    Ok(())
 }
 
 /// Deletes a little; false when nothing was left.

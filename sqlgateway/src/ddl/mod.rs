@@ -14,12 +14,16 @@
 //! | `drop` | DROP, TRUNCATE, schemas |
 //! | `rewrite` | writing all rows of a table anew inside one transaction |
 //! | `online` | index builds in steps |
-//! | `cleaner` | deleting keys that no table uses any more |
+//! | `fill` | their second step: entries for the rows that exist |
+//! | `builds` | who drives a build, and what becomes of it without its gateway |
+//! | `cleaner` | background work: keys that no table uses, builds without a driver |
 
 pub mod alter;
+pub mod builds;
 pub mod cleaner;
 pub mod column;
 pub mod drop;
+mod fill;
 pub mod index;
 pub mod online;
 pub mod rewrite;

@@ -6,28 +6,28 @@
 //!    transaction of its own that checks uniqueness against what it finds;
 //! 3. the index becomes public.
 //!
-//! A build that fails takes the index back. A new primary key is built the same
+//! A build that fails takes the index back; one whose gateway dies is carried on
+//! by another ([`builds`]). A new primary key is built the same
 //! way, as an index that holds whole rows, and then put in the old one's place.
 
 use super::DdlEnv;
 use super::alter::with_primary_key;
+use super::builds::{self, BuildId, Driver};
+use super::fill::fill;
 use super::index::{IndexWish, add_index, exists, wish};
-use super::rewrite::duplicated;
-use crate::catalog::{IndexState, TableDescriptor};
-use crate::dml::codec::{IndexCodec, TableCodec};
+use crate::catalog::{BuildKey, IndexBuild, IndexState, encode};
 use crate::error::{Result, SqlError};
 use crate::gateway::Gateway;
-use crate::point::access::primary_key_of;
-use crate::session::{DdlRunner, DdlWork, Limits};
+use crate::session::{DdlRunner, DdlWork, Done, Limits};
 use async_trait::async_trait;
 use bytes::Bytes;
 use datafusion::sql::sqlparser::ast::{self, AlterTableOperation, TableConstraint};
-use lineradb_client::{ScanOptions, Span, TransactionOptions, WriteOptions};
-use lineradb_common::keys;
+use lineradb_client::{IdempotencyRequest, WriteOptions};
 use std::sync::Arc;
+use std::time::Duration;
 
-/// Rows indexed by one transaction.
-const BATCH: u64 = 2000;
+/// How often a build that another gateway drives is looked at.
+const ASK_EVERY: Duration = Duration::from_millis(200);
 
 /// What is built.
 enum Wish {
@@ -80,35 +80,160 @@ pub async fn run(
     runner: &mut DdlRunner<'_>,
     statement: &ast::Statement,
     limits: &Limits,
-) -> Result<Option<String>> {
+) -> Result<Option<Done>> {
     let Some((name, wish, tag)) = read(statement)? else {
         return Ok(None);
     };
+    let gateway = runner.gateway();
+    let driver = Driver::new(gateway);
     // Step 1.
     let mut start = Start {
         statement,
         name: &name,
         wish: &wish,
+        build: IndexBuild {
+            driver: driver.name.clone(),
+            tag: tag.to_owned(),
+            idempotency: runner.idempotency().map(|request| BuildKey {
+                user: request.user.clone(),
+                key: request.key.clone(),
+                request_hash: hex::encode(&request.request_hash),
+            }),
+            ..IndexBuild::default()
+        },
         found: None,
     };
-    runner.step(limits, &mut start).await?;
-    let found = start.found;
-    let Some((table, index)) = found else {
-        return Ok(Some(tag.to_owned()));
+    let started = runner.step(limits, &mut start).await;
+    let (found, build) = (start.found, start.build);
+    let id = match (started, found) {
+        (Ok(_), Some(id)) => id,
+        // Nothing was to be built, or nothing was begun. A step of unknown outcome
+        // may have begun something: the driver is not done.
+        (Ok(_), None) => {
+            driver.done();
+            return Ok(Some(Done::Now(tag.to_owned())));
+        }
+        (Err(error), _) => {
+            if error.sqlstate != "40003" {
+                driver.done();
+            }
+            return Err(error);
+        }
     };
-    // Step 2.
-    let filled = fill(runner.gateway(), table, index, limits).await;
-    // Step 3, or taking it back. Neither is bounded by the statement's time.
+    let ended = carry_on(runner, id, &build, limits).await;
+    driver.done();
+    match ended? {
+        Ended::Public => Ok(Some(Done::Now(build.tag))),
+        Ended::Before(summary) => Ok(Some(Done::Earlier(summary))),
+        Ended::Elsewhere => {
+            limits.run(outcome_of(gateway, id)).await?;
+            Ok(Some(Done::Now(build.tag)))
+        }
+    }
+}
+
+/// Goes on with a build whose driver is gone.
+///
+/// # Errors
+/// Those that may go away; a build that cannot succeed is taken back, which is
+/// none.
+pub async fn resume(
+    gateway: &Arc<Gateway>,
+    id: BuildId,
+    driver: Driver,
+    build: &IndexBuild,
+) -> Result<()> {
+    let idempotency = build.idempotency.as_ref().map(|key| IdempotencyRequest {
+        user: key.user.clone(),
+        key: key.key.clone(),
+        request_hash: hex::decode(&key.request_hash).unwrap_or_default().into(),
+    });
+    gateway.catalog().refresh().await?;
+    let mut runner = DdlRunner::background(gateway, idempotency);
+    match carry_on(&mut runner, id, build, &Limits::none()).await {
+        Ok(_) => driver.done(),
+        Err(error) if error.retryable || error.sqlstate.starts_with("57P") => return Err(error),
+        Err(error) => {
+            driver.done();
+            tracing::warn!(table = id.table, index = id.index, %error, "index build taken back");
+        }
+    }
+    Ok(())
+}
+
+/// How a build ended.
+enum Ended {
+    Public,
+    /// The statement had been carried out before, under its idempotency key; this
+    /// build is taken back.
+    Before(Bytes),
+    /// Another driver has it.
+    Elsewhere,
+}
+
+/// Steps 2 and 3. After an error the index is taken back, or its record still
+/// names this driver.
+async fn carry_on(
+    runner: &mut DdlRunner<'_>,
+    id: BuildId,
+    build: &IndexBuild,
+    limits: &Limits,
+) -> Result<Ended> {
+    let filled = fill(runner.gateway(), id, build, limits).await;
+    if matches!(filled, Ok(false)) {
+        return Ok(Ended::Elsewhere);
+    }
+    // Not bounded by the statement's time.
     let unbounded = Limits::none();
-    let mut end = End {
-        table,
-        index,
-        publish: filled.is_ok(),
+    let end = |publish: bool| End {
+        id,
+        driver: build.driver.clone(),
+        tag: publish.then(|| build.tag.clone()),
+        lost: false,
     };
-    let ended = runner.step(&unbounded, &mut end).await;
-    filled?;
-    ended?;
-    Ok(Some(tag.to_owned()))
+    let published = match filled {
+        Ok(_) => {
+            let mut publish = end(true);
+            match runner.step(&unbounded, &mut publish).await {
+                Ok(None) if publish.lost => return Ok(Ended::Elsewhere),
+                Ok(None) => return Ok(Ended::Public),
+                Ok(Some(earlier)) => Ok(Ended::Before(earlier)),
+                // It may be public: whoever looks at the record next will know.
+                Err(error) if error.sqlstate == "40003" => return Err(error),
+                Err(error) => Err(error),
+            }
+        }
+        Err(error) => Err(error),
+    };
+    let mut back = end(false);
+    runner.step(&unbounded, &mut back).await?;
+    published
+}
+
+/// Waits until another driver has finished a build.
+async fn outcome_of(gateway: &Arc<Gateway>, id: BuildId) -> Result<()> {
+    loop {
+        let snapshot = gateway.catalog().refresh().await?;
+        let table = snapshot.table_by_id(id.table);
+        let found = table.and_then(|t| {
+            let mut all = t
+                .pending_primary
+                .iter()
+                .chain(&t.indexes)
+                .chain([&t.primary]);
+            all.find(|i| i.id == id.index).map(|i| i.state)
+        });
+        match found {
+            Some(IndexState::Public) => return Ok(()),
+            Some(IndexState::WriteOnly) => tokio::time::sleep(ASK_EVERY).await,
+            None => {
+                return Err(SqlError::new(
+                    "55000",
+                    "the index was dropped, or its build was taken back by another gateway",
+                ));
+            }
+        }
+    }
 }
 
 /// Step 1: the index becomes write-only.
@@ -116,8 +241,10 @@ struct Start<'a> {
     statement: &'a ast::Statement,
     name: &'a ast::ObjectName,
     wish: &'a Wish,
+    /// Who drives it.
+    build: IndexBuild,
     /// The table and the index; `None`: nothing is left to do.
-    found: Option<(u32, u32)>,
+    found: Option<BuildId>,
 }
 
 #[async_trait]
@@ -133,7 +260,10 @@ impl DdlWork for Start<'_> {
                 let mut changed = (*table).clone();
                 let id = add_index(env, &mut changed, wish.clone(), IndexState::WriteOnly).await?;
                 env.change.change_table(changed)?;
-                self.found = Some((table.id, id));
+                self.found = Some(BuildId {
+                    table: table.id,
+                    index: id,
+                });
             }
             Wish::PrimaryKey(wish) => {
                 if !table.indexes.is_empty() || table.pending_primary.is_some() {
@@ -147,10 +277,18 @@ impl DdlWork for Start<'_> {
                 pending.id = changed.next_index_id;
                 changed.next_index_id += 1;
                 pending.state = IndexState::WriteOnly;
-                self.found = Some((table.id, pending.id));
+                self.found = Some(BuildId {
+                    table: table.id,
+                    index: pending.id,
+                });
                 changed.pending_primary = Some(pending);
                 env.change.change_table(changed)?;
             }
+        }
+        if let Some(id) = self.found {
+            let record = encode(&self.build)?;
+            let txn = env.change.transaction();
+            txn.put(id.key(), record, WriteOptions::default())?;
         }
         Ok(())
     }
@@ -158,15 +296,29 @@ impl DdlWork for Start<'_> {
 
 /// Step 3: the index becomes public, or is taken back.
 struct End {
-    table: u32,
-    index: u32,
-    publish: bool,
+    id: BuildId,
+    driver: String,
+    /// The command tag, to make it public.
+    tag: Option<String>,
+    /// Another one drives the build: nothing was done.
+    lost: bool,
 }
 
 #[async_trait]
 impl DdlWork for End {
     async fn run(&mut self, env: &mut DdlEnv<'_>) -> Result<()> {
-        finish(env, self.table, self.index, self.publish)
+        let txn = env.change.transaction();
+        let named = builds::read(txn, self.id).await?;
+        self.lost = named.is_none_or(|build| build.driver != self.driver);
+        if self.lost {
+            return Ok(());
+        }
+        txn.delete(self.id.key(), WriteOptions::default())?;
+        finish(env, self.id.table, self.id.index, self.tag.is_some())
+    }
+
+    fn completes(&self) -> Option<String> {
+        self.tag.clone()
     }
 }
 
@@ -209,126 +361,4 @@ fn finish(env: &mut DdlEnv<'_>, table: u32, index: u32, publish: bool) -> Result
     changed.indexes.remove(at);
     env.change.change_table(changed)?;
     env.change.leave_garbage(&table.index_span(index))
-}
-
-/// Indexes the rows that exist.
-async fn fill(gateway: &Arc<Gateway>, table: u32, index: u32, limits: &Limits) -> Result<()> {
-    let mut from: Option<Bytes> = None;
-    let mut retry = crate::session::Retry::new(limits);
-    loop {
-        let snapshot = gateway.catalog().snapshot();
-        let Some(descriptor) = snapshot.table_by_id(table) else {
-            return Err(SqlError::new("42P01", "the table was dropped meanwhile"));
-        };
-        match limits
-            .run(fill_batch(gateway, descriptor, index, from.clone()))
-            .await
-        {
-            Ok(None) => return Ok(()),
-            Ok(next) => {
-                from = next;
-                retry = crate::session::Retry::new(limits);
-            }
-            Err(e) => {
-                if e.is_schema_changed() {
-                    gateway.catalog().refresh().await?;
-                }
-                retry.after(e).await?;
-            }
-        }
-    }
-}
-
-/// One transaction's worth; answers where the next one begins.
-async fn fill_batch(
-    gateway: &Arc<Gateway>,
-    table: &Arc<TableDescriptor>,
-    index: u32,
-    from: Option<Bytes>,
-) -> Result<Option<Bytes>> {
-    let codec = TableCodec::new(table)?;
-    let Some(new) = codec.indexes.iter().find(|i| i.index.id == index) else {
-        return Err(SqlError::new("42704", "the index was dropped meanwhile"));
-    };
-    let whole = table.index_span(table.primary.id);
-    let span = Span::new(from.unwrap_or(whole.start), whole.end);
-    let txn = gateway.client().begin(TransactionOptions::default())?;
-    let version = Some(table.table_version());
-    let options = ScanOptions {
-        reverse: false,
-        limit: BATCH,
-    };
-    let rows = txn.scan(span, options, version).await?;
-    let mut entries = Vec::with_capacity(rows.len());
-    for (key, value) in &rows {
-        let row = codec.decode(key, value)?;
-        let entry = new.entry(table, &row).map_err(|e| {
-            if e.sqlstate == "23502" {
-                let column = new
-                    .key_positions()
-                    .iter()
-                    .find(|at| row[**at].is_null())
-                    .map_or("", |at| table.columns[*at].name.as_str());
-                SqlError::new(
-                    "23502",
-                    format!(
-                        "column \"{column}\" of relation \"{}\" contains null values",
-                        table.name
-                    ),
-                )
-            } else {
-                e
-            }
-        })?;
-        entries.push((key, entry));
-    }
-    let keys: Vec<Bytes> = entries.iter().map(|(_, e)| e.key.clone()).collect();
-    let found = txn.multi_get(&keys, version).await?;
-    let mut seen = std::collections::HashSet::new();
-    for ((row_key, entry), found) in entries.into_iter().zip(found) {
-        if entry.unique && !seen.insert(entry.key.clone()) {
-            return Err(duplicated(codec.duplicate(&entry.key)));
-        }
-        match found {
-            // Put by a writer since step 1, for this row or for another.
-            Some(value) if entry.unique => {
-                if !leads_to(&codec, new, &entry.key, &value, row_key)? {
-                    return Err(duplicated(codec.duplicate(&entry.key)));
-                }
-            }
-            Some(_) => {}
-            None => txn.put(
-                entry.key,
-                entry.value,
-                WriteOptions {
-                    table: version,
-                    ..WriteOptions::default()
-                },
-            )?,
-        }
-    }
-    txn.commit().await?;
-    Ok(match rows.last() {
-        Some((last, _)) if rows.len() as u64 >= BATCH => Some(keys::key_after(last)),
-        _ => None,
-    })
-}
-
-/// True when an entry that exists belongs to the row.
-fn leads_to(
-    codec: &TableCodec,
-    index: &IndexCodec,
-    key: &[u8],
-    value: &[u8],
-    row_key: &Bytes,
-) -> Result<bool> {
-    if codec.table.pending_primary.as_ref().map(|p| p.id) == Some(index.index.id) {
-        // The new primary index holds the old row id, too.
-        let layout = codec.table.pending_layout()?;
-        let columns = layout.decode_row(key, value)?;
-        return Ok(primary_key_of(codec, &layout, &columns)? == *row_key);
-    }
-    let layout = codec.table.index_layout(&index.index)?;
-    let columns = layout.decode_row(key, value)?;
-    Ok(primary_key_of(codec, &layout, &columns)? == *row_key)
 }

@@ -5,6 +5,7 @@
 //! bounded, unknown fields are refused, requests of foreign web pages as well.
 
 mod error;
+mod params;
 mod request;
 mod run;
 mod sql;

@@ -1,10 +1,10 @@
 //! What clients may send: bodies and headers, checked before anything runs.
 
 use super::error::HttpError;
+use super::params::{self, Param};
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use std::net::IpAddr;
 
 /// Longest idempotency key.
@@ -16,15 +16,30 @@ const KEY_MAX: usize = 255;
 pub struct SqlRequest {
     /// One statement or several.
     pub sql: String,
-    /// Values of `$1`, `$2`, ...
+    /// Values of `$1`, `$2`, ...; see [`SqlRequest::read`].
     #[serde(default)]
-    pub params: Option<Vec<Value>>,
+    params: Option<Vec<IgnoredAny>>,
     /// Id of an open transaction.
     #[serde(default)]
     pub transaction: Option<String>,
     /// Milliseconds until the request is cancelled (57014).
     #[serde(default)]
     pub timeout_ms: Option<u64>,
+}
+
+impl SqlRequest {
+    /// Reads a body: the request, and its parameters as they were written.
+    ///
+    /// # Errors
+    /// 400, as [`body`].
+    pub fn read(bytes: &[u8]) -> Result<(Self, Option<Vec<Param>>), HttpError> {
+        let request: SqlRequest = body(bytes)?;
+        let params = match (&request.params, std::str::from_utf8(bytes)) {
+            (Some(_), Ok(text)) => params::of_body(text),
+            _ => None,
+        };
+        Ok((request, params))
+    }
 }
 
 /// Body of `POST /v1/transactions`.

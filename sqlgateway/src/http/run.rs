@@ -1,7 +1,8 @@
 //! Runs the statements of a request on a session, and writes their results as
 //! JSON while the rows come.
 
-use crate::encode::{self, JsonRows, write_json_string};
+use super::params::Param;
+use crate::encode::{JsonRows, write_json_string};
 use crate::error::{Result, SqlError};
 use crate::metrics;
 use crate::query::errors::sql_error;
@@ -31,7 +32,7 @@ pub struct Results {
 ///
 /// # Errors
 /// The first statement's error; what was implicit is rolled back.
-pub async fn run(session: &mut Session, sql: &str, params: Option<&[Value]>) -> Result<Results> {
+pub async fn run(session: &mut Session, sql: &str, params: Option<&[Param]>) -> Result<Results> {
     let mut results = Results::default();
     let kind = metrics::kind_of(sql);
     let watch = Stopwatch::start();
@@ -65,7 +66,7 @@ async fn all(session: &mut Session, sql: &str, results: &mut Results) -> Result<
 async fn one(
     session: &mut Session,
     sql: &str,
-    params: &[Value],
+    params: &[Param],
     results: &mut Results,
 ) -> Result<()> {
     let outcome = start_one(session, sql, params).await?;
@@ -77,7 +78,7 @@ async fn one(
 /// # Errors
 /// 42601 unless it is one statement, 08P01 for a wrong number of parameters,
 /// those of the parameters' values, and its own.
-pub async fn start_one(session: &mut Session, sql: &str, params: &[Value]) -> Result<Outcome> {
+pub async fn start_one(session: &mut Session, sql: &str, params: &[Param]) -> Result<Outcome> {
     let mut statements = session.parse(sql)?;
     let statement = match (statements.pop(), statements.is_empty()) {
         (Some(statement), true) => statement,
@@ -104,7 +105,7 @@ pub async fn start_one(session: &mut Session, sql: &str, params: &[Value]) -> Re
     let zone = session.settings().time_zone.clone();
     let mut values: Vec<Datum> = Vec::with_capacity(params.len());
     for (at, (value, sql_type)) in params.iter().zip(types).enumerate() {
-        let value = encode::from_json(*sql_type, value, &zone).map_err(|error| {
+        let value = value.datum(*sql_type, &zone).map_err(|error| {
             SqlError::from(error).with_detail(format!("Parameter ${}.", at + 1))
         })?;
         values.push(value);

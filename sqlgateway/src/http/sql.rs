@@ -32,7 +32,7 @@ type Answered = Result<Response, HttpError>;
 /// `POST /v1/sql`
 pub async fn sql(state: Arc<HttpState>, headers: HeaderMap, body: Vec<u8>) -> Answered {
     let watch = Stopwatch::start();
-    let request: SqlRequest = request::body(&body)?;
+    let (request, params) = SqlRequest::read(&body)?;
     let key = request::idempotency_key(&headers)?;
     let answer = request::answer(&headers);
     let timeout = timeout(&request)?;
@@ -70,13 +70,13 @@ pub async fn sql(state: Arc<HttpState>, headers: HeaderMap, body: Vec<u8>) -> An
                 "a streamed result cannot carry an Idempotency-Key",
             ));
         }
-        let params = request.params.unwrap_or_default();
+        let params = params.unwrap_or_default();
         let response = stream::respond(session, request.sql, params, answer, back);
         return within(timeout, cancel, response).await;
     }
     let work = spawn::task("http-sql", async move {
         let mut session = session;
-        let ran = run::run(&mut session, &request.sql, request.params.as_deref()).await;
+        let ran = run::run(&mut session, &request.sql, params.as_deref()).await;
         let ran = match ran {
             Ok(_) if left_open(&session, request.transaction.is_some()) => Err(SqlError::new(
                 "25001",

@@ -3,6 +3,7 @@
 //! most errors still are a status; a later one ends the stream visibly.
 
 use super::error::{HttpError, error_json};
+use super::params::Param;
 use super::request::Answer;
 use super::run::{self, unique_names};
 use crate::encode::{JsonRows, write_json_string};
@@ -21,7 +22,6 @@ use futures::StreamExt;
 use lineradb_common::clock::Stopwatch;
 use lineradb_common::spawn;
 use lineradb_common::sql::TimeZone;
-use serde_json::Value;
 use std::io;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -50,7 +50,7 @@ enum Begun {
 pub async fn respond<F, Fut>(
     mut session: Session,
     sql: String,
-    params: Vec<Value>,
+    params: Vec<Param>,
     answer: Answer,
     finish: F,
 ) -> std::result::Result<Response, HttpError>
@@ -111,7 +111,7 @@ async fn break_off(chunks: &Chunks, answer: Answer, error: &SqlError) {
 async fn serve(
     session: &mut Session,
     sql: &str,
-    params: &[Value],
+    params: &[Param],
     answer: Answer,
     chunks: &Chunks,
     begun: &mut Option<oneshot::Sender<Result<Begun>>>,

@@ -7,11 +7,14 @@
 //! relation. The columns are PostgreSQL 15's; relations that we have nothing
 //! for exist and are empty.
 
+mod fixed;
+mod function_list;
 mod functions;
 mod information_schema;
 mod objects;
 mod relations;
 mod rewrite;
+mod session;
 mod tables;
 mod types;
 
@@ -70,6 +73,7 @@ impl VirtualTables for PgCatalog {
         functions::bind(&Arc::new(Lookup {
             objects: self.objects(&context.catalog),
             settings: Arc::clone(&context.settings),
+            set_requests: Arc::clone(&context.set_requests),
         }))
     }
 
@@ -96,7 +100,7 @@ impl VirtualTable for Table {
 
     fn rows(&self, context: &QueryContext) -> ValueResult<RecordBatch> {
         if self.relation.schema == "pg_catalog"
-            && let Some(rows) = tables::session_rows(self.relation, &context.settings)
+            && let Some(rows) = session::session_rows(self.relation, context)
         {
             return rows;
         }
@@ -162,6 +166,8 @@ mod tests {
             catalog: Arc::new(CatalogSnapshot::new(1, [], [Arc::new(table)])),
             virtual_tables: Arc::new(PgCatalog::new()),
             settings: Arc::new(Settings::default()),
+            prepared: Arc::default(),
+            set_requests: Arc::default(),
             row_ids: false,
         }
     }

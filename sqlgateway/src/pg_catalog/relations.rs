@@ -24,7 +24,7 @@ pub struct SystemRelation {
 }
 
 /// Relations that have rows; every other one is always empty.
-const FILLED: [&str; 31] = [
+const FILLED: [&str; 32] = [
     "pg_am",
     "pg_attrdef",
     "pg_attribute",
@@ -38,6 +38,7 @@ const FILLED: [&str; 31] = [
     "pg_language",
     "pg_namespace",
     "pg_opclass",
+    "pg_prepared_statements",
     "pg_proc",
     "pg_roles",
     "pg_settings",

@@ -3,20 +3,18 @@
 //! Each function names only the columns that say something; the others get the
 //! value that PostgreSQL has where there is nothing to say ([`zero`]).
 
-use super::objects::{
-    BTREE, DATABASE, HEAP, OWNER, OWNER_NAME, Objects, PG_CATALOG, index_definition, indexes,
-};
+use super::fixed::{fixed, operator_class};
+use super::objects::{BTREE, HEAP, OWNER, OWNER_NAME, Objects, index_definition, indexes};
 use super::relations::{self, SystemRelation};
 use super::types;
 use crate::catalog::{IndexDescriptor, IndexState, TableDescriptor};
-use crate::settings::Settings;
 use arrow::array::RecordBatch;
 use lineradb_common::sql::{Datum, DatumArrayBuilder, SqlType, ValueError, ValueResult};
 use std::sync::Arc;
 
 /// Collects rows of a system relation.
 pub struct Rows {
-    relation: &'static SystemRelation,
+    pub(super) relation: &'static SystemRelation,
     columns: Vec<DatumArrayBuilder>,
     error: Option<ValueError>,
 }
@@ -98,49 +96,6 @@ pub fn rows(relation: &'static SystemRelation, objects: &Objects) -> ValueResult
         _ => fixed(&mut rows),
     }
     rows.finish()
-}
-
-/// The rows of a relation that depend on the session.
-pub fn session_rows(
-    relation: &'static SystemRelation,
-    settings: &Settings,
-) -> Option<ValueResult<RecordBatch>> {
-    let mut rows = Rows::new(relation);
-    match relation.name {
-        "pg_settings" => {
-            for (name, value, description) in settings.all() {
-                rows.push(|column| match column {
-                    "name" => Some(text(name)),
-                    "setting" | "reset_val" => Some(text(&value)),
-                    "short_desc" => Some(text(description)),
-                    "category" => Some(text("Client Connection Defaults")),
-                    "context" => Some(text("user")),
-                    "vartype" => Some(text("string")),
-                    "source" => Some(text("session")),
-                    _ => None,
-                });
-            }
-        }
-        "pg_stat_activity" => rows.push(|column| {
-            Some(match column {
-                "datid" => Datum::Oid(DATABASE),
-                "datname" => text(&settings.database),
-                "pid" | "leader_pid" => Datum::Null,
-                "usesysid" => Datum::Oid(OWNER),
-                "usename" => text(&settings.user),
-                "application_name" => text(&settings.application_name),
-                "client_port" => Datum::Null,
-                "xact_start" => Datum::TimestampTz(settings.transaction_time_us),
-                "query_start" | "state_change" => Datum::TimestampTz(settings.statement_time_us),
-                "state" => text("active"),
-                "backend_type" => text("client backend"),
-                "backend_xid" | "backend_xmin" => Datum::Null,
-                _ => return None,
-            })
-        }),
-        _ => return None,
-    }
-    Some(rows.finish())
 }
 
 fn namespaces(rows: &mut Rows, objects: &Objects) {
@@ -452,162 +407,3 @@ fn index_view(rows: &mut Rows, objects: &Objects) {
         }
     }
 }
-
-/// OID and name of the default btree operator class of a type.
-fn operator_class(sql_type: SqlType) -> (u32, &'static str) {
-    match sql_type {
-        SqlType::Bool => (10_003, "bool_ops"),
-        SqlType::Char(_) => (10_004, "bpchar_ops"),
-        SqlType::Bytea => (10_006, "bytea_ops"),
-        SqlType::Date => (3_122, "date_ops"),
-        SqlType::Float4 => (10_012, "float4_ops"),
-        SqlType::Float8 => (3_123, "float8_ops"),
-        SqlType::Int2 => (1_979, "int2_ops"),
-        SqlType::Int4 => (1_978, "int4_ops"),
-        SqlType::Int8 => (3_124, "int8_ops"),
-        SqlType::Interval => (10_022, "interval_ops"),
-        SqlType::Numeric(_) => (3_125, "numeric_ops"),
-        SqlType::Time => (10_038, "time_ops"),
-        SqlType::TimestampTz => (3_127, "timestamptz_ops"),
-        SqlType::Timestamp => (3_128, "timestamp_ops"),
-        SqlType::Uuid => (10_065, "uuid_ops"),
-        SqlType::Text | SqlType::Varchar(_) => (3_126, "text_ops"),
-        _ => (0, ""),
-    }
-}
-
-/// Relations whose rows are always the same.
-fn fixed(rows: &mut Rows) {
-    let oid = |value: u32| Some(Datum::Oid(value));
-    let word = |value: &str| Some(text(value));
-    match rows.relation.name {
-        "pg_am" => {
-            for (number, name, kind) in [(HEAP, "heap", "t"), (BTREE, "btree", "i")] {
-                rows.push(|column| match column {
-                    "oid" => oid(number),
-                    "amname" => word(name),
-                    "amtype" => word(kind),
-                    "amhandler" => word("-"),
-                    _ => None,
-                });
-            }
-        }
-        "pg_database" => rows.push(|column| match column {
-            "oid" => oid(DATABASE),
-            "datname" => word("lineradb"),
-            "datdba" => oid(OWNER),
-            "encoding" => Some(Datum::Int4(6)),
-            "datlocprovider" => word("c"),
-            "datallowconn" => Some(Datum::Bool(true)),
-            "datconnlimit" => Some(Datum::Int4(-1)),
-            "dattablespace" => oid(1_663),
-            // Text is ordered by its bytes.
-            "datcollate" => word("C"),
-            "datctype" => word("C.UTF-8"),
-            _ => None,
-        }),
-        "pg_roles" | "pg_authid" | "pg_user" | "pg_shadow" => rows.push(|column| match column {
-            "oid" | "usesysid" => oid(OWNER),
-            "rolname" | "usename" => word(OWNER_NAME),
-            "rolconnlimit" => Some(Datum::Int4(-1)),
-            "rolpassword" | "passwd" => word("********"),
-            "rolsuper" | "rolinherit" | "rolcreaterole" | "rolcreatedb" | "rolcanlogin"
-            | "rolbypassrls" | "usecreatedb" | "usesuper" | "usebypassrls" => {
-                Some(Datum::Bool(true))
-            }
-            _ => None,
-        }),
-        "pg_collation" => {
-            for (number, name) in [(100, "default"), (950, "C"), (951, "POSIX")] {
-                rows.push(|column| match column {
-                    "oid" => oid(number),
-                    "collname" => word(name),
-                    "collnamespace" => oid(PG_CATALOG),
-                    "collowner" => oid(OWNER),
-                    "collprovider" => word(if number == 100 { "d" } else { "c" }),
-                    "collisdeterministic" => Some(Datum::Bool(true)),
-                    "collencoding" => Some(Datum::Int4(-1)),
-                    "collcollate" | "collctype" if number != 100 => word(name),
-                    _ => None,
-                });
-            }
-        }
-        "pg_tablespace" => {
-            for (number, name) in [(1_663, "pg_default"), (1_664, "pg_global")] {
-                rows.push(|column| match column {
-                    "oid" => oid(number),
-                    "spcname" => word(name),
-                    "spcowner" => oid(OWNER),
-                    _ => None,
-                });
-            }
-        }
-        "pg_language" => {
-            for (number, name) in [(12, "internal"), (14, "sql")] {
-                rows.push(|column| match column {
-                    "oid" => oid(number),
-                    "lanname" => word(name),
-                    "lanowner" => oid(OWNER),
-                    "lanpltrusted" => Some(Datum::Bool(number == 14)),
-                    _ => None,
-                });
-            }
-        }
-        "pg_opclass" => {
-            for sql_type in INDEXED {
-                let (number, name) = operator_class(sql_type);
-                rows.push(|column| match column {
-                    "oid" => oid(number),
-                    "opcmethod" => oid(BTREE),
-                    "opcname" => word(name),
-                    "opcnamespace" => oid(PG_CATALOG),
-                    "opcowner" => oid(OWNER),
-                    "opcintype" => oid(sql_type.oid()),
-                    "opcdefault" => Some(Datum::Bool(true)),
-                    _ => None,
-                });
-            }
-        }
-        "pg_proc" => {
-            for (at, function) in super::functions::FUNCTIONS.iter().enumerate() {
-                rows.push(|column| match column {
-                    "oid" => oid(14_000 + at as u32),
-                    "proname" | "prosrc" => word(function.name),
-                    "pronamespace" => oid(PG_CATALOG),
-                    "proowner" => oid(OWNER),
-                    "prolang" => oid(12),
-                    "procost" => Some(Datum::Float4(1.0)),
-                    "prorows" => Some(Datum::Float4(0.0)),
-                    "prokind" => word("f"),
-                    "provolatile" => word("s"),
-                    "proparallel" => word("s"),
-                    "prorettype" => oid(function.returns.oid()),
-                    "proargtypes" => Some(Datum::Array(SqlType::Oid, Vec::new())),
-                    "prosupport" => word("-"),
-                    _ => None,
-                });
-            }
-        }
-        // Always empty.
-        _ => {}
-    }
-}
-
-const INDEXED: [SqlType; 16] = [
-    SqlType::Bool,
-    SqlType::Char(1),
-    SqlType::Bytea,
-    SqlType::Date,
-    SqlType::Float4,
-    SqlType::Float8,
-    SqlType::Int2,
-    SqlType::Int4,
-    SqlType::Int8,
-    SqlType::Interval,
-    SqlType::Numeric(None),
-    SqlType::Time,
-    SqlType::TimestampTz,
-    SqlType::Timestamp,
-    SqlType::Uuid,
-    SqlType::Text,
-];

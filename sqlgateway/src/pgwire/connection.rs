@@ -3,15 +3,16 @@
 
 use super::extended::Extended;
 use super::link::{Link, Received};
-use super::message::Frontend;
+use super::message::{Frontend, Target};
 use super::rows::{Progress, Rows, SendError};
 use crate::encode::Format;
 use crate::error::SqlError;
 use crate::metrics;
 use crate::session::{CopyIn, CopyOut, Outcome, Session, TransactionStatus};
 use futures::StreamExt;
-use lineradb_common::clock::Stopwatch;
+use lineradb_common::clock::{Stopwatch, deadline_after};
 use std::io;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// A connection after its start-up.
@@ -24,6 +25,8 @@ pub struct Connection {
     pub extended: Extended,
     /// After an error in the extended protocol: everything up to Sync is void.
     skipping: bool,
+    /// When a client that says nothing more is sent away, and with what error.
+    idle: Option<(Instant, SqlError)>,
 }
 
 /// What a message led to.
@@ -37,6 +40,7 @@ impl Connection {
             link,
             extended: Extended::default(),
             skipping: false,
+            idle: None,
         }
     }
 
@@ -50,21 +54,28 @@ impl Connection {
     }
 
     async fn run(&mut self, drain: &CancellationToken) -> io::Result<()> {
+        self.idle = self.idle_end();
         loop {
             let received = match self.link.buffered() {
                 Some(received) => received,
                 None => {
                     self.link.flush().await?;
                     let idle = self.session.transaction_status() == TransactionStatus::Idle;
+                    let end = self.idle.clone();
                     tokio::select! {
                         biased;
-                        () = drain.cancelled(), if idle => return self.terminate().await,
+                        () = drain.cancelled(), if idle => {
+                            let message =
+                                "terminating connection due to administrator command";
+                            return self.terminate(&SqlError::new("57P01", message)).await;
+                        }
                         more = self.link.fill() => {
                             if more? {
                                 continue;
                             }
                             Received::Closed
                         }
+                        error = idle_for_long(end) => return self.terminate(&error).await,
                     }
                 }
             };
@@ -92,17 +103,32 @@ impl Connection {
                     continue;
                 }
             };
+            self.idle = None;
             self.handle(message).await?;
         }
     }
 
-    async fn terminate(&mut self) -> io::Result<()> {
-        let error = SqlError::new(
-            "57P01",
-            "terminating connection due to administrator command",
-        );
-        self.link.output.error("FATAL", &error);
+    async fn terminate(&mut self, error: &SqlError) -> io::Result<()> {
+        self.link.output.error("FATAL", error);
         self.link.flush().await
+    }
+
+    /// What ends the pause that begins with a ReadyForQuery.
+    fn idle_end(&self) -> Option<(Instant, SqlError)> {
+        let settings = self.session.settings();
+        let (timeout, sqlstate, message) = match self.session.transaction_status() {
+            TransactionStatus::Idle => (
+                settings.idle_session_timeout,
+                "57P05",
+                "terminating connection due to idle-session timeout",
+            ),
+            TransactionStatus::InTransaction | TransactionStatus::Failed => (
+                settings.idle_in_transaction_timeout,
+                "25P03",
+                "terminating connection due to idle-in-transaction timeout",
+            ),
+        };
+        timeout.map(|t| (deadline_after(t), SqlError::new(sqlstate, message)))
     }
 
     async fn handle(&mut self, message: Frontend) -> io::Result<()> {
@@ -125,7 +151,10 @@ impl Connection {
             Frontend::Describe { target, name } => self.describe(target, &name),
             Frontend::Execute { portal, max_rows } => self.execute(&portal, max_rows).await,
             Frontend::Close { target, name } => {
-                self.extended.close(target, &name);
+                match target {
+                    Target::Statement => self.session.close_prepared(&name),
+                    Target::Portal => self.extended.close_portal(&name),
+                }
                 self.link.output.closed();
                 Ok(())
             }
@@ -162,7 +191,9 @@ impl Connection {
 
     /// The simple protocol: every statement of the text, results as they come.
     async fn query(&mut self, sql: &str) -> Handled {
-        self.extended.close_unnamed();
+        // A simple query destroys the unnamed statement and portal.
+        self.session.close_prepared("");
+        self.extended.close_portal("");
         let kind = metrics::kind_of(sql);
         let mut watch = Stopwatch::start();
         let mut query = match self.session.begin_simple(sql) {
@@ -263,6 +294,7 @@ impl Connection {
         }
         self.news();
         self.link.output.ready(status);
+        self.idle = self.idle_end();
     }
 
     /// Notices and changed settings, before the message that ends a statement.
@@ -329,6 +361,17 @@ impl Connection {
         }
         self.link.output.copy_done();
         Ok(format!("COPY {total}"))
+    }
+}
+
+/// Returns when a pause has lasted too long; never, when nothing ends it.
+async fn idle_for_long(end: Option<(Instant, SqlError)>) -> SqlError {
+    match end {
+        Some((at, error)) => {
+            tokio::time::sleep_until(at).await;
+            error
+        }
+        None => std::future::pending().await,
     }
 }
 

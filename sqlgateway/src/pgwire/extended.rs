@@ -7,22 +7,22 @@ use crate::encode::{self, Format};
 use crate::error::SqlError;
 use crate::metrics;
 use crate::session::{Outcome, Prepared, ResultColumn};
+use crate::statement::Statement;
 use lineradb_common::clock::Stopwatch;
 use lineradb_common::sql::{Datum, SqlType};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Prepared statements and portals of a connection.
+/// Portals of a connection; prepared statements belong to the session, where SQL
+/// finds them as well.
 #[derive(Default)]
 pub struct Extended {
-    /// `None`: the empty statement.
-    statements: HashMap<String, Option<Arc<Prepared>>>,
     portals: HashMap<String, Portal>,
 }
 
 /// A bound statement.
 struct Portal {
-    prepared: Option<Arc<Prepared>>,
+    prepared: Arc<Prepared>,
     formats: Vec<Format>,
     state: State,
 }
@@ -40,22 +40,9 @@ struct Running {
 }
 
 impl Extended {
-    /// Close, of something that need not exist.
-    pub fn close(&mut self, target: Target, name: &str) {
-        match target {
-            Target::Statement => {
-                self.statements.remove(name);
-            }
-            Target::Portal => {
-                self.portals.remove(name);
-            }
-        }
-    }
-
-    /// A simple query destroys the unnamed statement and portal.
-    pub fn close_unnamed(&mut self) {
-        self.statements.remove("");
-        self.portals.remove("");
+    /// Closes a portal, which need not exist.
+    pub fn close_portal(&mut self, name: &str) {
+        self.portals.remove(name);
     }
 
     /// Portals end with their transaction.
@@ -70,25 +57,22 @@ impl Connection {
     /// # Errors
     /// Those of planning; 42P05 when the name is taken.
     pub async fn parse(&mut self, name: String, sql: &str, types: &[u32]) -> Result<(), SendError> {
-        if !name.is_empty() && self.extended.statements.contains_key(&name) {
-            let message = format!("prepared statement \"{name}\" already exists");
-            return Err(SqlError::new("42P05", message).into());
-        }
+        self.session.refuse_taken(&name)?;
         let types = types
             .iter()
             .map(|oid| declared_type(*oid))
             .collect::<Result<Vec<_>, _>>()?;
         let mut statements = self.session.parse(sql)?;
-        let prepared = match (statements.pop(), statements.is_empty()) {
-            (None, _) => None,
-            (Some(statement), true) if statement.is_empty() => None,
-            (Some(statement), true) => Some(self.session.prepare(statement, &types).await?),
+        let statement = match (statements.pop(), statements.is_empty()) {
+            (Some(statement), true) => statement,
+            (None, _) => Statement::empty(),
             (Some(_), false) => {
                 let message = "cannot insert multiple commands into a prepared statement";
                 return Err(SqlError::syntax(message).into());
             }
         };
-        self.extended.statements.insert(name, prepared);
+        let prepared = self.session.prepare(statement, &types).await?;
+        self.session.keep_parsed(name, prepared, sql)?;
         self.link.output.parsed();
         Ok(())
     }
@@ -99,12 +83,12 @@ impl Connection {
     /// 26000 for an unknown statement, 08P01 for wrong counts, and those of the
     /// parameters' values.
     pub fn bind(&mut self, bind: Bind) -> Result<(), SendError> {
-        let prepared = self.statement(&bind.statement)?;
+        let prepared = self.session.prepared(&bind.statement)?;
         if !bind.portal.is_empty() && self.extended.portals.contains_key(&bind.portal) {
             let message = format!("cursor \"{}\" already exists", bind.portal);
             return Err(SqlError::new("42P03", message).into());
         }
-        let types = prepared.as_ref().map_or(&[][..], |p| &p.parameter_types);
+        let types = &prepared.parameter_types;
         if bind.parameters.len() != types.len() {
             let message = format!(
                 "bind message supplies {} parameters, but prepared statement \"{}\" requires {}",
@@ -133,10 +117,7 @@ impl Connection {
             })
             .collect::<Result<Vec<_>, _>>()
             .map_err(SqlError::from)?;
-        let width = prepared
-            .as_ref()
-            .and_then(|p| p.columns.as_ref())
-            .map_or(0, |columns| columns.len());
+        let width = prepared.columns.as_ref().map_or(0, |c| c.len());
         let formats = match Format::spread(&bind.result_formats, width) {
             Ok(formats) => formats,
             // No columns, and a format for all of none.
@@ -165,10 +146,9 @@ impl Connection {
     pub fn describe(&mut self, target: Target, name: &str) -> Result<(), SendError> {
         let (columns, formats): (Option<Arc<[ResultColumn]>>, Vec<Format>) = match target {
             Target::Statement => {
-                let prepared = self.statement(name)?;
-                let types = prepared.as_ref().map_or(&[][..], |p| &p.parameter_types);
-                self.link.output.parameters(types);
-                let columns = prepared.and_then(|p| p.columns.clone());
+                let prepared = self.session.prepared(name)?;
+                self.link.output.parameters(&prepared.parameter_types);
+                let columns = prepared.columns.clone();
                 // Not known before Bind: zero, as PostgreSQL says.
                 let formats = vec![Format::Text; columns.as_ref().map_or(0, |c| c.len())];
                 (columns, formats)
@@ -176,7 +156,7 @@ impl Connection {
             Target::Portal => {
                 let portal = self.extended.portals.get(name);
                 let portal = portal.ok_or_else(|| unknown_portal(name))?;
-                let columns = portal.prepared.as_ref().and_then(|p| p.columns.clone());
+                let columns = portal.prepared.columns.clone();
                 (columns, portal.formats.clone())
             }
         };
@@ -195,12 +175,13 @@ impl Connection {
         let Some(portal) = self.extended.portals.get_mut(name) else {
             return Err(unknown_portal(name).into());
         };
-        let state = std::mem::replace(&mut portal.state, State::Done);
-        let formats = std::mem::take(&mut portal.formats);
-        let Some(prepared) = portal.prepared.clone() else {
+        let prepared = Arc::clone(&portal.prepared);
+        if prepared.statement.is_empty() {
             self.link.output.empty_query();
             return Ok(());
-        };
+        }
+        let state = std::mem::replace(&mut portal.state, State::Done);
+        let formats = std::mem::take(&mut portal.formats);
         let kind = metrics::kind_of(prepared.statement.text());
         let watch = Stopwatch::start();
         let result = self
@@ -290,17 +271,6 @@ impl Connection {
                 Ok(State::Done)
             }
         }
-    }
-
-    fn statement(&self, name: &str) -> Result<Option<Arc<Prepared>>, SqlError> {
-        self.extended.statements.get(name).cloned().ok_or_else(|| {
-            let message = if name.is_empty() {
-                "unnamed prepared statement does not exist".to_owned()
-            } else {
-                format!("prepared statement \"{name}\" does not exist")
-            };
-            SqlError::new("26000", message)
-        })
     }
 }
 

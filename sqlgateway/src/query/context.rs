@@ -2,7 +2,8 @@
 //! tables, and the settings of the session as they are when it starts.
 
 use crate::catalog::CatalogSnapshot;
-use crate::settings::Settings;
+use crate::session::PreparedStatements;
+use crate::settings::{SetRequests, Settings};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::logical_expr::ScalarUDF;
@@ -19,6 +20,10 @@ pub struct QueryContext {
     pub virtual_tables: Arc<dyn VirtualTables>,
     /// The session's settings, with the wall times of this statement.
     pub settings: Arc<Settings>,
+    /// The session's prepared statements.
+    pub prepared: Arc<PreparedStatements>,
+    /// Where `set_config()` leaves what it is asked for.
+    pub set_requests: Arc<SetRequests>,
     /// Hidden row ids can be named: for the row sources of UPDATE and DELETE.
     pub row_ids: bool,
 }

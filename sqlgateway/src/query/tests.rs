@@ -44,6 +44,8 @@ fn context(tables: Vec<TableDescriptor>) -> QueryContext {
         )),
         virtual_tables: Arc::new(NoVirtualTables),
         settings: Arc::new(Settings::default()),
+        prepared: Arc::default(),
+        set_requests: Arc::default(),
         row_ids: false,
     }
 }

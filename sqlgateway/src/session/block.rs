@@ -2,7 +2,7 @@
 //! the statements of one simple query or one pipeline.
 
 use super::Session;
-use super::types::TransactionStatus;
+use super::types::{Outcome, TransactionStatus};
 use crate::catalog::PendingDdl;
 use crate::error::{Result, SqlError};
 use crate::settings::Settings;
@@ -34,6 +34,8 @@ pub(super) struct Block {
     pub options: TransactionOptions,
     /// With an idempotency key: the hash of all that was asked so far.
     pub(super) request_hash: Option<Bytes>,
+    /// The command tag of the last statement, for the outcome of a keyed request.
+    pub(super) last_tag: String,
 }
 
 pub(super) struct NamedSavepoint {
@@ -135,6 +137,7 @@ impl Session {
             read_only: options.read_only,
             settings_before,
             request_hash: options.idempotency.as_ref().map(|r| r.request_hash.clone()),
+            last_tag: String::new(),
             options,
         });
         Ok(())
@@ -205,6 +208,21 @@ impl Session {
         Ok(())
     }
 
+    /// The first outcome of the request that opens an implicit block, when it was
+    /// carried out before under its idempotency key: all of its text is known
+    /// before it runs.
+    pub(super) async fn replay_block(&mut self) -> Result<Option<Outcome>> {
+        let earlier = match &self.block {
+            Some(block) if block.request_hash.is_some() => block.txn.earlier_outcome().await?,
+            _ => None,
+        };
+        let Some(earlier) = earlier else {
+            return Ok(None);
+        };
+        self.rollback_block().await;
+        Ok(Some(self.answer_earlier(&earlier.result_summary)))
+    }
+
     /// COMMIT of the open transaction.
     pub(super) async fn commit_block(&mut self) -> Result<()> {
         let Some(block) = self.block.take() else {
@@ -220,13 +238,20 @@ impl Session {
         block.txn.set_deadline(self.limits().deadline);
         if let Some(hash) = &block.request_hash {
             block.txn.set_request_hash(hash.clone());
+            // A block ends with COMMIT, an implicit one with its last statement.
+            let summary = match block.explicit {
+                true => "COMMIT".to_owned(),
+                false => block.last_tag.clone(),
+            };
+            block.txn.set_result_summary(Bytes::from(summary));
         }
         let result = block.txn.commit().await;
         self.remember_timing(&block.txn);
         match result {
             Ok(commit) => {
                 self.settings_after_commit();
-                if let Some(pending) = block.pending {
+                // An earlier request's outcome: nothing of this one is committed.
+                if let Some(pending) = block.pending.filter(|_| commit.earlier.is_none()) {
                     self.gateway.catalog.install(pending.snapshot);
                     self.gateway.clean_up();
                 }

@@ -23,6 +23,14 @@ impl Session {
         else {
             return Err(SqlError::internal("COPY FROM a query"));
         };
+        let keyed = match &self.block {
+            Some(b) => b.request_hash.is_some(),
+            None => self.settings.idempotency_key.is_some(),
+        };
+        if keyed {
+            // The key stands for the statements; the data come after them.
+            return Err(SqlError::unsupported("COPY FROM under an idempotency key"));
+        }
         let mut context = self.context();
         let own_catalog = self.block.as_ref().is_some_and(|b| b.pending.is_some());
         let mut codec = crate::dml::resolve_table(&context, schema.as_deref(), name);

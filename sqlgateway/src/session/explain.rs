@@ -21,15 +21,7 @@ impl Session {
         limits: &Limits,
     ) -> Result<Outcome> {
         let statement = match statement.command() {
-            Command::Execute(name, _) => {
-                let inner = self.named.get(name).cloned().ok_or_else(|| {
-                    SqlError::new(
-                        "26000",
-                        format!("prepared statement \"{name}\" does not exist"),
-                    )
-                })?;
-                inner.statement.clone()
-            }
+            Command::Execute(name, _) => self.prepared(name)?.statement.clone(),
             _ => statement.clone(),
         };
         let compiled = limits.run(self.compile(&statement, &[], false)).await?;

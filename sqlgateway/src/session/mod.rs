@@ -4,9 +4,11 @@
 //! |---|---|
 //! | `types` | results, statuses, cancel handles |
 //! | `plan` | plans and the gateway's cache of them |
-//! | `run` | planned statements, retries |
+//! | `planning` | what is planned against, plans kept and made anew |
+//! | `run`, `retry` | planned statements, retries |
 //! | `block` | transactions, savepoints, what COMMIT and ROLLBACK do to settings |
 //! | `simple` | simple queries: several statements, lifted literals |
+//! | `prepared` | the namespace of prepared statements |
 //! | `utility`, `explain`, `copy` | SET, SHOW, PREPARE and other statements |
 //! | `schema` | DDL inside and outside of transactions |
 //! | `stream` | result streams, statement timeout, cancel |
@@ -15,6 +17,9 @@ mod block;
 mod copy;
 mod explain;
 mod plan;
+mod planning;
+mod prepared;
+mod retry;
 mod run;
 mod schema;
 mod simple;
@@ -24,7 +29,7 @@ mod utility;
 
 use crate::error::{Result, SqlError};
 
-use crate::settings::{REPORTED, Settings};
+use crate::settings::{REPORTED, SetRequests, Settings};
 use crate::statement::{Command, Statement};
 use block::Block;
 use bytes::Bytes;
@@ -32,15 +37,15 @@ use lineradb_client::{Timing, Transaction};
 use lineradb_common::clock::{deadline_after, wall_clock_us};
 use lineradb_common::sql::{Datum, SqlType};
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
 use std::sync::Arc;
 pub use stream::Limits;
 
 pub use crate::dml::copy_in::CopyIn;
 pub use crate::gateway::{Gateway, GatewayOptions};
 pub use plan::{CompiledStatement, PlanCache};
-pub(crate) use run::Retry;
-pub use schema::{DdlRunner, DdlWork};
+pub use prepared::{Named, PreparedStatements};
+pub(crate) use retry::Retry;
+pub use schema::{DdlRunner, DdlWork, Done};
 pub use simple::SimpleQuery;
 pub use types::{
     CancelHandle, CopyFormat, CopyOut, Outcome, ResultColumn, SessionParams, TransactionStatus,
@@ -71,7 +76,8 @@ pub struct Session {
     shared_settings: Arc<Settings>,
     block: Option<Block>,
     pipelined: bool,
-    named: HashMap<String, Arc<Prepared>>,
+    prepared: Arc<PreparedStatements>,
+    set_requests: Arc<SetRequests>,
     cancel: CancelHandle,
     key: (i32, i32),
     reported: Vec<Option<String>>,
@@ -102,7 +108,8 @@ impl Session {
             settings,
             block: None,
             pipelined: false,
-            named: HashMap::new(),
+            prepared: Arc::default(),
+            set_requests: Arc::default(),
             cancel,
             key,
             reported: vec![None; REPORTED.len()],
@@ -153,9 +160,9 @@ impl Session {
         }
         let (parameter_types, columns) = match statement.command() {
             // EXECUTE returns what the statement named returns.
-            Command::Execute(name, _) => match self.named.get(name) {
-                Some(inner) => (Vec::new(), inner.columns.clone()),
-                None => (Vec::new(), None),
+            Command::Execute(name, _) => match self.prepared(name) {
+                Ok(inner) => (Vec::new(), inner.columns.clone()),
+                Err(_) => (Vec::new(), None),
             },
             Command::Explain { statement, .. } => {
                 let types = match statement.command() {
@@ -240,14 +247,21 @@ impl Session {
                 None => Timing::default(),
             };
         }
-        let result = self.dispatch(prepared, parameters, &limits).await;
+        self.set_requests.take();
+        let mut result = self.dispatch(prepared, parameters, &limits).await;
+        if result.is_ok()
+            && let Err(error) = self.carry_out_set_requests()
+        {
+            result = Err(error);
+        }
         if let Some(block) = &mut self.block {
             if begins_work(prepared.statement.command()) {
                 block.statements += 1;
             }
             let txn = block.txn.clone();
-            if result.is_err() {
-                block.fail();
+            match &result {
+                Ok(outcome) => block.last_tag = outcome.tag().to_owned(),
+                Err(_) => block.fail(),
             }
             if !shows_timing {
                 self.remember_timing(&txn);
@@ -414,9 +428,21 @@ impl Drop for Session {
     }
 }
 
-/// Statements that join or open the implicit transaction of a pipeline.
+/// Statements that open the implicit transaction of a pipeline or of a simple query
+/// with several statements. What is set belongs to it as well: it is undone when
+/// the transaction fails. The idempotency key does not: it is for the transaction
+/// that begins next.
 fn opens_implicit(command: &Command) -> bool {
-    matches!(command, Command::Sql(_) | Command::Copy(_))
+    match command {
+        Command::Sql(_)
+        | Command::Copy(_)
+        | Command::Explain { .. }
+        | Command::Execute(..)
+        | Command::Reset(_)
+        | Command::SetTransaction(..) => true,
+        Command::Set(name, ..) => name != "idempotency_key",
+        _ => false,
+    }
 }
 
 /// What an idempotency key is bound to: the text and its parameters, after what

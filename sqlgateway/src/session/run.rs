@@ -11,8 +11,7 @@ use super::block::{commit_error, duplicate_key};
 use super::plan::{CompiledStatement, Plan};
 use super::stream::{Held, Limits, hold, of_rows, timed_out};
 use super::types::{Outcome, ResultColumn};
-use super::{Prepared, Session, plan};
-use crate::catalog::CatalogSnapshot;
+use super::{Prepared, Retry, Session};
 use crate::dml::writer::Checks;
 use crate::dml::{Changed, DmlContext};
 use crate::error::{Result, SqlError};
@@ -21,16 +20,10 @@ use crate::query::QueryContext;
 use crate::statement::{Command, TransactionModes};
 use bytes::Bytes;
 use lineradb_client::{Error as ClientError, Transaction};
-use lineradb_common::clock::Stopwatch;
-use lineradb_common::random;
-use lineradb_common::sql::{Datum, SqlType};
+use lineradb_common::sql::Datum;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-
-/// Retries of a statement without `statement_timeout` end after this time.
-const RETRY_TIME: Duration = Duration::from_secs(60);
-const BACKOFF_MAX_MS: u64 = 64;
 
 /// Rows at hand or to come, and what else a statement did.
 pub(super) enum Ran {
@@ -42,146 +35,7 @@ pub(super) enum Ran {
     Changed(Changed),
 }
 
-/// Waits before another try; answers an error when time is up.
-pub(crate) struct Retry {
-    watch: Stopwatch,
-    limit: Duration,
-    tries: u32,
-}
-
-impl Retry {
-    pub fn new(limits: &Limits) -> Self {
-        let limit = limits.deadline.map_or(RETRY_TIME, |at| {
-            at.saturating_duration_since(lineradb_common::clock::deadline_after(Duration::ZERO))
-        });
-        Retry {
-            watch: Stopwatch::start(),
-            limit,
-            tries: 0,
-        }
-    }
-
-    /// Waits a little, or gives the error back.
-    ///
-    /// # Errors
-    /// `error`, when it cannot be retried or time is up.
-    pub async fn after(&mut self, error: SqlError) -> Result<()> {
-        if !error.retryable || self.watch.elapsed() > self.limit {
-            return Err(error);
-        }
-        self.tries += 1;
-        let ceiling = (1_u64 << self.tries.min(6)).min(BACKOFF_MAX_MS);
-        // A changed schema needs no pause, only a new plan.
-        if self.tries > 1 || !error.is_schema_changed() {
-            tokio::time::sleep(Duration::from_micros(random::below(ceiling * 1000) + 200)).await;
-        }
-        Ok(())
-    }
-}
-
 impl Session {
-    /// What statements are planned against now.
-    pub(super) fn context(&self) -> QueryContext {
-        let catalog = match self.block.as_ref().and_then(|b| b.pending.as_ref()) {
-            Some(pending) => Arc::clone(&pending.snapshot),
-            None => self.gateway.catalog.snapshot(),
-        };
-        self.context_of(catalog)
-    }
-
-    pub(super) fn context_of(&self, catalog: Arc<CatalogSnapshot>) -> QueryContext {
-        let mut settings = self.settings.clone();
-        settings.transaction_time_us = match &self.block {
-            Some(b) => b.began_us,
-            None => settings.statement_time_us,
-        };
-        QueryContext {
-            catalog,
-            virtual_tables: Arc::clone(&self.gateway.virtual_tables),
-            settings: Arc::new(settings),
-            row_ids: false,
-        }
-    }
-
-    /// Plans a statement, from the cache where possible; reads the catalog again
-    /// before it says that something does not exist (S4).
-    pub(super) async fn compile(
-        &self,
-        statement: &crate::statement::Statement,
-        declared: &[Option<SqlType>],
-        cache: bool,
-    ) -> Result<Arc<CompiledStatement>> {
-        let context = self.context();
-        let own_catalog = self.block.as_ref().is_some_and(|b| b.pending.is_some());
-        let key = plan::PlanKey {
-            text: Arc::clone(statement.shared_text()),
-            types: declared.to_vec(),
-            search_path: context.settings.search_path.clone(),
-            time_zone: context.settings.time_zone_name.clone(),
-        };
-        let cache = cache && !own_catalog;
-        // A text without literals is its own lifted text: what is kept under it may
-        // be the mark that it cannot be lifted, which is no plan.
-        if cache
-            && let Some(found) = self.gateway.plans.get(&key, &context)
-            && !matches!(found.plan, plan::Plan::NotLiftable)
-        {
-            return Ok(found);
-        }
-        let engine = &self.gateway.engine;
-        let mut compiled = plan::compile(engine, &context, statement, declared).await;
-        if let Err(e) = &compiled
-            && !own_catalog
-            && matches!(
-                e.sqlstate.as_str(),
-                "42P01" | "42703" | "3F000" | "42704" | "42P10"
-            )
-        {
-            let fresh = self.gateway.catalog.refresh().await?;
-            if !Arc::ptr_eq(&fresh, &context.catalog) {
-                let context = self.context_of(fresh);
-                compiled = plan::compile(engine, &context, statement, declared).await;
-            }
-        }
-        let compiled = Arc::new(compiled?);
-        if cache {
-            self.gateway.plans.put(key, &compiled);
-        }
-        Ok(compiled)
-    }
-
-    /// The plan of a prepared statement, made anew when it is no longer right.
-    pub(super) async fn current_plan(
-        &self,
-        prepared: &Prepared,
-        context: &QueryContext,
-    ) -> Result<Arc<CompiledStatement>> {
-        let held = prepared.plan.lock().clone();
-        if let Some(held) = held
-            && held.is_valid(context)
-        {
-            return Ok(held);
-        }
-        let declared: Vec<Option<SqlType>> =
-            prepared.parameter_types.iter().map(|t| Some(*t)).collect();
-        let compiled = self.compile(&prepared.statement, &declared, true).await?;
-        if let (Some(before), Some(now)) = (&prepared.columns, &compiled.columns) {
-            let same = before.len() == now.len()
-                && before
-                    .iter()
-                    .zip(now.iter())
-                    .all(|(a, b)| a.sql_type == b.sql_type);
-            if !same {
-                return Err(SqlError::new(
-                    "0A000",
-                    "cached plan must not change result type",
-                ));
-            }
-        }
-        *prepared.plan.lock() = Some(Arc::clone(&compiled));
-        Ok(compiled)
-    }
-
     /// Runs a SELECT, INSERT, UPDATE or DELETE.
     pub(super) async fn run_planned(
         &mut self,
@@ -271,7 +125,7 @@ impl Session {
         }
     }
 
-    fn answer_earlier(&mut self, summary: &Bytes) -> Outcome {
+    pub(super) fn answer_earlier(&mut self, summary: &Bytes) -> Outcome {
         let tag = String::from_utf8_lossy(summary).into_owned();
         self.earlier_outcome = Some(tag.clone());
         let rows = tag.rsplit(' ').next().and_then(|n| n.parse().ok());

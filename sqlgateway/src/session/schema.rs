@@ -1,20 +1,26 @@
 //! DDL in a session: inside a block it joins the block's transaction; alone it is
 //! one transaction, or several steps for index builds.
+//!
+//! Alone and under an idempotency key, the step that completes the statement
+//! commits under the key (X2): a repeat, also one at the same time, is answered
+//! with the first one's outcome, and what it has begun itself is taken back.
 
-use super::Session;
 use super::block::commit_error;
-use super::run::{Retry, read_only_error};
+use super::run::read_only_error;
 use super::stream::Limits;
 use super::types::Outcome;
+use super::{Retry, Session};
 use crate::catalog::CatalogChange;
 use crate::ddl::{self, DdlEnv};
 use crate::error::{Result, SqlError};
 use crate::gateway::Gateway;
 use crate::query::QueryContext;
+use crate::settings::Settings;
 use crate::statement::{Statement, TransactionModes};
 use async_trait::async_trait;
+use bytes::Bytes;
 use datafusion::sql::sqlparser::ast;
-use lineradb_client::TransactionOptions;
+use lineradb_client::{IdempotencyRequest, TransactionOptions};
 use std::sync::Arc;
 
 /// What one step of a DDL statement does; run again on conflicts.
@@ -25,6 +31,12 @@ pub trait DdlWork: Send {
     /// # Errors
     /// Those of the statement.
     async fn run(&mut self, env: &mut DdlEnv<'_>) -> Result<()>;
+
+    /// The statement's command tag, when this step completes it. Asked before the
+    /// step runs (is it the one?) and afterwards.
+    fn completes(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A whole statement as one step.
@@ -39,6 +51,10 @@ impl DdlWork for Whole<'_> {
         self.tag = ddl::run(env, self.tree).await?;
         Ok(())
     }
+
+    fn completes(&self) -> Option<String> {
+        Some(self.tag.clone())
+    }
 }
 
 /// Runs the steps of a DDL statement that is no part of a block.
@@ -49,23 +65,74 @@ pub struct DdlRunner<'a> {
     notices: Vec<SqlError>,
 }
 
-impl DdlRunner<'_> {
+/// The result summary of the first request under the same idempotency key.
+pub type Earlier = Option<Bytes>;
+
+impl<'a> DdlRunner<'a> {
+    /// For work that no session waits for; `idempotency`: of the statement that
+    /// began it.
+    pub fn background(gateway: &'a Arc<Gateway>, idempotency: Option<IdempotencyRequest>) -> Self {
+        let settings = Settings::default();
+        DdlRunner {
+            gateway,
+            context: QueryContext {
+                catalog: gateway.catalog().snapshot(),
+                virtual_tables: Arc::clone(&gateway.virtual_tables),
+                settings: Arc::new(settings),
+                prepared: Arc::default(),
+                set_requests: Arc::default(),
+                row_ids: false,
+            },
+            options: TransactionOptions {
+                idempotency,
+                ..TransactionOptions::default()
+            },
+            notices: Vec::new(),
+        }
+    }
+
     /// The gateway.
-    pub fn gateway(&self) -> &Arc<Gateway> {
+    pub fn gateway(&self) -> &'a Arc<Gateway> {
         self.gateway
     }
 
-    /// One transaction that changes the catalog; run again on conflicts.
+    /// The idempotency key of the statement.
+    pub fn idempotency(&self) -> Option<&IdempotencyRequest> {
+        self.options.idempotency.as_ref()
+    }
+
+    /// What an earlier request under the statement's key came to.
+    ///
+    /// # Errors
+    /// 22023 when that was another request; those of the transaction layer.
+    async fn earlier(&self) -> Result<Earlier> {
+        if self.options.idempotency.is_none() {
+            return Ok(None);
+        }
+        let txn = self.gateway.client().begin(self.options.clone())?;
+        let earlier = txn.earlier_outcome().await;
+        txn.rollback().await;
+        Ok(earlier?.map(|e| e.result_summary))
+    }
+
+    /// One transaction that changes the catalog; run again on conflicts. The step
+    /// that completes the statement changes nothing when the statement has been
+    /// carried out before under its key: then that outcome is answered.
     ///
     /// # Errors
     /// Those of the work and the transaction layer.
-    pub async fn step(&mut self, limits: &Limits, work: &mut dyn DdlWork) -> Result<()> {
+    pub async fn step(&mut self, limits: &Limits, work: &mut dyn DdlWork) -> Result<Earlier> {
         let mut retry = Retry::new(limits);
         loop {
-            // Not under the request's idempotency key: the second of several steps
-            // would be answered with the outcome of the first.
+            // Earlier steps are not under the key: the next one would be answered
+            // with their outcome.
+            let idempotency = match work.completes() {
+                Some(_) => self.options.idempotency.clone(),
+                None => None,
+            };
             let options = TransactionOptions {
-                idempotency: None,
+                idempotency,
+                deadline: limits.deadline,
                 ..self.options.clone()
             };
             let txn = self.gateway.client().begin(options)?;
@@ -78,6 +145,9 @@ impl DdlRunner<'_> {
                     notices: Vec::new(),
                 };
                 work.run(&mut env).await?;
+                if let Some(tag) = work.completes() {
+                    txn.set_result_summary(Bytes::from(tag));
+                }
                 let notices = std::mem::take(&mut env.notices);
                 // A statement that changed nothing leaves the catalog alone.
                 let pending = if txn.has_writes() {
@@ -89,13 +159,16 @@ impl DdlRunner<'_> {
             };
             let error = match limits.run(attempt).await {
                 Ok((pending, notices)) => match txn.commit().await {
-                    Ok(_) => {
+                    Ok(commit) => {
+                        if let Some(earlier) = commit.earlier {
+                            return Ok(Some(earlier.result_summary));
+                        }
                         self.notices.extend(notices);
                         if let Some(pending) = pending {
                             self.gateway.catalog().install(pending.snapshot);
                             self.gateway.clean_up();
                         }
-                        return Ok(());
+                        return Ok(None);
                     }
                     Err(e) => {
                         let snapshot = pending.map(|p| p.snapshot);
@@ -132,12 +205,14 @@ impl Session {
         if read_only {
             return Err(read_only_error(&ddl::what(tree)));
         }
-        let tag = if self.block.is_some() {
-            self.schema_in_block(tree, limits).await?
-        } else {
-            self.schema_alone(tree, limits).await?
-        };
-        Ok(Outcome::command(tag))
+        if self.block.is_some() {
+            let tag = self.schema_in_block(tree, limits).await?;
+            return Ok(Outcome::command(tag));
+        }
+        Ok(match self.schema_alone(tree, limits).await? {
+            Done::Now(tag) => Outcome::command(tag),
+            Done::Earlier(summary) => self.answer_earlier(&summary),
+        })
     }
 
     async fn schema_in_block(&mut self, tree: &ast::Statement, limits: &Limits) -> Result<String> {
@@ -176,7 +251,7 @@ impl Session {
         Ok(tag)
     }
 
-    async fn schema_alone(&mut self, tree: &ast::Statement, limits: &Limits) -> Result<String> {
+    async fn schema_alone(&mut self, tree: &ast::Statement, limits: &Limits) -> Result<Done> {
         let mut options = self.transaction_options(&TransactionModes::default());
         options.deadline = limits.deadline;
         let gateway = Arc::clone(&self.gateway);
@@ -186,19 +261,34 @@ impl Session {
             options,
             notices: Vec::new(),
         };
-        let result = match ddl::online::run(&mut runner, tree, limits).await {
-            Ok(Some(tag)) => Ok(tag),
-            Ok(None) => {
-                let mut whole = Whole {
-                    tree,
-                    tag: String::new(),
-                };
-                runner.step(limits, &mut whole).await.map(|()| whole.tag)
-            }
-            Err(e) => Err(e),
-        };
+        let result = alone(&mut runner, tree, limits).await;
         let notices = std::mem::take(&mut runner.notices);
         self.notices.extend(notices);
         result
     }
+}
+
+/// How a DDL statement ended well.
+pub enum Done {
+    /// Carried out; its command tag.
+    Now(String),
+    /// Carried out before, under the same idempotency key.
+    Earlier(Bytes),
+}
+
+async fn alone(runner: &mut DdlRunner<'_>, tree: &ast::Statement, limits: &Limits) -> Result<Done> {
+    if let Some(earlier) = limits.run(runner.earlier()).await? {
+        return Ok(Done::Earlier(earlier));
+    }
+    if let Some(done) = ddl::online::run(runner, tree, limits).await? {
+        return Ok(done);
+    }
+    let mut whole = Whole {
+        tree,
+        tag: String::new(),
+    };
+    Ok(match runner.step(limits, &mut whole).await? {
+        Some(earlier) => Done::Earlier(earlier),
+        None => Done::Now(whole.tag),
+    })
 }

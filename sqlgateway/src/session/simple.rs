@@ -6,7 +6,7 @@
 
 use super::plan::{CompiledStatement, PlanKey, compile};
 use super::types::{Outcome, TransactionStatus};
-use super::{Prepared, Session};
+use super::{Prepared, Session, opens_implicit};
 use crate::error::{Result, SqlError};
 use crate::statement::lift::{Lifted, lift};
 use crate::statement::{self, Command, Statement, TransactionModes};
@@ -98,10 +98,20 @@ impl Session {
                 _ => None,
             };
         };
-        if query.several && self.block.is_none() && takes_part(statement.command()) {
+        if query.several && self.block.is_none() && opens_implicit(statement.command()) {
             self.settings.statement_time_us = wall_clock_us() as i64;
-            if let Err(e) = self.begin_block(&TransactionModes::default(), false) {
-                return Some(Err(self.end_simple(query, e).await));
+            let begun = match self.begin_block(&TransactionModes::default(), false) {
+                Ok(()) => self.replay_block().await,
+                Err(e) => Err(e),
+            };
+            match begun {
+                Ok(None) => {}
+                Ok(Some(outcome)) => {
+                    query.over = true;
+                    query.statements.clear();
+                    return Some(Ok(outcome));
+                }
+                Err(e) => return Some(Err(self.end_simple(query, e).await)),
             }
         }
         let prepared = Arc::new(Prepared {
@@ -198,14 +208,6 @@ impl Session {
         };
         liftable.unwrap_or_else(|| CompiledStatement::not_liftable(context))
     }
-}
-
-/// Statements that an implicit transaction of several holds together.
-fn takes_part(command: &Command) -> bool {
-    matches!(
-        command,
-        Command::Sql(_) | Command::Copy(_) | Command::Explain { .. } | Command::Execute(..)
-    )
 }
 
 impl SimpleQuery {

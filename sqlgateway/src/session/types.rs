@@ -89,6 +89,16 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The command tag; of rows without their count, which is not known yet.
+    pub fn tag(&self) -> &str {
+        match self {
+            Outcome::Rows { tag, .. } => tag,
+            Outcome::Command { tag, .. } => tag,
+            Outcome::CopyIn(_) | Outcome::CopyOut(_) => "COPY",
+            Outcome::Empty => "",
+        }
+    }
+
     /// A command tag without rows.
     pub fn command(tag: impl Into<String>) -> Self {
         Outcome::Command {

@@ -157,41 +157,29 @@ impl Session {
             }
             Command::Discard(kind) => self.discard(*kind),
             Command::Prepare(name, types, statement) => {
-                if self.named.contains_key(name) {
-                    return Err(SqlError::new(
-                        "42P05",
-                        format!("prepared statement \"{name}\" already exists"),
-                    ));
-                }
+                self.refuse_taken(name)?;
                 let types = types
                     .iter()
                     .map(|t| sql_type(t).map(Some))
                     .collect::<Result<Vec<_>>>()?;
                 let inner = Box::pin(self.prepare((**statement).clone(), &types)).await?;
-                self.named.insert(name.clone(), inner);
+                let text = Arc::clone(prepared.statement.shared_text());
+                self.keep(name.clone(), inner, text, true)?;
                 Ok(Outcome::command("PREPARE"))
             }
             Command::Execute(name, arguments) => {
-                let inner = self.named.get(name).cloned().ok_or_else(|| {
-                    SqlError::new(
-                        "26000",
-                        format!("prepared statement \"{name}\" does not exist"),
-                    )
-                })?;
+                let inner = self.prepared(name)?;
                 let values = self.evaluate_arguments(name, arguments, &inner.parameter_types)?;
                 Box::pin(self.dispatch(&inner, values, limits)).await
             }
             Command::Deallocate(None) => {
-                self.named.clear();
+                self.deallocate_all();
                 Ok(Outcome::command("DEALLOCATE ALL"))
             }
-            Command::Deallocate(Some(name)) => match self.named.remove(name) {
-                Some(_) => Ok(Outcome::command("DEALLOCATE")),
-                None => Err(SqlError::new(
-                    "26000",
-                    format!("prepared statement \"{name}\" does not exist"),
-                )),
-            },
+            Command::Deallocate(Some(name)) => {
+                self.deallocate(name)?;
+                Ok(Outcome::command("DEALLOCATE"))
+            }
             Command::Explain {
                 analyze,
                 verbose,
@@ -214,6 +202,7 @@ impl Session {
                 );
                 Ok(Outcome::command(*tag))
             }
+            Command::Nothing(tag) => Ok(Outcome::command(*tag)),
             Command::Unsupported(feature) => Err(SqlError::unsupported(feature)),
             Command::Begin(_)
             | Command::Commit(_)
@@ -251,6 +240,22 @@ impl Session {
             SetValue::Values(v) => Some(v.as_slice()),
         };
         self.change_setting(name, values, local)
+    }
+
+    /// What the statement asked for by `set_config()`.
+    pub(super) fn carry_out_set_requests(&mut self) -> Result<()> {
+        for request in self.set_requests.take() {
+            // Alone, the statement was the transaction.
+            if request.local && self.block.is_none() {
+                continue;
+            }
+            let value = match request.value {
+                Some(value) => SetValue::Values(vec![value]),
+                None => SetValue::Default,
+            };
+            self.set_command(&request.name, &value, request.local)?;
+        }
+        Ok(())
     }
 
     fn reset_settings(&mut self) {
@@ -296,7 +301,7 @@ impl Session {
                         "DISCARD ALL cannot run inside a transaction block",
                     ));
                 }
-                self.named.clear();
+                self.deallocate_all();
                 self.reset_settings();
                 Ok(Outcome::command("DISCARD ALL"))
             }

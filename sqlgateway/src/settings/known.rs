@@ -143,7 +143,12 @@ pub(super) static KNOWN: &[Known] = &[
         Kind::Time,
         "Ends transactions that are idle for longer; 0 turns this off.",
     ),
-    known("idle_session_timeout", "0", Kind::Time, "Has no effect."),
+    known(
+        "idle_session_timeout",
+        "0",
+        Kind::Time,
+        "Ends sessions that are idle for longer outside of a transaction; 0 turns this off.",
+    ),
     known(
         "in_hot_standby",
         "off",

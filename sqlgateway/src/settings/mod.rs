@@ -5,6 +5,7 @@
 //! refused.
 
 mod known;
+mod requests;
 
 use crate::error::{Result, SqlError};
 use lineradb_common::sql::TimeZone;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use known::{KNOWN, Kind, Known};
 pub use known::{REPORTED, SERVER_VERSION};
+pub use requests::{SetRequest, SetRequests};
 
 /// What a session has set.
 #[derive(Clone, Debug)]
@@ -39,6 +41,8 @@ pub struct Settings {
     pub lock_timeout: Option<Duration>,
     /// Longest pause inside a transaction block; `None`: no limit.
     pub idle_in_transaction_timeout: Option<Duration>,
+    /// Longest pause outside of a transaction block; `None`: no limit.
+    pub idle_session_timeout: Option<Duration>,
     /// Isolation level of the next transactions.
     pub default_isolation: String,
     /// Next transactions are READ ONLY.
@@ -69,6 +73,7 @@ impl Default for Settings {
             statement_timeout: None,
             lock_timeout: None,
             idle_in_transaction_timeout: None,
+            idle_session_timeout: None,
             default_isolation: "serializable".into(),
             default_read_only: false,
             transaction_isolation: "serializable".into(),
@@ -93,6 +98,7 @@ impl Settings {
             "statement_timeout" => duration(self.statement_timeout),
             "lock_timeout" => duration(self.lock_timeout),
             "idle_in_transaction_session_timeout" => duration(self.idle_in_transaction_timeout),
+            "idle_session_timeout" => duration(self.idle_session_timeout),
             "default_transaction_isolation" => self.default_isolation.clone(),
             "default_transaction_read_only" => on_off(self.default_read_only),
             "transaction_isolation" => self.transaction_isolation.clone(),
@@ -226,6 +232,7 @@ impl Settings {
             "statement_timeout" => self.statement_timeout = duration(),
             "lock_timeout" => self.lock_timeout = duration(),
             "idle_in_transaction_session_timeout" => self.idle_in_transaction_timeout = duration(),
+            "idle_session_timeout" => self.idle_session_timeout = duration(),
             "default_transaction_isolation" => self.default_isolation = value.to_ascii_lowercase(),
             "transaction_isolation" => self.transaction_isolation = value.to_ascii_lowercase(),
             "default_transaction_read_only" => {
@@ -263,6 +270,7 @@ impl Settings {
             "idle_in_transaction_session_timeout" => {
                 self.idle_in_transaction_timeout = defaults.idle_in_transaction_timeout;
             }
+            "idle_session_timeout" => self.idle_session_timeout = defaults.idle_session_timeout,
             "default_transaction_isolation" => {
                 self.default_isolation = defaults.default_isolation.clone();
             }

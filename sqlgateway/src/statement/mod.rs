@@ -82,6 +82,8 @@ pub enum Command {
     Copy(Box<CopyCommand>),
     /// VACUUM, ANALYZE, REINDEX, CHECKPOINT, ...: the tag; nothing is to be done.
     NoOperation(&'static str),
+    /// What ends something that cannot have begun (CLOSE ALL, UNLISTEN): the tag.
+    Nothing(&'static str),
     /// LISTEN, LOCK TABLE and the like: the feature that is missing.
     Unsupported(String),
     /// SELECT, INSERT, UPDATE, DELETE, DDL

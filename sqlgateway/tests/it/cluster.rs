@@ -6,10 +6,12 @@ use lineradb_common::spawn;
 use lineradb_kvnode::node::{KvNode, KvNodeOptions};
 use lineradb_metaservice::config::MetaConfig;
 use lineradb_metaservice::server::MetaService;
+use lineradb_sqlgateway::ddl::builds::TAKEOVER;
 use lineradb_sqlgateway::server::{Listen, ServerOptions, SqlGateway};
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
@@ -17,6 +19,7 @@ use tokio_postgres::NoTls;
 pub struct Cluster {
     /// The gateway.
     pub gateway: SqlGateway,
+    client: ClientOptions,
     node: KvNode,
     meta: MetaService,
     _data: TempDir,
@@ -24,6 +27,20 @@ pub struct Cluster {
 
 fn any_port() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+async fn start_gateway(client: ClientOptions, takeover: Duration) -> SqlGateway {
+    let listen = |flag: &str| Listen {
+        address: any_port(),
+        flag: flag.to_owned(),
+    };
+    let options = ServerOptions {
+        takeover,
+        ..ServerOptions::new(listen("--pg"), listen("--http"))
+    };
+    SqlGateway::start(options, Client::connect(client))
+        .await
+        .unwrap()
 }
 
 impl Cluster {
@@ -56,24 +73,26 @@ impl Cluster {
         })
         .await
         .unwrap();
-        let client = Client::connect(ClientOptions {
+        let client = ClientOptions {
             clock: clock.clone(),
             synchronise: Some(clock),
             local: Some(local),
             ..ClientOptions::new(metas)
-        });
-        let listen = |flag: &str| Listen {
-            address: any_port(),
-            flag: flag.to_owned(),
         };
-        let options = ServerOptions::new(listen("--pg"), listen("--http"));
-        let gateway = SqlGateway::start(options, client).await.unwrap();
+        let gateway = start_gateway(client.clone(), TAKEOVER).await;
         Cluster {
             gateway,
+            client,
             node,
             meta,
             _data: data,
         }
+    }
+
+    /// One more gateway of the same cluster; `takeover`: when it thinks that the
+    /// driver of an index build is dead.
+    pub async fn another_gateway(&self, takeover: Duration) -> SqlGateway {
+        start_gateway(self.client.clone(), takeover).await
     }
 
     /// A client of the PostgreSQL protocol.

@@ -15,6 +15,7 @@ pub mod mvcc;
 pub mod node;
 pub mod query;
 pub mod raft_log;
+pub mod rules;
 pub mod service;
 pub mod snapshot;
 pub mod transport;

@@ -58,6 +58,30 @@ pub(crate) fn span(descriptor: &ShardDescriptor) -> (Bytes, Bytes) {
     }
 }
 
+/// What of a span another one does not cover: at most one part on each side.
+pub(crate) fn left_over(before: &(Bytes, Bytes), now: &(Bytes, Bytes)) -> Vec<(Bytes, Bytes)> {
+    let above = |a: &Bytes, b: &Bytes| !b.is_empty() && (a.is_empty() || a > b);
+    let mut parts = Vec::new();
+    if before.0 < now.0 {
+        let end = if above(&now.0, &before.1) {
+            &before.1
+        } else {
+            &now.0
+        };
+        parts.push((before.0.clone(), end.clone()));
+    }
+    if above(&before.1, &now.1) {
+        let start = std::cmp::max(&before.0, &now.1);
+        parts.push((start.clone(), before.1.clone()));
+    }
+    parts
+}
+
+/// Whether one span lies in another.
+pub(crate) fn lies_in(inner: &(Bytes, Bytes), outer: &(Bytes, Bytes)) -> bool {
+    inner.0 >= outer.0 && (outer.1.is_empty() || (!inner.1.is_empty() && inner.1 <= outer.1))
+}
+
 /// Where a key begins in the trees.
 pub(crate) fn range_start(key: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(key.len() + 3);
@@ -136,6 +160,24 @@ mod tests {
                 lineradb_common::keys::in_span(&key, &start, &end)
             );
         }
+    }
+
+    #[test]
+    fn what_is_left_over_lies_outside() {
+        let span = |a: &'static str, b: &'static str| (Bytes::from(a), Bytes::from(b));
+        let left = |before, now| left_over(&before, &now);
+        assert_eq!(left(span("b", "m"), span("b", "m")), []);
+        assert_eq!(left(span("b", "m"), span("b", "f")), [span("f", "m")]);
+        assert_eq!(left(span("b", ""), span("b", "f")), [span("f", "")]);
+        assert_eq!(left(span("", ""), span("", "f")), [span("f", "")]);
+        assert_eq!(
+            left(span("b", "m"), span("d", "f")),
+            [span("b", "d"), span("f", "m")]
+        );
+        assert!(lies_in(&span("f", "h"), &span("f", "m")));
+        assert!(lies_in(&span("f", ""), &span("f", "")));
+        assert!(!lies_in(&span("f", ""), &span("f", "m")));
+        assert!(!lies_in(&span("e", "g"), &span("f", "m")));
     }
 
     #[test]

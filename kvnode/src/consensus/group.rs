@@ -221,6 +221,15 @@ impl Group {
             .map_err(|error| Error::Unavailable(error.to_string()))
     }
 
+    /// The shard as applied here, when `replica` is a member of it as far as is
+    /// known here (C4).
+    pub(crate) fn member_here(&self, replica: ReplicaId) -> Option<ShardDescriptor> {
+        let visible = self.inner.state.visible.read();
+        visible.applied?;
+        visible.membership.membership().get_node(&replica.0)?;
+        Some(ShardDescriptor::clone(&visible.descriptor))
+    }
+
     pub(crate) fn status(&self) -> meta::ReplicaStatus {
         let state = &self.inner.state;
         let mut shard = ShardDescriptor::clone(&state.descriptor());

@@ -11,6 +11,7 @@ use super::storage::Storage;
 use super::{retention, types};
 use crate::raft_log::RaftLog;
 use crate::raft_log::store::LogStore;
+use crate::snapshot::{self, Spool};
 use crate::transport::grpc::{GrpcTransport, MESSAGE_BYTES_MAX, RaftService};
 use crate::transport::network::Factory;
 use crate::transport::{Handler, Transport, router};
@@ -19,7 +20,7 @@ use lineradb_common::{NodeId, ReplicaId, ShardId, clock, spawn};
 use lineradb_proto::meta::v1 as meta;
 use lineradb_proto::raft::v1::raft_server::RaftServer;
 use parking_lot::RwLock;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, broadcast, watch as signal};
@@ -39,7 +40,8 @@ pub struct GroupsCore {
     pub(super) node: NodeId,
     pub(super) storage: Storage,
     pub(super) log: RaftLog,
-    transport: Arc<dyn Transport>,
+    pub(crate) spool: Arc<Spool>,
+    pub(super) transport: Arc<dyn Transport>,
     timing: Timing,
     retention: Retention,
     fatal: crate::raft_log::FatalHook,
@@ -53,6 +55,8 @@ pub struct GroupsCore {
     stopping: signal::Sender<bool>,
     /// Replicas on record that could not be started, until they are destroyed.
     unstarted: parking_lot::Mutex<BTreeMap<ShardId, meta::ReplicaStatus>>,
+    /// Shards whose leader is being asked whether they have a replica here.
+    pub(super) asking: parking_lot::Mutex<BTreeSet<ShardId>>,
 }
 
 impl Groups {
@@ -64,8 +68,12 @@ impl Groups {
     pub async fn open(options: GroupsOptions) -> Result<Groups> {
         let storage = Storage::new(options.db)?;
         let fatal = Arc::clone(&options.log.fatal);
-        let (vfs, dir, log_options) = (options.vfs, options.data_dir.join("raft"), options.log);
-        let log = spawn::blocking(move || RaftLog::open(vfs, &dir, log_options))
+        let (vfs, dir, log_options) = (options.vfs, options.data_dir, options.log);
+        let open = move || -> Result<(RaftLog, Arc<Spool>)> {
+            let spool = Spool::open(Arc::clone(&vfs), &dir.join("snapshots"))?;
+            Ok((RaftLog::open(vfs, &dir.join("raft"), log_options)?, spool))
+        };
+        let (log, spool) = spawn::blocking(open)
             .await
             .map_err(|error| Error::Unavailable(error.to_string()))??;
         let transport = match options.transport {
@@ -76,6 +84,7 @@ impl Groups {
             node: options.node_id,
             storage,
             log,
+            spool,
             transport: Arc::clone(&transport),
             timing: options.timing,
             retention: options.retention,
@@ -87,6 +96,7 @@ impl Groups {
             snapshots: Arc::new(Semaphore::new(1)),
             stopping: signal::channel(false).0,
             unstarted: parking_lot::Mutex::default(),
+            asking: parking_lot::Mutex::default(),
         });
         core.restart_all().await?;
         let handler = router::router(Arc::downgrade(&core));
@@ -233,7 +243,11 @@ impl GroupsCore {
     /// they stay closed (C4).
     async fn restart_all(self: &Arc<Self>) -> Result<()> {
         let _life = self.life.lock().await;
-        for (shard, record) in local::load_all(&self.storage)? {
+        let records = local::load_all(&self.storage)?;
+        let installing = records.values().filter_map(|r| r.installing.as_ref());
+        self.spool
+            .sweep(&installing.map(|i| i.file.clone()).collect())?;
+        for (shard, record) in records {
             let tombstone = self.log.group(shard).tombstone();
             if tombstone.is_some_and(|t| t.replica >= record.replica) {
                 self.erase(shard, &record.descriptor)?;
@@ -245,7 +259,11 @@ impl GroupsCore {
                 replica_id: record.replica.0,
                 ..meta::ReplicaStatus::default()
             };
-            if let Err(error) = self.start(shard, record, false).await {
+            let started = match self.resume(record).await {
+                Ok(record) => self.start(shard, record, false).await.map(|_| ()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = started {
                 tracing::error!(%shard, %error, "a replica does not start");
                 let failed = error.to_string();
                 let status = meta::ReplicaStatus { failed, ..status };
@@ -253,6 +271,17 @@ impl GroupsCore {
             }
         }
         Ok(())
+    }
+
+    /// Ends the installation of a snapshot that a crash interrupted.
+    async fn resume(&self, record: ReplicaRecord) -> Result<ReplicaRecord> {
+        if record.installing.is_none() {
+            return Ok(record);
+        }
+        let (storage, spool) = (self.storage.clone(), Arc::clone(&self.spool));
+        spawn::blocking(move || snapshot::resume(&storage, &spool, record))
+            .await
+            .map_err(|error| Error::Unavailable(error.to_string()))?
     }
 
     /// Starts the replica on record. `life` is held.
@@ -265,7 +294,11 @@ impl GroupsCore {
         let replica = record.replica;
         let log = self.log.group(shard);
         log.begin(replica, record.seed.map(|seed| (seed.base, seed.vote)))?;
-        let state = Arc::new(ReplicaState::new(self.storage.clone(), record));
+        let state = Arc::new(ReplicaState::new(
+            self.storage.clone(),
+            Arc::clone(&self.spool),
+            record,
+        ));
         let machine = StateMachine::new(Arc::clone(&state), self.birth_hook());
         let network = Factory {
             transport: Arc::clone(&self.transport),

@@ -14,7 +14,7 @@ use lineradb_lsm::WriteBatch;
 use lineradb_proto::meta::v1 as meta;
 use lineradb_proto::shard::v1::ShardDescriptor;
 use openraft::async_runtime::watch::WatchReceiver;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What every founder's log starts behind.
@@ -93,17 +93,11 @@ impl Groups {
                 "replica {replica} of shard {shard} was destroyed here (C3)"
             )));
         }
-        core.check_room(&descriptor)?;
+        core.check_room(&descriptor, &local::load_all(&core.storage)?)?;
         let founding = order.founding;
         let record = birth_record(descriptor, replica, founding)?;
         let leads_first = founding && founder_of(&record.descriptor) == Some(replica);
-        let mut batch = WriteBatch::new();
-        local::put_replica(&mut batch, &core.storage, &record);
-        core.storage.write(batch)?;
-        // Durable before the replica votes or stores anything: the raft log
-        // alone would not bring it back.
-        core.storage.flush().await?;
-        let group = core.start(shard, record, false).await?;
+        let group = core.bring_up(shard, record).await?;
         if leads_first && let Err(error) = group.raft().trigger().elect(false).await {
             return Err(Error::Unavailable(error.to_string()));
         }
@@ -251,6 +245,7 @@ fn birth_record(
             base: FOUNDING,
             vote: None,
         }),
+        ..ReplicaRecord::default()
     })
 }
 
@@ -265,11 +260,17 @@ fn founder_of(descriptor: &ShardDescriptor) -> Option<ReplicaId> {
 
 impl GroupsCore {
     /// No two replicas of a node hold the same key: what a parent still covers
-    /// becomes its child's when the parent's own log says so (C4).
-    fn check_room(&self, descriptor: &ShardDescriptor) -> Result<()> {
+    /// becomes its child's when the parent's own log says so (C4). Replicas on
+    /// record that do not run hold their keys as well.
+    pub(super) fn check_room(
+        &self,
+        descriptor: &ShardDescriptor,
+        records: &BTreeMap<ShardId, ReplicaRecord>,
+    ) -> Result<()> {
         let (start, end) = bounds::span(descriptor);
-        for group in self.list() {
-            let other: Arc<ShardDescriptor> = Group::descriptor(&group);
+        let running = self.list().into_iter().map(|group| group.descriptor());
+        let recorded = records.values().map(|r| Arc::new(r.descriptor.clone()));
+        for other in running.chain(recorded) {
             let (a, b) = bounds::span(&other);
             if keys::spans_overlap(&start, &end, &a, &b) {
                 return Err(Error::Unavailable(format!(
@@ -281,10 +282,31 @@ impl GroupsCore {
         Ok(())
     }
 
+    /// Puts a new replica on record and starts it. `life` is held.
+    pub(super) async fn bring_up(
+        self: &Arc<Self>,
+        shard: ShardId,
+        record: ReplicaRecord,
+    ) -> Result<Group> {
+        let mut batch = WriteBatch::new();
+        local::put_replica(&mut batch, &self.storage, &record);
+        self.storage.write(batch)?;
+        // Durable before the replica votes or stores anything: the raft log
+        // alone would not bring it back.
+        self.storage.flush().await?;
+        self.start(shard, record, false).await
+    }
+
     /// Removes what a destroyed replica held: rows first, then its record, so
     /// that a crash in between is finished at the next start.
     pub(super) fn erase(&self, shard: ShardId, descriptor: &ShardDescriptor) -> Result<()> {
-        self.storage.delete_all(&Bounds::of(descriptor))?;
+        let write = |batch| self.storage.write(batch);
+        self.storage.delete_all(&Bounds::of(descriptor), write)?;
+        let installing = local::load(&self.storage, shard)?.and_then(|r| r.installing);
+        if let Some(installing) = installing {
+            let partial = Bounds::of(&installing.descriptor);
+            self.storage.delete_all(&partial, write)?;
+        }
         let mut batch = WriteBatch::new();
         local::delete_replica(&mut batch, &self.storage, shard);
         self.storage.write(batch)?;

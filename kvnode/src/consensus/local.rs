@@ -7,7 +7,7 @@
 
 use super::storage::Storage;
 use super::types::{StoredMembership, decode_membership, encode_membership};
-use crate::command::{Malformed, Tree, take_u8, take_varint};
+use crate::command::{Malformed, Tree, take_slice, take_u8, take_varint};
 use crate::raft_log::{LogId, Vote};
 use crate::{Error, Result};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -23,6 +23,8 @@ const APPLIED: u8 = b'a';
 const MEMBERSHIP: u8 = b'm';
 const DESCRIPTOR: u8 = b'd';
 const SEED: u8 = b's';
+const INSTALLING: u8 = b'i';
+const SHED: u8 = b'x';
 
 /// What a replica's log starts with when it was not born empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +35,17 @@ pub(crate) struct Seed {
     pub vote: Option<Vote>,
 }
 
+/// A snapshot whose installation has begun and not ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Installing {
+    /// Where its rows are.
+    pub file: String,
+    pub rows: u64,
+    pub applied: LogId,
+    pub membership: StoredMembership,
+    pub descriptor: ShardDescriptor,
+}
+
 /// Everything kept for one replica.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ReplicaRecord {
@@ -41,6 +54,11 @@ pub(crate) struct ReplicaRecord {
     pub applied: Option<LogId>,
     pub membership: StoredMembership,
     pub seed: Option<Seed>,
+    /// A snapshot is being installed: rows and position are between two states.
+    pub installing: Option<Installing>,
+    /// Spans that this replica held and gave up to a snapshot, without applying
+    /// the splits behind it: children may be born there by asking (C4).
+    pub shed: Vec<(Bytes, Bytes)>,
 }
 
 fn key(shard: ShardId, field: u8) -> [u8; 9] {
@@ -102,11 +120,88 @@ pub(crate) fn put_replica(batch: &mut WriteBatch, storage: &Storage, record: &Re
         Some(seed) => batch.put(local, &key(shard, SEED), &encode_seed(seed)),
         None => batch.delete(local, &key(shard, SEED)),
     }
+    delete_installing(batch, storage, shard);
+    put_shed(batch, storage, shard, &record.shed);
+}
+
+pub(crate) fn put_installing(
+    batch: &mut WriteBatch,
+    storage: &Storage,
+    shard: ShardId,
+    installing: &Installing,
+) {
+    use crate::command::{put_slice, put_varint};
+    let mut out = BytesMut::new();
+    out.put_u8(1);
+    put_slice(&mut out, installing.file.as_bytes());
+    put_varint(&mut out, installing.rows);
+    put_varint(&mut out, installing.applied.term);
+    put_varint(&mut out, installing.applied.index);
+    put_slice(&mut out, &installing.descriptor.encode_to_vec());
+    out.put_slice(&encode_membership(&installing.membership));
+    batch.put(storage.keyspace(Tree::Local), &key(shard, INSTALLING), &out);
+}
+
+pub(crate) fn delete_installing(batch: &mut WriteBatch, storage: &Storage, shard: ShardId) {
+    batch.delete(storage.keyspace(Tree::Local), &key(shard, INSTALLING));
+}
+
+fn decode_installing(mut input: Bytes) -> Result<Installing, Malformed> {
+    if take_u8(&mut input)? != 1 {
+        return Err(Malformed("unknown format version"));
+    }
+    let file = String::from_utf8(take_slice(&mut input)?.to_vec())
+        .map_err(|_| Malformed("a file's name is not text"))?;
+    let rows = take_varint(&mut input)?;
+    let applied = LogId {
+        term: take_varint(&mut input)?,
+        index: take_varint(&mut input)?,
+    };
+    let descriptor = ShardDescriptor::decode(take_slice(&mut input)?)
+        .map_err(|_| Malformed("a malformed descriptor"))?;
+    Ok(Installing {
+        file,
+        rows,
+        applied,
+        membership: decode_membership(input)?,
+        descriptor,
+    })
+}
+
+/// The spans that a replica has shed.
+pub(crate) fn put_shed(
+    batch: &mut WriteBatch,
+    storage: &Storage,
+    shard: ShardId,
+    shed: &[(Bytes, Bytes)],
+) {
+    use crate::command::put_slice;
+    let (local, key) = (storage.keyspace(Tree::Local), key(shard, SHED));
+    if shed.is_empty() {
+        batch.delete(local, &key);
+        return;
+    }
+    let mut out = BytesMut::new();
+    for (start, end) in shed {
+        put_slice(&mut out, start);
+        put_slice(&mut out, end);
+    }
+    batch.put(local, &key, &out);
+}
+
+fn decode_shed(mut input: Bytes) -> Result<Vec<(Bytes, Bytes)>, Malformed> {
+    let mut shed = Vec::new();
+    while !input.is_empty() {
+        shed.push((take_slice(&mut input)?, take_slice(&mut input)?));
+    }
+    Ok(shed)
 }
 
 /// Forgets a replica.
 pub(crate) fn delete_replica(batch: &mut WriteBatch, storage: &Storage, shard: ShardId) {
-    for field in [REPLICA, APPLIED, MEMBERSHIP, DESCRIPTOR, SEED] {
+    for field in [
+        REPLICA, APPLIED, MEMBERSHIP, DESCRIPTOR, SEED, INSTALLING, SHED,
+    ] {
         batch.delete(storage.keyspace(Tree::Local), &key(shard, field));
     }
 }
@@ -211,6 +306,10 @@ fn load_range(
                 })?;
             }
             SEED => record.seed = Some(decode_seed(value).map_err(malformed)?),
+            INSTALLING => {
+                record.installing = Some(decode_installing(value).map_err(malformed)?);
+            }
+            SHED => record.shed = decode_shed(value).map_err(malformed)?,
             _ => return Err(Error::Corrupt(format!("unknown record of shard {shard}"))),
         }
         iter.next()?;

@@ -16,6 +16,7 @@ pub(crate) struct Metrics {
     pub snapshots_sent_total: IntCounter,
     pub snapshots_installed_total: IntCounter,
     pub splits_total: IntCounter,
+    pub births_asked_total: IntCounter,
     pub messages_sent_total: IntCounter,
 }
 
@@ -57,6 +58,10 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     splits_total: counter(
         "lineradb_raft_splits_total",
         "Splits applied on this node's replicas.",
+    ),
+    births_asked_total: counter(
+        "lineradb_raft_births_asked_total",
+        "Replicas that were born by asking after a snapshot of their parent.",
     ),
     messages_sent_total: counter(
         "lineradb_raft_messages_sent_total",

@@ -7,8 +7,8 @@
 //!   carried out?) and [`split`] (what a split comes to) as plain functions.
 //! - [`local`]: what a node keeps for each replica; [`bounds`]: which bytes of
 //!   the trees are a shard's; [`storage`]: the trees.
-//! - [`life`]: orders to make, replace and destroy replicas; [`retention`]:
-//!   what may leave the log.
+//! - [`life`]: orders to make, replace and destroy replicas; [`birth`]: replicas
+//!   made by asking; [`retention`]: what may leave the log.
 //!
 //! Rules held here: C1 (no leadership is restored but a live split's), C2 (a
 //! command counts in its own term only), C3 (tombstones), C4 (births), D1 and
@@ -16,6 +16,7 @@
 //! one log and one engine is CockroachDB's and TiKV's.
 
 mod api;
+mod birth;
 pub(crate) mod bounds;
 mod group;
 mod groups;
@@ -29,6 +30,9 @@ mod state_machine;
 pub(crate) mod storage;
 pub mod types;
 mod verdict;
+
+#[cfg(test)]
+mod crash_tests;
 
 pub use api::*;
 pub use group::Group;

@@ -6,7 +6,9 @@ use super::local::ReplicaRecord;
 use super::storage::Storage;
 use super::types::StoredMembership;
 use crate::raft_log::LogId;
+use crate::snapshot::Spool;
 use crate::{Error, Result};
+use bytes::Bytes;
 use lineradb_common::clock::Stopwatch;
 use lineradb_common::{NodeId, ReplicaId, ShardId, spawn};
 use lineradb_lsm::WriteBatch;
@@ -26,6 +28,8 @@ pub(crate) struct Visible {
     pub bounds: Arc<Bounds>,
     pub applied: Option<LogId>,
     pub membership: StoredMembership,
+    /// See [`ReplicaRecord::shed`].
+    pub shed: Vec<(Bytes, Bytes)>,
 }
 
 /// Which applied position is durable (D1): positions with the storage
@@ -85,6 +89,7 @@ pub(crate) struct ReplicaState {
     pub shard: ShardId,
     pub replica: ReplicaId,
     pub storage: Storage,
+    pub spool: Arc<Spool>,
     pub visible: RwLock<Visible>,
     durable: Mutex<Durable>,
     pub leadership: LeadershipCell,
@@ -97,17 +102,19 @@ pub(crate) struct ReplicaState {
 }
 
 impl ReplicaState {
-    pub(crate) fn new(storage: Storage, record: ReplicaRecord) -> Self {
+    pub(crate) fn new(storage: Storage, spool: Arc<Spool>, record: ReplicaRecord) -> Self {
         let bounds = Arc::new(Bounds::of(&record.descriptor));
         ReplicaState {
             shard: ShardId(record.descriptor.shard_id),
             replica: record.replica,
             storage,
+            spool,
             visible: RwLock::new(Visible {
                 descriptor: Arc::new(record.descriptor),
                 bounds,
                 applied: record.applied,
                 membership: record.membership,
+                shed: record.shed,
             }),
             durable: Mutex::new(Durable {
                 points: VecDeque::new(),

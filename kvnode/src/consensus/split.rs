@@ -137,6 +137,7 @@ impl Plan {
                 base: self.base,
                 vote: Some(self.vote),
             }),
+            ..ReplicaRecord::default()
         })
     }
 }

@@ -18,7 +18,8 @@ use super::types::{
 use super::verdict;
 use crate::command::{Body, Command, Expect, Op, Rejection, Tree, Verdict, value_hash};
 use crate::raft_log::LogId;
-use crate::snapshot::{self, ShardCut};
+use crate::rules::{Rule, Rules};
+use crate::snapshot::{self, ShardCut, Spool};
 use futures::{Stream, TryStreamExt};
 use lineradb_common::spawn;
 use lineradb_lsm::WriteBatch;
@@ -41,6 +42,7 @@ pub(crate) type BirthHook = Arc<dyn Fn(Birth) + Send + Sync>;
 pub struct StateMachine {
     state: Arc<ReplicaState>,
     births: BirthHook,
+    rules: Rules,
     /// As of the end of the batch under construction.
     descriptor: Arc<ShardDescriptor>,
     bounds: Arc<Bounds>,
@@ -74,6 +76,7 @@ impl StateMachine {
         StateMachine {
             state,
             births,
+            rules: Rules::default(),
             descriptor,
             bounds,
             membership,
@@ -89,13 +92,14 @@ impl StateMachine {
     /// When the engine lacks a tree.
     pub fn detached(
         db: lineradb_lsm::Db,
+        spool: Arc<Spool>,
         replica: lineradb_common::ReplicaId,
         descriptor: ShardDescriptor,
     ) -> crate::Result<Self> {
         let storage = super::storage::Storage::new(db)?;
         let shard = lineradb_common::ShardId(descriptor.shard_id);
         let record = match local::load(&storage, shard)? {
-            Some(record) => record,
+            Some(record) => snapshot::resume(&storage, &spool, record)?,
             None => {
                 let record = local::ReplicaRecord {
                     replica,
@@ -108,8 +112,15 @@ impl StateMachine {
                 record
             }
         };
-        let state = Arc::new(ReplicaState::new(storage, record));
+        let state = Arc::new(ReplicaState::new(storage, spool, record));
         Ok(StateMachine::new(state, Arc::new(|_| {})))
+    }
+
+    /// The same with other rules.
+    #[cfg(test)]
+    pub(crate) fn under(mut self, rules: Rules) -> Self {
+        self.rules = rules;
+        self
     }
 
     fn apply_entry(
@@ -223,6 +234,11 @@ impl StateMachine {
             && let Some(record) = plan.child_on(self.state.replica.node())
         {
             local::put_replica(&mut self.pending.batch, storage, &record);
+            if !self.rules.hold(Rule::SeedInParentsBatch) {
+                // A batch of its own, and a flush may come between the two.
+                storage.write(std::mem::take(&mut self.pending.batch))?;
+                storage.db.flush()?;
+            }
         }
         let right = Arc::new(plan.right.clone());
         self.change_descriptor(|descriptor, _| *descriptor = plan.left.clone());
@@ -350,7 +366,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
         // Asked for by the keeper of the log, to let it purge: whatever is
         // durable already will do, nothing is flushed for it (D1).
-        let durable = self.state.durable_applied()?;
+        let durable = match self.rules.hold(Rule::EditBeforePurge) {
+            true => self.state.durable_applied()?,
+            false => self.applied?,
+        };
         let known = self.membership.log_id().as_ref().map(log_id_from);
         if known.is_some_and(|id| id.index > durable.index) {
             return None;
@@ -375,7 +394,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         meta: &SnapshotMeta,
         snapshot: ShardCut,
     ) -> Result<(), io::Error> {
-        let installed = snapshot::install(&self.state, &self.bounds, meta, snapshot).await?;
+        let installed = snapshot::install(&self.state, meta, snapshot, self.rules).await?;
         self.descriptor = Arc::new(installed.descriptor);
         self.bounds = Arc::new(Bounds::of(&self.descriptor));
         self.membership = meta.last_membership.clone();
@@ -385,6 +404,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         visible.descriptor = Arc::clone(&self.descriptor);
         visible.bounds = Arc::clone(&self.bounds);
         visible.membership = self.membership.clone();
+        visible.shed = installed.shed;
         drop(visible);
         metrics::get().snapshots_installed_total.inc();
         Ok(())

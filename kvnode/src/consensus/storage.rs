@@ -8,8 +8,9 @@ use lineradb_common::spawn;
 use lineradb_lsm::{Db, KeyspaceId, WriteBatch, WriteOptions};
 use std::ops::Bound;
 
-/// Keys deleted in one batch when a replica is removed.
+/// Keys deleted in one batch when a replica is removed, and their bytes.
 const DELETE_KEYS_MAX: usize = 20_000;
+const DELETE_BYTES_MAX: usize = 4 << 20;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -46,25 +47,24 @@ impl Storage {
         }
     }
 
-    /// Appends the deletion of every key of a shard that exists now.
-    pub(crate) fn delete_into(&self, batch: &mut WriteBatch, bounds: &Bounds) -> Result<()> {
-        self.keys(bounds, |tree, key| {
-            batch.delete(tree, key);
-            Ok(())
-        })
-    }
-
-    /// Deletes every key of a shard, in batches.
-    pub(crate) fn delete_all(&self, bounds: &Bounds) -> Result<()> {
+    /// Deletes every key of a shard that exists now, in batches that `write`
+    /// writes.
+    pub(crate) fn delete_all(
+        &self,
+        bounds: &Bounds,
+        write: impl Fn(WriteBatch) -> Result<u64>,
+    ) -> Result<()> {
         let mut batch = WriteBatch::new();
         self.keys(bounds, |tree, key| {
             batch.delete(tree, key);
-            if batch.len() >= DELETE_KEYS_MAX {
-                self.write(std::mem::take(&mut batch))?;
+            if batch.len() >= DELETE_KEYS_MAX || batch.byte_len() >= DELETE_BYTES_MAX {
+                write(std::mem::take(&mut batch))?;
             }
             Ok(())
         })?;
-        self.write(batch)?;
+        if batch.len() > 0 {
+            write(batch)?;
+        }
         Ok(())
     }
 

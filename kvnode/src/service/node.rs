@@ -5,7 +5,8 @@
 use crate::Result;
 use crate::consensus::{Group, GroupObserver, Groups, Leadership, SplitApplied};
 use crate::mvcc::LsmStore;
-use crate::txn::{Engine, Refusal, Rules, WaitGraph};
+use crate::rules::Rules;
+use crate::txn::{Engine, Refusal, WaitGraph};
 use lineradb_client::{ShardService, TransportError};
 use lineradb_common::clock::{SharedClock, Stopwatch};
 use lineradb_common::keys::spans_overlap;

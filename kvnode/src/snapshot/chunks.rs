@@ -60,20 +60,13 @@ fn send(
     };
     put(Part::Header(header))?;
     let mut total = 0;
-    let mut chunk = proto::SnapshotRows::default();
-    let mut bytes = 0;
+    let mut gathered = Gathered::default();
     let read = cut.for_each(|row: Row| {
-        let keyspace = u32::from(row.tree.number());
-        if !chunk.keys.is_empty() && (bytes > CHUNK_BYTES || chunk.keyspace != keyspace) {
-            put(Part::Rows(sealed(std::mem::take(&mut chunk))))?;
-            bytes = 0;
-        }
-        chunk.keyspace = keyspace;
-        bytes += row.key.len() + row.value.len();
-        chunk.keys.push(row.key);
-        chunk.values.push(row.value);
         total += 1;
-        Ok(())
+        match gathered.add(row) {
+            Some(full) => put(Part::Rows(full)),
+            None => Ok(()),
+        }
     });
     if let Err(error) = read {
         let text = error.to_string();
@@ -81,10 +74,38 @@ fn send(
         let _ = tx.blocking_send(Err(error));
         return Err(Error::Unavailable(text));
     }
-    if !chunk.keys.is_empty() {
-        put(Part::Rows(sealed(chunk)))?;
+    if let Some(rest) = gathered.rest() {
+        put(Part::Rows(rest))?;
     }
     put(Part::End(proto::SnapshotEnd { rows: total }))
+}
+
+/// Rows on their way into a chunk.
+#[derive(Default)]
+pub(super) struct Gathered {
+    chunk: proto::SnapshotRows,
+    bytes: usize,
+}
+
+impl Gathered {
+    /// Takes a row; gives the chunk before it when that is full.
+    pub(super) fn add(&mut self, row: Row) -> Option<proto::SnapshotRows> {
+        let keyspace = u32::from(row.tree.number());
+        let ends = self.bytes > CHUNK_BYTES || self.chunk.keyspace != keyspace;
+        let full = if ends { self.rest() } else { None };
+        self.chunk.keyspace = keyspace;
+        self.bytes += row.key.len() + row.value.len();
+        self.chunk.keys.push(row.key);
+        self.chunk.values.push(row.value);
+        full
+    }
+
+    /// What has gathered since the last full chunk.
+    pub(super) fn rest(&mut self) -> Option<proto::SnapshotRows> {
+        self.bytes = 0;
+        let chunk = std::mem::take(&mut self.chunk);
+        (!chunk.keys.is_empty()).then(|| sealed(chunk))
+    }
 }
 
 fn sealed(mut rows: proto::SnapshotRows) -> proto::SnapshotRows {

@@ -4,28 +4,26 @@
 //! The sender reads a snapshot of the storage engine taken at an applied
 //! position: the shard's range and its local keys in the replicated trees. The
 //! rows travel in checksummed chunks on a stream of their own (C8). The
-//! receiver installs them as one batch that first deletes what the range holds,
-//! together with position, membership and descriptor, and flushes before it
-//! reports the snapshot as installed: the log below it is purged next (D2).
+//! receiver puts them into a file ([`spool`]) and installs them from there
+//! ([`install`]): memory holds a chunk or a batch of it at any time.
 
 mod chunks;
+mod install;
 mod receive;
+mod spool;
 
 pub use chunks::{CHUNK_BYTES, chunks};
+pub(crate) use install::{install, resume};
 pub use receive::Assembly;
+pub use spool::Spool;
 
+use crate::Result;
 use crate::command::Tree;
 use crate::consensus::bounds::Bounds;
-use crate::consensus::local;
-use crate::consensus::replica::ReplicaState;
 use crate::consensus::storage::Storage;
-use crate::consensus::types::{SnapshotMeta, log_id_from};
-use crate::raft_log::LogId;
-use crate::{Error, Result};
 use bytes::Bytes;
-use lineradb_common::spawn;
-use lineradb_lsm::WriteBatch;
 use lineradb_proto::shard::v1::ShardDescriptor;
+use spool::Spooled;
 use std::sync::Arc;
 
 /// One row of a tree.
@@ -47,7 +45,7 @@ enum Source {
     },
     /// Received in full.
     Incoming {
-        rows: Vec<Row>,
+        rows: Spooled,
         descriptor: Box<ShardDescriptor>,
     },
 }
@@ -67,7 +65,7 @@ impl ShardCut {
         })
     }
 
-    pub(crate) fn incoming(rows: Vec<Row>, descriptor: ShardDescriptor) -> Self {
+    pub(crate) fn incoming(rows: Spooled, descriptor: ShardDescriptor) -> Self {
         ShardCut(Source::Incoming {
             rows,
             descriptor: Box::new(descriptor),
@@ -81,10 +79,30 @@ impl ShardCut {
         }
     }
 
+    /// The rows in a file: as they were received, or, for a cut of this very
+    /// process, written there now.
+    pub(crate) fn into_spooled(self, spool: &Arc<Spool>) -> Result<Spooled> {
+        match self.0 {
+            Source::Incoming { rows, .. } => Ok(rows),
+            outgoing => {
+                let mut writer = spool.create()?;
+                let mut gathered = chunks::Gathered::default();
+                ShardCut(outgoing).for_each(|row| match gathered.add(row) {
+                    Some(full) => writer.put(&full),
+                    None => Ok(()),
+                })?;
+                if let Some(rest) = gathered.rest() {
+                    writer.put(&rest)?;
+                }
+                writer.seal()
+            }
+        }
+    }
+
     /// Visits every row in order.
     pub(crate) fn for_each(self, mut visit: impl FnMut(Row) -> Result<()>) -> Result<()> {
         match self.0 {
-            Source::Incoming { rows, .. } => rows.into_iter().try_for_each(visit),
+            Source::Incoming { rows, .. } => rows.for_each(visit),
             Source::Outgoing {
                 storage,
                 snapshot,
@@ -113,61 +131,4 @@ impl ShardCut {
             }
         }
     }
-}
-
-/// What an installed snapshot left.
-pub(crate) struct Installed {
-    pub descriptor: ShardDescriptor,
-    pub applied: LogId,
-}
-
-/// Replaces everything that the replica holds by the cut, atomically and
-/// durably.
-pub(crate) async fn install(
-    state: &Arc<ReplicaState>,
-    present: &Arc<Bounds>,
-    meta: &SnapshotMeta,
-    cut: ShardCut,
-) -> Result<Installed> {
-    let applied = meta
-        .last_log_id
-        .as_ref()
-        .map(log_id_from)
-        .ok_or_else(|| Error::Corrupt("a snapshot of nothing".into()))?;
-    let (state, present) = (Arc::clone(state), Arc::clone(present));
-    let membership = meta.last_membership.clone();
-    let work = move || -> Result<Installed> {
-        let storage = &state.storage;
-        let descriptor = cut.descriptor().clone();
-        let bounds = Bounds::of(&descriptor);
-        let mut batch = WriteBatch::new();
-        // The old range too: after a split further on, the new one is smaller,
-        // and what is left over belongs to the child, which is born here later
-        // (C4) and brings its own rows.
-        storage.delete_into(&mut batch, &present)?;
-        storage.delete_into(&mut batch, &bounds)?;
-        cut.for_each(|row| {
-            if !bounds.contains(&row.key) {
-                return Err(Error::Corrupt(format!(
-                    "a snapshot of shard {} holds a key of another",
-                    descriptor.shard_id
-                )));
-            }
-            batch.put(storage.keyspace(row.tree), &row.key, &row.value);
-            Ok(())
-        })?;
-        local::put_descriptor(&mut batch, storage, &descriptor);
-        local::put_membership(&mut batch, storage, state.shard, &membership);
-        local::put_applied(&mut batch, storage, state.shard, applied);
-        let seqno = state.write(batch)?;
-        storage.db.flush()?;
-        state.note_written(seqno, applied);
-        Ok(Installed {
-            descriptor,
-            applied,
-        })
-    };
-    spawn::blocking(work)
-        .await
-        .map_err(|error| Error::Unavailable(format!("installing a snapshot: {error}")))?
 }

@@ -1,8 +1,9 @@
-//! The receiver's side: messages back into a cut, or nothing.
+//! The receiver's side: messages back into a cut, in a file, or nothing.
 
+use super::ShardCut;
 use super::chunks::checksum;
-use super::{Row, ShardCut};
-use crate::command::{Malformed, Tree, take_u8, take_varint};
+use super::spool::{Spool, Writer, tree_of};
+use crate::command::{Malformed, take_u8, take_varint};
 use crate::consensus::types::{SnapshotMeta, decode_membership, raft_log_id};
 use crate::raft_log::LogId;
 use crate::{Error, Result};
@@ -11,21 +12,22 @@ use lineradb_proto::raft::v1 as proto;
 use lineradb_proto::shard::v1::ShardDescriptor;
 use prost::Message;
 use proto::snapshot_chunk::Part;
+use std::sync::Arc;
 
 /// A snapshot that is being received.
 pub struct Assembly {
     meta: SnapshotMeta,
     descriptor: ShardDescriptor,
-    rows: Vec<Row>,
+    rows: Writer,
     complete: bool,
 }
 
 impl Assembly {
-    /// Begins with the header.
+    /// Begins with the header, and a file for the rows.
     ///
     /// # Errors
-    /// When it does not decode.
-    pub fn begin(header: &proto::SnapshotHeader) -> Result<Self> {
+    /// When it does not decode, or there is no room.
+    pub fn begin(header: &proto::SnapshotHeader, spool: &Arc<Spool>) -> Result<Self> {
         let descriptor = ShardDescriptor::decode(header.shard_state.clone())
             .map_err(|error| Error::Corrupt(format!("state of a snapshot: {error}")))?;
         if descriptor.shard_id != header.group_id {
@@ -36,7 +38,7 @@ impl Assembly {
         Ok(Assembly {
             meta,
             descriptor,
-            rows: Vec::new(),
+            rows: spool.create()?,
             complete: false,
         })
     }
@@ -55,22 +57,17 @@ impl Assembly {
                 if rows.keys.len() != rows.values.len() || checksum(&rows) != rows.checksum {
                     return Err(Error::Corrupt("checksum of a snapshot's chunk".into()));
                 }
-                let tree = u8::try_from(rows.keyspace)
-                    .ok()
-                    .and_then(Tree::from_number)
-                    .filter(|tree| *tree != Tree::Local)
-                    .ok_or_else(|| Error::Corrupt("unknown tree in a snapshot".into()))?;
-                let pairs = rows.keys.into_iter().zip(rows.values);
-                self.rows
-                    .extend(pairs.map(|(key, value)| Row { tree, key, value }));
-                Ok(())
+                if tree_of(rows.keyspace).is_none() {
+                    return Err(Error::Corrupt("unknown tree in a snapshot".into()));
+                }
+                self.rows.put(&rows)
             }
             Some(Part::End(end)) => {
-                if end.rows != self.rows.len() as u64 {
+                if end.rows != self.rows.rows() {
                     return Err(Error::Corrupt(format!(
                         "a snapshot of {} rows arrived with {}",
                         end.rows,
-                        self.rows.len()
+                        self.rows.rows()
                     )));
                 }
                 self.complete = true;
@@ -82,15 +79,16 @@ impl Assembly {
         }
     }
 
-    /// The cut, when all of it has come.
+    /// The cut, when all of it has come. It is durable.
     ///
     /// # Errors
-    /// When the stream ended before its end.
+    /// When the stream ended before its end, or the file cannot be synced.
     pub fn finish(self) -> Result<(SnapshotMeta, ShardCut)> {
         if !self.complete {
             return Err(Error::Corrupt("a snapshot ends early".into()));
         }
-        Ok((self.meta, ShardCut::incoming(self.rows, self.descriptor)))
+        let rows = self.rows.seal()?;
+        Ok((self.meta, ShardCut::incoming(rows, self.descriptor)))
     }
 }
 

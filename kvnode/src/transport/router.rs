@@ -6,11 +6,13 @@ use crate::consensus::types::{TypeConfig, raft_vote};
 use crate::consensus::{Group, GroupsCore};
 use crate::snapshot::Assembly;
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use lineradb_common::{ReplicaId, ShardId};
+use lineradb_common::{ReplicaId, ShardId, spawn};
 use lineradb_proto::raft::v1 as proto;
 use openraft::errors::{Infallible, RaftError};
+use prost::Message;
 use proto::raft_reply::Body as Answer;
 use proto::raft_request::Body as Question;
 use std::sync::{Arc, Weak};
@@ -50,6 +52,19 @@ fn stopped(error: &RaftError<TypeConfig, Infallible>) -> Answer {
 
 async fn respond(groups: Weak<GroupsCore>, request: proto::RaftRequest) -> Answer {
     let Some(group) = find(&groups, request.group_id, request.to_replica).await else {
+        // Never made by the message itself (C3): the sender is asked (C4).
+        if let Some(core) = groups.upgrade()
+            && matches!(
+                request.body,
+                Some(Question::Append(_) | Question::Vote(_) | Question::PreVote(_))
+            )
+        {
+            core.addressed(
+                ShardId(request.group_id),
+                ReplicaId(request.to_replica),
+                ReplicaId(request.from_replica),
+            );
+        }
         return unknown(request.group_id, request.to_replica);
     };
     let raft = group.raft();
@@ -85,6 +100,12 @@ async fn respond(groups: Weak<GroupsCore>, request: proto::RaftRequest) -> Answe
                 Err(error) => Answer::UnknownGroup(format!("the replica has stopped: {error}")),
             },
         },
+        Some(Question::Birth(_)) => {
+            let descriptor = group.member_here(ReplicaId(request.from_replica));
+            Answer::Birth(proto::BirthAnswer {
+                shard_state: descriptor.map_or_else(Bytes::new, |d| d.encode_to_vec().into()),
+            })
+        }
         None => Answer::Failed("an empty request".into()),
     }
 }
@@ -118,21 +139,22 @@ impl Handler for Router {
                 ),
             });
         };
-        // One at a time: a snapshot is held in memory until it is installed.
+        // One at a time: each takes room on the disk until it is installed.
         let Some(core) = self.groups.upgrade() else {
             return Err("the node is stopping".into());
         };
         let _one = core.snapshot_permit().await.map_err(|e| e.to_string())?;
-        let mut assembly = Assembly::begin(&header).map_err(|e| e.to_string())?;
+        let mut assembly =
+            spawn::stalling(|| Assembly::begin(&header, &core.spool)).map_err(|e| e.to_string())?;
         let silent = |_| "the snapshot's sender fell silent".to_owned();
         while let Some(chunk) = { tokio::time::timeout(CHUNK_WAIT, chunks.recv()) }
             .await
             .map_err(silent)?
         {
             let chunk = chunk.map_err(|e| e.to_string())?;
-            assembly.add(chunk).map_err(|e| e.to_string())?;
+            spawn::stalling(|| assembly.add(chunk)).map_err(|e| e.to_string())?;
         }
-        let (meta, cut) = assembly.finish().map_err(|e| e.to_string())?;
+        let (meta, cut) = spawn::stalling(|| assembly.finish()).map_err(|e| e.to_string())?;
         let vote = header
             .vote
             .map(|vote| raft_vote(codec::vote_from_proto(&vote)))

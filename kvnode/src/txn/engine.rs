@@ -23,7 +23,7 @@ use super::leading::{Effects, Leading};
 use super::lock_table::WaitGraph;
 use super::metrics;
 use super::refusal::Refusal;
-use super::rules::{Rule, Rules};
+use crate::rules::{Rule, Rules};
 use super::schema::{TableVersions, Verdict as SchemaVerdict};
 use super::seam::Consensus;
 use crate::command::{Body as CommandBody, Command, Expect, Op, Rejection, Verdict};

@@ -5,7 +5,7 @@
 use super::coordinators::SILENCE_MAX;
 use super::placement::Writer;
 use super::refusal::Refusal;
-use super::rules::{Rule, Rules};
+use crate::rules::{Rule, Rules};
 use crate::command::{Expect, Op, Tree};
 use crate::mvcc::{self, Outcome, Reader, SchemaSpan, Status, TxnRecord, keys};
 use bytes::Bytes;

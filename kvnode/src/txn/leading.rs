@@ -5,7 +5,7 @@
 use super::coordinators::Coordinators;
 use super::latches::{LatchGuard, Latches};
 use super::lock_table::{LockTable, WaitGraph};
-use super::rules::Rules;
+use crate::rules::Rules;
 use super::schema::SchemaTable;
 use super::timestamp_cache::TimestampCache;
 use bytes::Bytes;

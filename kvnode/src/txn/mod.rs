@@ -1,6 +1,6 @@
 //! Transactions at the leader of a shard.
 //!
-//! Reading order: [`rules`] names what must hold; [`latches`] order the writes
+//! Reading order: [`crate::rules`] names what must hold; [`latches`] order the writes
 //! of one moment, [`timestamp_cache`] keeps them above what was read,
 //! [`lock_table`] lets contended transactions wait in line, [`schema`] compares
 //! schema versions; [`placement`] chooses commit timestamps and [`fate`]
@@ -19,7 +19,6 @@ pub mod lock_table;
 pub(crate) mod metrics;
 pub mod placement;
 pub mod refusal;
-pub mod rules;
 pub mod schema;
 pub mod seam;
 pub mod timestamp_cache;
@@ -27,5 +26,4 @@ pub mod timestamp_cache;
 pub use engine::Engine;
 pub use lock_table::WaitGraph;
 pub use refusal::Refusal;
-pub use rules::Rules;
 pub use seam::Consensus;

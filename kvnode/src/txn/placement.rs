@@ -5,7 +5,7 @@
 //! there until the fate of their transaction is known.
 
 use super::refusal::Refusal;
-use super::rules::{Rule, Rules};
+use crate::rules::{Rule, Rules};
 use super::schema;
 use crate::command::{Op, Tree};
 use crate::mvcc::{self, Intent, IntentWrite, Reader, Version, keys};

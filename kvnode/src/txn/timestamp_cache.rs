@@ -7,7 +7,7 @@
 //! older is dropped and the *floor* of the shard rises to the highest timestamp
 //! in it. The floor starts at the low-water mark of a new leader (L3).
 
-use super::rules::{Rule, Rules};
+use crate::rules::{Rule, Rules};
 use bytes::Bytes;
 use lineradb_common::{Timestamp, TxnId};
 use parking_lot::Mutex;

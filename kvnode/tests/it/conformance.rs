@@ -4,6 +4,7 @@ use lineradb_common::{NodeId, ReplicaId, ShardId};
 use lineradb_kvnode::consensus::{StateMachine, storage_options, types::TypeConfig};
 use lineradb_kvnode::raft_log::store::LogStore;
 use lineradb_kvnode::raft_log::{Options, RaftLog};
+use lineradb_kvnode::snapshot::Spool;
 use lineradb_lsm::{Db, SimVfs};
 use lineradb_proto::shard::v1::ShardDescriptor;
 use openraft::StorageError;
@@ -33,13 +34,14 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, Guard> for Builder {
             background: lineradb_lsm::Background::Inline,
             ..storage_options()
         };
-        let db = Db::open(vfs, Path::new("/db"), options).unwrap();
+        let db = Db::open(vfs.clone(), Path::new("/db"), options).unwrap();
         let descriptor = ShardDescriptor {
             shard_id: 1,
             version: 1,
             ..ShardDescriptor::default()
         };
-        let machine = StateMachine::detached(db, replica, descriptor).unwrap();
+        let spool = Spool::open(vfs, Path::new("/snapshots")).unwrap();
+        let machine = StateMachine::detached(db, spool, replica, descriptor).unwrap();
         Ok((Guard(log), LogStore::new(group), machine))
     }
 }

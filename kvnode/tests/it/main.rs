@@ -1,6 +1,7 @@
 //! Integration tests of the node, one binary; a module for each area.
 #![allow(clippy::unwrap_used)]
 
+mod births;
 mod cluster;
 mod conformance;
 mod grpc;

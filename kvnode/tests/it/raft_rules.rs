@@ -9,7 +9,9 @@ use lineradb_kvnode::command::{Body, Command, Expect, Op, Rejection, Replica, Ve
 use lineradb_kvnode::consensus::types::{Payload, Proposal, entry_from, entry_payload};
 use lineradb_kvnode::consensus::{Retention, StateMachine, storage_options};
 use lineradb_kvnode::raft_log::{LogId, Options, RaftLog, Vote};
+use lineradb_kvnode::snapshot::Spool;
 use lineradb_lsm::{Background, CrashLoss, Db, SimVfs};
+use lineradb_proto::shard::v1::ShardDescriptor;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::storage::RaftStateMachine;
 use std::path::Path;
@@ -26,7 +28,12 @@ fn open_db(disk: &SimVfs) -> Db {
 
 fn machine(db: &Db) -> StateMachine {
     let shard = descriptor(1, b"", b"", &[1, 2, 3]);
-    StateMachine::detached(db.clone(), replica_on(1, 1), shard).unwrap()
+    detached(db, 1, shard)
+}
+
+fn detached(db: &Db, incarnation: u16, shard: ShardDescriptor) -> StateMachine {
+    let spool = Spool::open(Arc::new(SimVfs::new()), Path::new("/snapshots")).unwrap();
+    StateMachine::detached(db.clone(), spool, replica_on(1, incarnation), shard).unwrap()
 }
 
 fn write(term: u64, ops: Vec<Op>, expect: Vec<Expect>) -> Command {
@@ -338,9 +345,9 @@ async fn c4_a_seed_never_overrides_what_the_child_promised() {
     let db = open_db(&SimVfs::new());
     let mut parent = machine(&db);
     let elsewhere = descriptor(2, b"p", b"q", &[1]);
-    drop(StateMachine::detached(db.clone(), replica_on(1, 7), elsewhere).unwrap());
+    drop(detached(&db, 7, elsewhere));
     apply(&mut parent, 5, 1, &split(5)).await;
-    let mut child = StateMachine::detached(db, me, descriptor(2, b"", b"", &[1])).unwrap();
+    let mut child = detached(&db, 1, descriptor(2, b"", b"", &[1]));
     assert_eq!(
         child.applied_state().await.unwrap().0,
         None,

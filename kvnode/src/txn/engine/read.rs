@@ -7,7 +7,7 @@ use super::{Answer, Call, Engine, SchemaCheck};
 use crate::mvcc::{self, ScanOptions, Store, VersionScan, keys};
 use crate::txn::placement::{check_key, txn_id};
 use crate::txn::refusal::Refusal;
-use crate::txn::rules::Rule;
+use crate::rules::Rule;
 use crate::txn::seam::Consensus;
 use bytes::Bytes;
 use lineradb_common::clock::Stopwatch;

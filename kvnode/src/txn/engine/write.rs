@@ -14,7 +14,7 @@ use crate::txn::lock_table::{LockError, Turn, Wait};
 use crate::txn::metrics;
 use crate::txn::placement::{self, On, Placement, Target, Writer};
 use crate::txn::refusal::Refusal;
-use crate::txn::rules::Rule;
+use crate::rules::Rule;
 use crate::txn::seam::Consensus;
 use bytes::Bytes;
 use lineradb_common::{TableId, Timestamp, limits};

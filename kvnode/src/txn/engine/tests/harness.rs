@@ -4,7 +4,7 @@
 use crate::command::{Body, Command, Expect, Rejection, Verdict};
 use crate::consensus::{Leadership, ProposeError, ReadError, SplitApplied};
 use crate::mvcc::memory::MemoryStore;
-use crate::txn::rules::Rules;
+use crate::rules::Rules;
 use crate::txn::{Consensus, Engine};
 use bytes::Bytes;
 use lineradb_common::clock::{Clock, Interval};

@@ -3,7 +3,7 @@
 
 use super::checker::{Done, strictly_serializable};
 use super::harness::*;
-use crate::txn::rules::Rules;
+use crate::rules::Rules;
 use bytes::Bytes;
 use lineradb_common::clock::Clock;
 use lineradb_common::{Timestamp, TxnId, spawn};

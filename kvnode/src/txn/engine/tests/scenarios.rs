@@ -4,7 +4,7 @@
 
 use super::harness::*;
 use crate::mvcc::memory::MemoryStore;
-use crate::txn::rules::{Rule, Rules};
+use crate::rules::{Rule, Rules};
 use lineradb_common::Timestamp;
 use lineradb_proto::shard::v1::{self as proto, ErrorCode, push_reply, reply, request};
 use std::sync::atomic::Ordering;

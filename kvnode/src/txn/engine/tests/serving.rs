@@ -1,7 +1,7 @@
 //! What the engine answers, request by request.
 
 use super::harness::*;
-use crate::txn::rules::Rules;
+use crate::rules::Rules;
 use bytes::Bytes;
 use futures::FutureExt;
 use lineradb_common::{Timestamp, TxnId, spawn};

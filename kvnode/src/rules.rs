@@ -23,6 +23,10 @@ pub enum Rule {
     SchemaAtEffect,
     /// C5: the right half of a split writes above what the left half served.
     SplitInheritance,
+    /// C4: a child's seed is part of the batch that applies the split.
+    SeedInParentsBatch,
+    /// D2: the log is purged only when the edit that stands for it is durable.
+    EditBeforePurge,
 }
 
 /// The rules in force.

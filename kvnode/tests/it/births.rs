@@ -1,0 +1,156 @@
+//! C4: replicas born by asking. A node that was away while a shard was split
+//! gets a snapshot of the parent as it is now, and so never applies the split.
+
+use crate::cluster::{Cluster, eventually, put, replica_on};
+use lineradb_common::ShardId;
+use lineradb_kvnode::command::Verdict;
+use lineradb_kvnode::consensus::Retention;
+use lineradb_proto::meta::v1 as meta;
+use std::time::Duration;
+
+fn key(n: u64) -> Vec<u8> {
+    format!("key {n:05}").into_bytes()
+}
+
+/// Three nodes that keep no log for laggards.
+async fn forgetful() -> Cluster {
+    let mut cluster = Cluster::new(&[1, 2, 3]).await;
+    cluster.retention = Retention {
+        group_bytes: 0,
+        group_entries: 0,
+        log_bytes: 1 << 30,
+        interval: Duration::from_millis(10),
+    };
+    for node in [1, 2, 3] {
+        cluster.stop(node).await;
+        cluster.start(node).await;
+    }
+    cluster.found(1, b"", b"", &[1, 2, 3]).await;
+    cluster
+}
+
+async fn follower(cluster: &Cluster) -> u64 {
+    let (leader, _) = cluster.leader(1).await;
+    [1, 2, 3].into_iter().find(|node| *node != leader).unwrap()
+}
+
+/// Writes to the left half until nobody has the log of the split any more.
+async fn purge_the_split(cluster: &Cluster) {
+    let split_at = { cluster.nodes.keys() }
+        .map(|node| cluster.group(*node, 1).applied_index())
+        .max()
+        .unwrap();
+    for n in 0..300 {
+        cluster.write(1, vec![put(&key(n), b"left")], vec![]).await;
+    }
+    for (node, on) in &cluster.nodes {
+        cluster.holds(*node, &key(299), b"left").await;
+        on.db.flush().unwrap();
+        let log = on.groups.raft_log().group(ShardId(1));
+        eventually("the split leaves the log", async || {
+            (log.stats().purged_index > split_at).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_away_over_a_split_gets_both_halves() {
+    let mut cluster = forgetful().await;
+    cluster.write(1, vec![put(b"z", b"before")], vec![]).await;
+    let away = follower(&cluster).await;
+    cluster.holds(away, b"z", b"before").await;
+    cluster.stop(away).await;
+    // The right half is split once more: two children that it never heard of.
+    assert_eq!(cluster.split(1, b"m", 2).await, Verdict::Applied);
+    cluster.write(2, vec![put(b"z", b"after")], vec![]).await;
+    assert_eq!(cluster.split(2, b"y", 3).await, Verdict::Applied);
+    cluster.write(2, vec![put(b"n", b"after")], vec![]).await;
+    cluster.write(3, vec![put(b"z", b"later")], vec![]).await;
+    purge_the_split(&cluster).await;
+
+    cluster.start(away).await;
+    for (id, key, value) in [
+        (1, &key(299)[..], &b"left"[..]),
+        (2, b"n", b"after"),
+        (3, b"z", b"later"),
+    ] {
+        eventually("a replica is there", async || {
+            cluster.nodes[&away].groups.get(ShardId(id))
+        })
+        .await;
+        cluster.holds(away, key, value).await;
+        assert_eq!(cluster.group(away, id).replica_id(), replica_on(away, 1));
+    }
+    // What the snapshots brought is durable.
+    cluster.kill(away).await;
+    cluster.start(away).await;
+    // And it counts: with another node gone, every shard still has a majority.
+    let gone = [1, 2, 3].into_iter().find(|node| *node != away).unwrap();
+    cluster.kill(gone).await;
+    for (id, key) in [(1, &b"a"[..]), (2, b"o"), (3, b"zz")] {
+        cluster.write(id, vec![put(key, b"two left")], vec![]).await;
+        cluster.holds(away, key, b"two left").await;
+    }
+    cluster.stop_all().await;
+}
+
+/// A child that applied its split, voted, and lost its seed with the engine's
+/// memory must not come up again as if it had promised nothing (C3).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_child_that_has_voted_is_not_born_again() {
+    let mut cluster = forgetful().await;
+    let away = follower(&cluster).await;
+    assert_eq!(cluster.split(1, b"m", 2).await, Verdict::Applied);
+    cluster.write(2, vec![put(b"z", b"1")], vec![]).await;
+    cluster.holds(away, b"z", b"1").await;
+    let log = cluster.nodes[&away].groups.raft_log().group(ShardId(2));
+    log.save_vote(log.vote().unwrap()).await.unwrap();
+    cluster.kill(away).await;
+    purge_the_split(&cluster).await;
+    // A leader that knew how far that log goes would tell it that the split is
+    // committed, and the replay would make the seed.
+    for node in [1, 2, 3].into_iter().filter(|node| *node != away) {
+        cluster.stop(node).await;
+        cluster.start(node).await;
+    }
+
+    cluster.start(away).await;
+    // The parent is rebuilt as its left half alone ...
+    cluster.holds(away, &key(299), b"left").await;
+    let log = cluster.nodes[&away].groups.raft_log().group(ShardId(2));
+    assert!(log.vote().is_some() && log.replica() == Some(replica_on(away, 1)));
+    // ... and the child is made anew under another id, which nothing holds up.
+    let child = cluster.leader(2).await.0;
+    let descriptor = cluster.group(child, 2).descriptor();
+    let new = replica_on(away, 2);
+    let create = meta::CreateReplica {
+        shard: Some((*descriptor).clone()),
+        replica_id: new.0,
+        founding: false,
+    };
+    let there = &cluster.nodes[&away].groups;
+    eventually("the parent makes room", async || {
+        there.create_replica(create.clone()).await.ok()
+    })
+    .await;
+    let replace = meta::ReplaceReplica {
+        shard_id: 2,
+        old_replica_id: replica_on(away, 1).0,
+        new: Some(lineradb_proto::shard::v1::Replica {
+            replica_id: new.0,
+            node_id: away,
+            address: String::new(),
+        }),
+    };
+    eventually("the replica is replaced", async || {
+        let (leader, _) = cluster.leader(2).await;
+        let leader = &cluster.nodes[&leader].groups;
+        leader.replace_replica(replace.clone()).await.ok()
+    })
+    .await;
+    cluster.write(2, vec![put(b"z", b"2")], vec![]).await;
+    cluster.holds(away, b"z", b"2").await;
+    assert_eq!(cluster.group(away, 2).replica_id(), new);
+    cluster.stop_all().await;
+}

@@ -20,12 +20,26 @@ use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF};
 use std::sync::Arc;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Op {
+pub(crate) enum Op {
     Add,
     Sub,
     Mul,
     Div,
     Rem,
+}
+
+impl Op {
+    /// The operator that a character stands for.
+    pub(crate) fn from_symbol(symbol: char) -> Option<Self> {
+        Some(match symbol {
+            '+' => Op::Add,
+            '-' => Op::Sub,
+            '*' => Op::Mul,
+            '/' => Op::Div,
+            '%' => Op::Rem,
+            _ => return None,
+        })
+    }
 }
 
 /// Names of the functions, by operator.
@@ -248,7 +262,7 @@ fn coerce_integer(types: &[DataType]) -> Result<Vec<DataType>> {
     }
 }
 
-fn returns(op: Op, types: &[DataType]) -> Result<arrow::datatypes::FieldRef> {
+pub(crate) fn returns(op: Op, types: &[DataType]) -> Result<arrow::datatypes::FieldRef> {
     let types = coerce(types)?;
     Ok(field(match (&types[0], &types[1]) {
         (DataType::Decimal128(p1, s1), DataType::Decimal128(p2, s2)) => {
@@ -284,7 +298,7 @@ fn translate(error: ArrowError, data_type: &DataType) -> DataFusionError {
     }
 }
 
-fn binary(op: Op, args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
+pub(crate) fn binary(op: Op, args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
     // A NULL constant makes everything NULL; the kernels below need a value.
     for arg in &args.args {
         if let ColumnarValue::Scalar(value) = arg

@@ -10,6 +10,9 @@
 //! Everything folded from the clock or from session settings is bound when the
 //! statement starts and never outlives it in a cache.
 
+mod arrays;
+mod averages;
+mod chains;
 mod common_type;
 pub mod context;
 mod cooperate;
@@ -21,8 +24,10 @@ pub mod functions;
 mod lateral;
 pub mod names;
 mod outer;
+mod placeholders;
 mod planner;
 mod pushdown;
+mod quantified;
 pub mod rewrite;
 mod rows;
 mod scan;
@@ -30,6 +35,7 @@ mod semantics;
 mod spans;
 mod subqueries;
 pub mod types;
+mod using;
 mod virtual_tables;
 
 #[cfg(test)]

@@ -330,7 +330,7 @@ impl ExprPlanner for PostgresPlanner {
                 raw.null_treatment,
             ))
         };
-        let sum = make(lineradb_functions::sum::sum());
+        let sum = make(lineradb_functions::sum::avg_sum());
         let count = make(datafusion::functions_aggregate::count::count_udaf());
         Ok(PlannerResult::Planned(scalar(
             "pg_avg_div",
@@ -357,7 +357,7 @@ impl ExprPlanner for PostgresPlanner {
             window.params.distinct = raw.distinct;
             Expr::WindowFunction(Box::new(window))
         };
-        let sum = make(lineradb_functions::sum::sum());
+        let sum = make(lineradb_functions::sum::avg_sum());
         let count = make(datafusion::functions_aggregate::count::count_udaf());
         Ok(PlannerResult::Planned(scalar(
             "pg_avg_div",

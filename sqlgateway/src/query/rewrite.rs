@@ -2,6 +2,7 @@
 //! otherwise than PostgreSQL, or not at all, becomes syntax that means the
 //! same to both. What cannot be said becomes 0A000 here.
 
+use super::quantified::with_array;
 use super::rows::{compare_rows, row_in_list};
 use super::subqueries::{quantified, subqueries_in_projection, subquery, values_with_subqueries};
 use crate::error::{Result, SqlError};
@@ -585,6 +586,17 @@ fn expression(expr: &mut Expr) -> Result<()> {
         } if subquery(right).is_some() => {
             *expr = quantified(left, compare_op, right, true)?;
         }
+        Expr::AnyOp {
+            left,
+            compare_op,
+            right,
+            ..
+        } => *expr = with_array(left, compare_op, right, false)?,
+        Expr::AllOp {
+            left,
+            compare_op,
+            right,
+        } => *expr = with_array(left, compare_op, right, true)?,
         _ => {}
     }
     Ok(())

@@ -7,7 +7,7 @@
 //! from them.
 
 use super::errors::carry;
-use super::spans::{Constraint, KeyColumn, constrain};
+use super::spans::{Constraint as KeyConstraint, KeyColumn, constrain};
 use crate::catalog::{IndexDescriptor, TableDescriptor};
 use crate::error::{Result as SqlResult, SqlError};
 use arrow::array::{RecordBatch, RecordBatchOptions};
@@ -16,8 +16,8 @@ use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::Statistics;
 use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Constraint, Constraints, Statistics};
 use datafusion::datasource::TableType;
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -64,6 +64,8 @@ pub struct ShardTable {
     /// Positions of the visible columns in the layout.
     visible: Vec<usize>,
     schema: SchemaRef,
+    /// The primary key: `GROUP BY` it, and the other columns are known.
+    constraints: Constraints,
 }
 
 impl fmt::Debug for ShardTable {
@@ -100,11 +102,28 @@ impl ShardTable {
             );
             fields.push(field.with_metadata(metadata));
         }
+        let key: Option<Vec<usize>> = descriptor
+            .primary
+            .columns
+            .iter()
+            .map(|id| {
+                visible
+                    .iter()
+                    .position(|at| descriptor.columns[*at].id == *id)
+            })
+            .collect();
+        let constraints = match key {
+            Some(key) if descriptor.has_primary_key() => {
+                Constraints::new_unverified(vec![Constraint::PrimaryKey(key)])
+            }
+            _ => Constraints::default(),
+        };
         Ok(Self {
             descriptor,
             layout,
             visible,
             schema: Arc::new(Schema::new(fields)),
+            constraints,
         })
     }
 
@@ -121,7 +140,7 @@ impl ShardTable {
     }
 
     /// The index to read, with the spans of its keys.
-    fn choose(&self, filters: &[Expr]) -> (IndexDescriptor, Constraint) {
+    fn choose(&self, filters: &[Expr]) -> (IndexDescriptor, KeyConstraint) {
         let of = |index: &IndexDescriptor| {
             constrain(
                 &self.descriptor.index_prefix(index.id),
@@ -130,7 +149,7 @@ impl ShardTable {
             )
         };
         let primary = of(&self.descriptor.primary);
-        let score = |c: &Constraint| (c.fixed, u8::from(c.bounds.0) + u8::from(c.bounds.1));
+        let score = |c: &KeyConstraint| (c.fixed, u8::from(c.bounds.0) + u8::from(c.bounds.1));
         let mut best = (self.descriptor.primary.clone(), primary);
         if best.1.fixed > 0 {
             return best;
@@ -152,6 +171,10 @@ impl ShardTable {
 impl TableProvider for ShardTable {
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
+    }
+
+    fn constraints(&self) -> Option<&Constraints> {
+        Some(&self.constraints)
     }
 
     fn table_type(&self) -> TableType {

@@ -6,25 +6,27 @@
 //! they meet, explicit casts become `pg_cast`. After it: what coercion inserted
 //! and Arrow would do differently.
 
-use super::common_type::{self, as_floats};
+use super::arrays::{is_quantified, of_quantified};
+use super::averages::share_sums;
+use super::chains::flatten;
+use super::common_type::{self, Purpose, unify};
 use super::errors::carry;
 use super::lateral::inline_laterals;
 use super::outer::refresh_outer_columns;
 use crate::error::SqlError;
 use crate::settings::Settings;
-use arrow::datatypes::{DataType, FieldRef, IntervalUnit};
+use arrow::datatypes::{DataType, IntervalUnit};
 use datafusion::common::metadata::FieldMetadata;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column as DfColumn, DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::functions::expr_fn;
-use datafusion::logical_expr::expr::{
-    Between, BinaryExpr, Cast, InList, Placeholder, ScalarFunction,
-};
+use datafusion::logical_expr::expr::{Between, BinaryExpr, Cast, InList, ScalarFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, RecursiveQuery, lit, when,
+    Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, RecursiveQuery, Subquery, lit,
+    when,
 };
 use lineradb_common::sql::{Datum, Numeric, SqlType, TimeZone};
 use lineradb_functions::arith::is_number;
@@ -33,7 +35,8 @@ use std::sync::Arc;
 
 /// The pass before type coercion.
 pub fn before_coercion(plan: LogicalPlan, settings: &Settings) -> Result<LogicalPlan> {
-    refresh_outer_columns(rewrite(inline_laterals(plan)?, settings, operator)?)
+    let plan = share_sums(inline_laterals(plan)?)?;
+    refresh_outer_columns(rewrite(plan, settings, operator)?)
 }
 
 /// The pass after type coercion.
@@ -49,9 +52,9 @@ fn rewrite(plan: LogicalPlan, settings: &Settings, rule: Rule) -> Result<Logical
         if matches!(plan, LogicalPlan::Limit(_) | LogicalPlan::TableScan(_)) {
             return Ok(Transformed::no(plan));
         }
-        let to_float = |e: Expr| to_float(e, settings);
         let plan = match plan {
-            LogicalPlan::Union(union) => common_type::of_union(union, &to_float)?.data,
+            LogicalPlan::Union(union) => common_type::of_union(union, settings)?.data,
+            LogicalPlan::Join(join) => common_type::of_join(join, settings)?.data,
             other => other,
         };
         let mut schema = merge_schema(&plan.inputs());
@@ -66,7 +69,7 @@ fn rewrite(plan: LogicalPlan, settings: &Settings, rule: Rule) -> Result<Logical
                         .collect::<Result<Vec<_>>>()
                 })
                 .collect::<Result<Vec<_>>>()?;
-            common_type::of_values(&mut rows, &to_float)?;
+            common_type::of_values(&mut rows, settings)?;
             same_types(&mut rows)?;
             return Ok(Transformed::yes(LogicalPlanBuilder::values(rows)?.build()?));
         }
@@ -79,7 +82,7 @@ fn rewrite(plan: LogicalPlan, settings: &Settings, rule: Rule) -> Result<Logical
         let rewritten = plan.map_expressions(|expr| {
             let name = names.save(&expr);
             let before = expr.clone();
-            let after = apply(expr, &schema, settings, rule)?;
+            let after = apply(flatten(expr, &schema)?, &schema, settings, rule)?;
             if after == before {
                 Ok(Transformed::no(after))
             } else {
@@ -172,7 +175,7 @@ fn apply(expr: Expr, schema: &DFSchema, settings: &Settings, rule: Rule) -> Resu
 
 /// The first pass over one expression, for expressions that stand alone.
 pub fn operators(expr: Expr, schema: &DFSchema, settings: &Settings) -> Result<Expr> {
-    apply(expr, schema, settings, operator)
+    apply(flatten(expr, schema)?, schema, settings, operator)
 }
 
 /// The second pass over one expression.
@@ -268,10 +271,9 @@ fn operator(expr: Expr, schema: &DFSchema, settings: &Settings) -> Result<Transf
             }
         }
         Expr::Cast(cast) => explicit_cast(cast, schema, settings),
-        Expr::Case(case) => common_type::of_case(case, schema, &|e| to_float(e, settings)),
-        Expr::InSubquery(compared) => {
-            common_type::of_in_subquery(compared, schema, &|e| to_float(e, settings))
-        }
+        Expr::Case(case) => common_type::of_case(case, schema, settings),
+        Expr::InSubquery(compared) => common_type::of_in_subquery(compared, schema, settings),
+        Expr::ScalarSubquery(subquery) => nullable_subquery(subquery),
         Expr::BinaryExpr(binary) => binary_operator(binary, schema, settings),
         Expr::InList(InList {
             expr,
@@ -286,7 +288,12 @@ fn operator(expr: Expr, schema: &DFSchema, settings: &Settings) -> Result<Transf
             let mut expr = expr;
             let mut compared: Vec<&mut Expr> = list.iter_mut().collect();
             compared.push(&mut expr);
-            as_floats(&mut compared, schema, &|e| to_float(e, settings))?;
+            // One value is compared as `=` does, more as an array of one type.
+            let purpose = match compared.len() {
+                0..=2 => Purpose::Compare,
+                _ => Purpose::Result,
+            };
+            unify(&mut compared, schema, settings, purpose)?;
             Ok(Transformed::yes(Expr::InList(InList {
                 expr,
                 list,
@@ -303,9 +310,8 @@ fn operator(expr: Expr, schema: &DFSchema, settings: &Settings) -> Result<Transf
             let mut low = typed(*low, &expr, target, settings)?;
             let mut high = typed(*high, &expr, target, settings)?;
             let mut expr = expr;
-            as_floats(&mut [&mut expr, &mut low, &mut high], schema, &|e| {
-                to_float(e, settings)
-            })?;
+            let mut compared = [expr.as_mut(), &mut low, &mut high];
+            unify(&mut compared, schema, settings, Purpose::Compare)?;
             let (expr, low, high) = if target == SqlType::Interval {
                 (
                     Box::new(call("pg_interval_span", vec![*expr])?),
@@ -332,7 +338,11 @@ fn operator(expr: Expr, schema: &DFSchema, settings: &Settings) -> Result<Transf
             }
         }
         Expr::ScalarFunction(mut function) => {
-            common_type::of_function(&mut function, schema, &|e| to_float(e, settings))?;
+            common_type::of_function(&mut function, schema, settings)?;
+            if is_quantified(&function) {
+                of_quantified(&mut function, schema, settings)?;
+                return Ok(Transformed::yes(Expr::ScalarFunction(function)));
+            }
             shown_booleans(&mut function, schema)?;
             zoned_function(function, schema, settings)
         }
@@ -340,16 +350,43 @@ fn operator(expr: Expr, schema: &DFSchema, settings: &Settings) -> Result<Transf
     }
 }
 
-/// A numeric as a double.
-fn to_float(expr: Expr, settings: &Settings) -> Result<Expr> {
+/// A value of another type, as an implicit cast makes it.
+pub(super) fn convert(expr: Expr, from: SqlType, to: SqlType, settings: &Settings) -> Result<Expr> {
     if let Expr::Literal(ScalarValue::Decimal128(Some(v), _, scale), _) = &expr
         && let Ok(number) = Numeric::new(*v, scale.unsigned_abs())
-        && *scale >= 0
+        && (*scale >= 0 && to == SqlType::Float8)
     {
         let value = ScalarValue::Float64(Some(number.to_f64()));
         return Ok(Expr::Literal(value, None));
     }
-    cast_to(expr, SqlType::Numeric(None), SqlType::Float8, settings)
+    cast_to(expr, from, to, settings)
+}
+
+/// A scalar subquery may find no row: its value is NULL then, also over a column
+/// that is never NULL.
+fn nullable_subquery(subquery: Subquery) -> Result<Transformed<Expr>> {
+    fn has_one_row(plan: &LogicalPlan) -> bool {
+        match plan {
+            LogicalPlan::Projection(p) => has_one_row(&p.input),
+            LogicalPlan::SubqueryAlias(a) => has_one_row(&a.input),
+            LogicalPlan::Aggregate(a) => a.group_expr.is_empty(),
+            LogicalPlan::EmptyRelation(e) => e.produce_one_row,
+            _ => false,
+        }
+    }
+    let plan = &subquery.subquery;
+    let [column] = &plan.schema().columns()[..] else {
+        return Ok(Transformed::no(Expr::ScalarSubquery(subquery)));
+    };
+    if plan.schema().field(0).is_nullable() || has_one_row(plan) {
+        return Ok(Transformed::no(Expr::ScalarSubquery(subquery)));
+    }
+    let value = call("pg_nullable", vec![Expr::Column(column.clone())])?
+        .alias_qualified(column.relation.clone(), column.name.clone());
+    let plan = LogicalPlanBuilder::from(plan.as_ref().clone()).project([value])?;
+    Ok(Transformed::yes(Expr::ScalarSubquery(
+        subquery.with_plan(Arc::new(plan.build()?)),
+    )))
 }
 
 /// Patterns see the blanks of a `char(n)`, which are not stored.
@@ -559,9 +596,8 @@ fn binary_operator(
         if new_left == *left && new_right == *right {
             comparable(op, &new_left, &lt, ls, &new_right, &rt, rs)?;
         }
-        as_floats(&mut [&mut new_left, &mut new_right], schema, &|e| {
-            to_float(e, settings)
-        })?;
+        let mut compared = [&mut new_left, &mut new_right];
+        unify(&mut compared, schema, settings, Purpose::Compare)?;
         let interval =
             is_interval(&type_of(&new_left, schema)?) && is_interval(&type_of(&new_right, schema)?);
         let (new_left, new_right) = if interval {
@@ -895,7 +931,6 @@ fn keeps_values(from: &DataType, to: &DataType) -> bool {
         }
         (D::Decimal128(..), D::Decimal256(..) | D::Float64) => true,
         (D::Float32, D::Float64) => true,
-        (D::Date32, D::Timestamp(_, None)) => true,
         (D::Interval(_), D::Interval(IntervalUnit::MonthDayNano)) => true,
         (D::Timestamp(_, a), D::Timestamp(_, b)) => a.is_some() == b.is_some(),
         (D::Time64(_), D::Time64(_)) => true,
@@ -908,43 +943,4 @@ fn keeps_values(from: &DataType, to: &DataType) -> bool {
         (D::Dictionary(..), _) | (_, D::Dictionary(..)) => true,
         _ => false,
     }
-}
-
-/// Gives placeholders without a type one: that of the cast around them, a count
-/// in LIMIT, else text.
-pub fn type_placeholders(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let text: FieldRef = Arc::new(SqlType::Text.field("", true));
-    let count: FieldRef = Arc::new(SqlType::Int8.field("", true));
-    let typed = plan.transform_up_with_subqueries(|plan| {
-        let field = match plan {
-            LogicalPlan::Limit(_) => count.clone(),
-            _ => text.clone(),
-        };
-        plan.map_expressions(|expr| typed_placeholders(expr, &field))
-    })?;
-    Ok(typed.data)
-}
-
-/// Gives the placeholders of an expression types: that of a cast around them,
-/// else `field`.
-pub fn typed_placeholders(expr: Expr, field: &FieldRef) -> Result<Transformed<Expr>> {
-    let with = |id: String, field: FieldRef| {
-        Expr::Placeholder(Placeholder::new_with_field(id, Some(field)))
-    };
-    expr.transform_down(|e| match e {
-        Expr::Placeholder(Placeholder { id, field: None }) => {
-            Ok(Transformed::yes(with(id, field.clone())))
-        }
-        Expr::Cast(Cast { expr, field: to }) => match *expr {
-            Expr::Placeholder(Placeholder { id, field: None }) => {
-                let expr = Box::new(with(id, to.clone()));
-                Ok(Transformed::yes(Expr::Cast(Cast { expr, field: to })))
-            }
-            other => Ok(Transformed::no(Expr::Cast(Cast {
-                expr: Box::new(other),
-                field: to,
-            }))),
-        },
-        other => Ok(Transformed::no(other)),
-    })
 }

@@ -1,8 +1,8 @@
 //! `x op ANY (array)` and `ALL`: types, and lists of values out of arrays that
 //! are known, so that `id = ANY ($1)` finds its rows by key.
 
+use super::casts::convert;
 use super::errors::carry;
-use super::semantics::convert;
 use crate::error::SqlError;
 use crate::settings::Settings;
 use arrow::array::{Array, AsArray};

@@ -3,7 +3,7 @@
 //! digits, an integer beside a `real` a `real`, and a date beside a timestamp
 //! nanoseconds, which end in 2262.
 
-use super::semantics::convert;
+use super::casts::convert;
 use crate::settings::Settings;
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::Transformed;

@@ -8,7 +8,7 @@
 use super::context::QueryContext;
 use super::errors::carry;
 use super::functions::{depends_on_statement, session_function};
-use super::scan::ShardTable;
+use super::table::ShardTable;
 use super::types::Types;
 use super::virtual_tables::VirtualProvider;
 use crate::error::SqlError;

@@ -6,6 +6,9 @@
 
 use crate::decimal;
 use crate::error::FunctionError;
+use crate::float_arith::floats;
+use crate::number_types::{as_decimal, coerce_integer, coerce_one};
+pub use crate::number_types::{coerce, is_number};
 use crate::udf::{Function, arrays, field, primitive, result};
 use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, Decimal128Array, PrimitiveArray};
 use arrow::compute::kernels::arity::try_binary;
@@ -20,12 +23,26 @@ use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF};
 use std::sync::Arc;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Op {
+pub(crate) enum Op {
     Add,
     Sub,
     Mul,
     Div,
     Rem,
+}
+
+impl Op {
+    /// The operator that a character stands for.
+    pub(crate) fn from_symbol(symbol: char) -> Option<Self> {
+        Some(match symbol {
+            '+' => Op::Add,
+            '-' => Op::Sub,
+            '*' => Op::Mul,
+            '/' => Op::Div,
+            '%' => Op::Rem,
+            _ => return None,
+        })
+    }
 }
 
 /// Names of the functions, by operator.
@@ -141,114 +158,7 @@ fn average(args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
     result(args, Arc::new(out))
 }
 
-/// True for the types that this module computes with.
-pub fn is_number(data_type: &DataType) -> bool {
-    rank(data_type).is_some()
-}
-
-/// Order of preference among numeric types: the higher wins.
-fn rank(data_type: &DataType) -> Option<u8> {
-    Some(match data_type {
-        DataType::Int16 | DataType::Int8 | DataType::UInt8 => 1,
-        DataType::Int32 | DataType::UInt16 => 2,
-        DataType::Int64 | DataType::UInt32 | DataType::UInt64 => 3,
-        DataType::Decimal32(..)
-        | DataType::Decimal64(..)
-        | DataType::Decimal128(..)
-        | DataType::Decimal256(..) => 4,
-        DataType::Float32 => 5,
-        DataType::Float64 => 6,
-        _ => return None,
-    })
-}
-
-/// The decimal type that holds every value of an integer type.
-fn as_decimal(data_type: &DataType) -> DataType {
-    match data_type {
-        DataType::Int16 | DataType::Int8 | DataType::UInt8 => DataType::Decimal128(5, 0),
-        DataType::Int32 | DataType::UInt16 => DataType::Decimal128(10, 0),
-        DataType::Int64 | DataType::UInt32 | DataType::UInt64 => DataType::Decimal128(19, 0),
-        DataType::Decimal32(p, s) | DataType::Decimal64(p, s) | DataType::Decimal256(p, s) => {
-            DataType::Decimal128((*p).min(38), *s)
-        }
-        other => other.clone(),
-    }
-}
-
-/// The integer type that arithmetic works with.
-fn as_signed(rank: u8) -> DataType {
-    match rank {
-        1 => DataType::Int16,
-        2 => DataType::Int32,
-        _ => DataType::Int64,
-    }
-}
-
-/// The common types of two operands, by PostgreSQL's preference: numeric with
-/// a float gives double precision, integers widen, an untyped operand takes
-/// the other's type.
-pub fn coerce(types: &[DataType]) -> Result<Vec<DataType>> {
-    let [left, right] = types else {
-        return plan_err!("arithmetic needs two operands");
-    };
-    let text = |t: &DataType| {
-        matches!(
-            t,
-            DataType::Null | DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8
-        )
-    };
-    let (a, b) = match (rank(left), rank(right)) {
-        (Some(a), Some(b)) => (a, b),
-        (Some(a), None) if text(right) => (a, a),
-        (None, Some(b)) if text(left) => (b, b),
-        (None, None) if text(left) && text(right) => (2, 2),
-        _ => return plan_err!("operator does not exist: {left} and {right}"),
-    };
-    let known = |t: &DataType, other: &DataType| {
-        if rank(t).is_some() {
-            t.clone()
-        } else if rank(other).is_some() {
-            other.clone()
-        } else {
-            DataType::Int32
-        }
-    };
-    let (left, right) = (known(left, right), known(right, left));
-    Ok(match a.max(b) {
-        // real with real stays real; real with anything else is double.
-        5 if a == b => vec![DataType::Float32; 2],
-        5 | 6 => vec![DataType::Float64; 2],
-        4 => vec![as_decimal(&left), as_decimal(&right)],
-        other => vec![as_signed(other); 2],
-    })
-}
-
-fn coerce_one(types: &[DataType]) -> Result<Vec<DataType>> {
-    let [one] = types else {
-        return plan_err!("one argument is needed");
-    };
-    match rank(one) {
-        Some(4) => Ok(vec![as_decimal(one)]),
-        Some(r @ 1..=3) => Ok(vec![as_signed(r)]),
-        Some(_) => Ok(vec![one.clone()]),
-        None if one.is_null() => Ok(vec![DataType::Float64]),
-        None => plan_err!("operator does not exist: - {one}"),
-    }
-}
-
-/// One integer; an untyped operand is an `integer`.
-fn coerce_integer(types: &[DataType]) -> Result<Vec<DataType>> {
-    match types {
-        [one] if one.is_null() => Ok(vec![DataType::Int32]),
-        [one] => match rank(one) {
-            Some(r @ 1..=3) => Ok(vec![as_signed(r)]),
-            _ => plan_err!("operator does not exist: ~ {one}"),
-        },
-        _ => plan_err!("one argument is needed"),
-    }
-}
-
-fn returns(op: Op, types: &[DataType]) -> Result<arrow::datatypes::FieldRef> {
+pub(crate) fn returns(op: Op, types: &[DataType]) -> Result<arrow::datatypes::FieldRef> {
     let types = coerce(types)?;
     Ok(field(match (&types[0], &types[1]) {
         (DataType::Decimal128(p1, s1), DataType::Decimal128(p2, s2)) => {
@@ -284,7 +194,7 @@ fn translate(error: ArrowError, data_type: &DataType) -> DataFusionError {
     }
 }
 
-fn binary(op: Op, args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
+pub(crate) fn binary(op: Op, args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
     // A NULL constant makes everything NULL; the kernels below need a value.
     for arg in &args.args {
         if let ColumnarValue::Scalar(value) = arg
@@ -353,78 +263,6 @@ fn integer_remainder(args: &ScalarFunctionArgs) -> Result<ArrayRef> {
         DataType::Int32 => run::<Int32Type>(&columns, i32::wrapping_rem),
         _ => run::<Int64Type>(&columns, i64::wrapping_rem),
     }
-}
-
-/// What floats need to know of themselves here.
-trait Float: Copy + PartialEq {
-    fn finite(self) -> bool;
-    fn infinite(self) -> bool;
-    fn zero(self) -> bool;
-    fn nan(self) -> bool;
-    fn apply(op: Op, a: Self, b: Self) -> Self;
-}
-
-macro_rules! float {
-    ($t:ty) => {
-        impl Float for $t {
-            fn finite(self) -> bool {
-                self.is_finite()
-            }
-            fn infinite(self) -> bool {
-                self.is_infinite()
-            }
-            fn zero(self) -> bool {
-                self == 0.0
-            }
-            fn nan(self) -> bool {
-                self.is_nan()
-            }
-            fn apply(op: Op, a: Self, b: Self) -> Self {
-                match op {
-                    Op::Add => a + b,
-                    Op::Sub => a - b,
-                    Op::Mul => a * b,
-                    Op::Div => a / b,
-                    Op::Rem => a % b,
-                }
-            }
-        }
-    };
-}
-float!(f32);
-float!(f64);
-
-fn float_op<F: Float>(op: Op, a: F, b: F) -> std::result::Result<F, FunctionError> {
-    if matches!(op, Op::Div | Op::Rem) && b.zero() && !a.nan() {
-        return Err(FunctionError::division_by_zero());
-    }
-    let value = F::apply(op, a, b);
-    if value.infinite() && a.finite() && b.finite() {
-        return Err(FunctionError::new("22003", "value out of range: overflow"));
-    }
-    let vanished = match op {
-        Op::Mul => value.zero() && !a.zero() && !b.zero(),
-        Op::Div => value.zero() && !a.zero() && b.finite(),
-        _ => false,
-    };
-    if vanished {
-        return Err(FunctionError::new("22003", "value out of range: underflow"));
-    }
-    Ok(value)
-}
-
-fn floats<T>(op: Op, args: &ScalarFunctionArgs) -> Result<ArrayRef>
-where
-    T: ArrowPrimitiveType,
-    T::Native: Float,
-{
-    let columns = arrays(args)?;
-    let out: PrimitiveArray<T> = try_binary(
-        primitive::<T>(&columns[0])?,
-        primitive::<T>(&columns[1])?,
-        |a, b| float_op(op, a, b).map_err(ArrowError::from),
-    )?;
-    Ok(Arc::new(out))
 }
 
 fn decimals(op: Op, args: &ScalarFunctionArgs, precision: u8, scale: i8) -> Result<ColumnarValue> {

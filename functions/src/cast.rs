@@ -8,9 +8,9 @@
 
 use crate::error::FunctionError;
 use crate::udf::{Function, arrays, result};
-use arrow::array::{Array, ArrayRef};
+use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, FieldRef};
+use arrow::datatypes::{DataType, Date32Type, Field, FieldRef};
 use datafusion::common::{ScalarValue, plan_err};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF};
@@ -100,6 +100,9 @@ pub fn cast_array(
     convert: fn(Datum, SqlType, &TimeZone) -> std::result::Result<Datum, ValueError>,
 ) -> Result<ArrayRef> {
     if same_in_arrow(array.data_type(), from, to) || array.data_type().is_null() {
+        if (from, to) == (SqlType::Date, SqlType::Timestamp) {
+            dates_in_range(array)?;
+        }
         let options = CastOptions {
             safe: false,
             ..CastOptions::default()
@@ -127,6 +130,19 @@ pub fn cast_array(
         Ok(out)
     } else {
         Ok(arrow::compute::cast(&out, &to.arrow_type())?)
+    }
+}
+
+/// 22008 for dates that no timestamp holds: Arrow would wrap them.
+fn dates_in_range(array: &ArrayRef) -> Result<()> {
+    const LAST: i32 = 106_741_034;
+    const FIRST: i32 = -2_440_588;
+    let Some(days) = array.as_primitive_opt::<Date32Type>() else {
+        return Ok(());
+    };
+    match days.iter().flatten().all(|d| (FIRST..=LAST).contains(&d)) {
+        true => Ok(()),
+        false => Err(FunctionError::new("22008", "date out of range for timestamp").into()),
     }
 }
 

@@ -10,13 +10,22 @@
 
 pub mod arith;
 pub mod cast;
+pub mod chain;
 pub mod decimal;
 pub mod error;
+mod extract;
+mod float_arith;
 pub mod format;
+pub mod length;
+pub mod nullable;
+mod number_types;
+mod pattern;
 pub mod plan;
+pub mod quantified;
 pub mod similar;
 pub mod strings;
 pub mod sum;
+pub mod sum_float;
 pub mod temporal;
 pub mod to_char;
 pub mod udf;
@@ -34,6 +43,10 @@ pub fn all() -> &'static [Arc<ScalarUDF>] {
         let mut all = arith::functions();
         all.extend(cast::functions());
         all.extend(format::functions());
+        all.extend(length::functions());
+        all.extend(chain::functions());
+        all.extend(nullable::functions());
+        all.extend(quantified::functions());
         all.extend(similar::functions());
         all.extend(strings::functions());
         all.extend(temporal::functions());
@@ -58,5 +71,6 @@ pub fn registry() -> datafusion::error::Result<MemoryFunctionRegistry> {
         registry.register_udf(function.clone())?;
     }
     registry.register_udaf(sum::sum())?;
+    registry.register_udaf(sum::avg_sum())?;
     Ok(registry)
 }

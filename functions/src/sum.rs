@@ -1,9 +1,12 @@
-//! `sum` as PostgreSQL types it: bigints sum to numeric, and a sum that needs
-//! more than 38 digits, or that does not fit bigint, is an error instead of
-//! another number. Floats are DataFusion's own.
+//! `sum` as PostgreSQL types it: bigints sum to numeric, reals to real, and a
+//! sum that needs more than 38 digits, or that does not fit bigint, is an error
+//! instead of another number. [`sum_float`](crate::sum_float) adds floats.
+//!
+//! `avg` is a sum over a count; its sum of reals is a double (`pg_avg_sum`).
 
 use crate::decimal;
 use crate::error::FunctionError;
+use crate::sum_float::{self, Precision};
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, Decimal128Array, Int64Array,
 };
@@ -22,17 +25,30 @@ use std::sync::{Arc, LazyLock};
 
 /// The function.
 pub fn sum() -> Arc<AggregateUDF> {
-    static SUM: LazyLock<Arc<AggregateUDF>> = LazyLock::new(|| {
-        Arc::new(AggregateUDF::from(CheckedSum {
-            signature: Signature::user_defined(Volatility::Immutable),
-            inner: Sum::new(),
-        }))
-    });
+    static SUM: LazyLock<Arc<AggregateUDF>> = LazyLock::new(|| named("sum"));
     SUM.clone()
+}
+
+/// The sum below `avg`.
+pub fn avg_sum() -> Arc<AggregateUDF> {
+    static SUM: LazyLock<Arc<AggregateUDF>> = LazyLock::new(|| named(AVG_SUM));
+    SUM.clone()
+}
+
+/// Name of [`avg_sum`].
+pub const AVG_SUM: &str = "pg_avg_sum";
+
+fn named(name: &'static str) -> Arc<AggregateUDF> {
+    Arc::new(AggregateUDF::from(CheckedSum {
+        name,
+        signature: Signature::user_defined(Volatility::Immutable),
+        inner: Sum::new(),
+    }))
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct CheckedSum {
+    name: &'static str,
     signature: Signature,
     inner: Sum,
 }
@@ -47,7 +63,7 @@ fn exact(args: &AccumulatorArgs) -> Option<DataType> {
 
 impl AggregateUDFImpl for CheckedSum {
     fn name(&self) -> &str {
-        "sum"
+        self.name
     }
 
     fn signature(&self) -> &Signature {
@@ -64,6 +80,7 @@ impl AggregateUDFImpl for CheckedSum {
             DataType::Int8 | DataType::Int16 => DataType::Int16,
             DataType::Int32 => DataType::Int32,
             DataType::Int64 | DataType::UInt32 | DataType::UInt64 => DataType::Decimal128(20, 0),
+            DataType::Float32 if self.name != AVG_SUM => DataType::Float32,
             DataType::Float32 | DataType::Float64 | DataType::Null => DataType::Float64,
             DataType::Decimal128(..) => one.clone(),
             other => return plan_err!("function sum({other}) does not exist"),
@@ -76,11 +93,18 @@ impl AggregateUDFImpl for CheckedSum {
         match types.as_slice() {
             [DataType::Int16 | DataType::Int32] => Ok(DataType::Int64),
             [DataType::Decimal128(_, s)] => Ok(DataType::Decimal128(38, *s)),
+            [DataType::Float32] => Ok(DataType::Float32),
             _ => self.inner.return_type(&types),
         }
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        if let Some(precision) = Precision::of(args.return_field.data_type()) {
+            return Ok(match args.is_distinct {
+                true => Box::new(sum_float::Distinct::new(precision)),
+                false => Box::new(sum_float::One::new(precision)),
+            });
+        }
         match exact(&args) {
             Some(data_type) if args.is_distinct => Ok(Box::new(Distinct {
                 values: HashSet::new(),
@@ -96,10 +120,12 @@ impl AggregateUDFImpl for CheckedSum {
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        match exact(&args) {
-            Some(_) if !args.is_distinct => self.accumulator(args),
-            Some(_) => plan_err!("sum(DISTINCT) over a sliding window is not supported"),
-            None => self.inner.create_sliding_accumulator(args),
+        if args.is_distinct {
+            return plan_err!("sum(DISTINCT) over a sliding window is not supported");
+        }
+        match Precision::of(args.return_field.data_type()) {
+            Some(precision) => Ok(Box::new(sum_float::Sliding::new(precision))),
+            None => self.accumulator(args),
         }
     }
 
@@ -115,6 +141,9 @@ impl AggregateUDFImpl for CheckedSum {
         &self,
         args: AccumulatorArgs,
     ) -> Result<Box<dyn GroupsAccumulator>> {
+        if let Some(precision) = Precision::of(args.return_field.data_type()) {
+            return Ok(Box::new(sum_float::Groups::new(precision)));
+        }
         match exact(&args) {
             Some(data_type) => Ok(Box::new(Groups {
                 sums: Vec::new(),

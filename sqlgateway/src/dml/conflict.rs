@@ -133,7 +133,7 @@ impl ConflictPlan {
     }
 
     /// Inserts the rows that are new and treats the others; answers the rows
-    /// inserted or updated.
+    /// inserted or updated, in the order of `rows`.
     pub(super) async fn insert(
         &self,
         ctx: &DmlContext<'_>,
@@ -149,7 +149,7 @@ impl ConflictPlan {
         let mut updated_keys: HashSet<Bytes> = HashSet::new();
         let mut inserts = Vec::new();
         let mut conflicts = Vec::new();
-        for (row, entries) in rows.into_iter().zip(&entries) {
+        for (at, (row, entries)) in rows.into_iter().zip(&entries).enumerate() {
             let mine = || {
                 self.arbiters
                     .iter()
@@ -165,14 +165,14 @@ impl ConflictPlan {
             match mine().find_map(|e| existing.get(&e.key)) {
                 None => {
                     new_keys.extend(mine().map(|e| e.key.clone()));
-                    inserts.push(row);
+                    inserts.push((at, row));
                 }
                 Some(found) => {
                     if self.update.is_some() {
                         if !updated_keys.insert(found.clone()) {
                             return Err(second_time());
                         }
-                        conflicts.push((found.clone(), row));
+                        conflicts.push((at, found.clone(), row));
                     }
                 }
             }
@@ -184,12 +184,14 @@ impl ConflictPlan {
         };
         let mut written = Vec::new();
         if let Some(action) = &self.update {
-            let updated = action.run(ctx, codec, &writer, conflicts).await?;
-            written.extend(updated);
+            written = action.run(ctx, codec, &writer, conflicts).await?;
         }
+        let (places, inserts): (Vec<usize>, Vec<Vec<Datum>>) = inserts.into_iter().unzip();
         writer.insert(&inserts).await?;
-        written.extend(inserts);
-        Ok(written)
+        written.extend(places.into_iter().zip(inserts));
+        // RETURNING gives them in the order of the source.
+        written.sort_by_key(|(at, _)| *at);
+        Ok(written.into_iter().map(|(_, row)| row).collect())
     }
 
     /// Locks the keys that decide; answers the primary key of the row for those
@@ -249,14 +251,18 @@ fn second_time() -> SqlError {
 }
 
 impl UpdateAction {
+    /// Updates the rows that exist: the place of each proposed row in the source,
+    /// the key of the row that it meets, and its values. Answers the new rows
+    /// with their places.
     async fn run(
         &self,
         ctx: &DmlContext<'_>,
         codec: &TableCodec,
         writer: &RowWriter<'_>,
-        conflicts: Vec<(Bytes, Vec<Datum>)>,
-    ) -> Result<Vec<Vec<Datum>>> {
-        let keys: Vec<Bytes> = conflicts.iter().map(|(k, _)| k.clone()).collect();
+        conflicts: Vec<(usize, Bytes, Vec<Datum>)>,
+    ) -> Result<Vec<(usize, Vec<Datum>)>> {
+        let mut places: Vec<usize> = conflicts.iter().map(|(at, ..)| *at).collect();
+        let keys: Vec<Bytes> = conflicts.iter().map(|(_, k, _)| k.clone()).collect();
         let mut both = Vec::with_capacity(conflicts.len());
         let mut at = 0;
         for chunk in keys.chunks(LOCK_BATCH) {
@@ -276,15 +282,18 @@ impl UpdateAction {
                     ))
                 })?;
                 let mut row = codec.decode(key, &value)?;
-                row.extend(conflicts[at].1.iter().cloned());
+                row.extend(conflicts[at].2.iter().cloned());
                 both.push(row);
                 at += 1;
             }
         }
         if let Some(condition) = &self.condition {
             let verdicts = condition.evaluate(ctx.query, &self.shape, &both, ctx.parameters)?;
-            let mut keep = verdicts.iter().map(|v| v[0] == Datum::Bool(true));
-            both.retain(|_| keep.next().unwrap_or(false));
+            let keep: Vec<bool> = verdicts.iter().map(|v| v[0] == Datum::Bool(true)).collect();
+            let mut kept = keep.iter();
+            both.retain(|_| kept.next().copied().unwrap_or(false));
+            let mut kept = keep.iter();
+            places.retain(|_| kept.next().copied().unwrap_or(false));
         }
         let values =
             self.assignments
@@ -302,6 +311,7 @@ impl UpdateAction {
             changes.push((row, new));
         }
         writer.update(&changes).await?;
-        Ok(changes.into_iter().map(|(_, new)| new).collect())
+        let rows = changes.into_iter().map(|(_, new)| new);
+        Ok(places.into_iter().zip(rows).collect())
     }
 }

@@ -1,50 +1,103 @@
-//! One type for expressions that meet, where DataFusion picks another than
-//! PostgreSQL: numeric beside a float is double precision, DataFusion makes the
-//! float a decimal of 15 fraction digits.
+//! Where expressions of several types meet, they get the type that PostgreSQL
+//! gives them. DataFusion makes a numeric beside a float a decimal of 15 fraction
+//! digits, an integer beside a `real` a `real`, and a date beside a timestamp
+//! nanoseconds, which end in 2262.
 
+use super::casts::convert;
+use crate::settings::Settings;
 use arrow::datatypes::DataType;
-use datafusion::common::DFSchema;
 use datafusion::common::tree_node::Transformed;
+use datafusion::common::{Column, DFSchema, NullEquality};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{Case, Cast, InSubquery, ScalarFunction};
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Union};
+use datafusion::logical_expr::{
+    Distinct, Expr, ExprSchemable, Join, JoinType, LogicalPlan, LogicalPlanBuilder, Union,
+};
 use lineradb_common::sql::SqlType;
 use std::sync::Arc;
 
-/// The cast that makes a numeric a double.
-type ToFloat<'a> = &'a dyn Fn(Expr) -> Result<Expr>;
-
-fn mixed(types: &[DataType]) -> bool {
-    types.iter().any(DataType::is_decimal) && types.iter().any(DataType::is_floating)
+/// What the common type is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The operands of a comparison.
+    Compare,
+    /// One result out of several: CASE, COALESCE, UNION.
+    Result,
 }
 
-/// Expressions that get one type: numerics among floats become doubles.
-pub fn as_floats(exprs: &mut [&mut Expr], schema: &DFSchema, to_float: ToFloat) -> Result<bool> {
+/// The type that some of these must be converted to; `None` when DataFusion's
+/// own choice is PostgreSQL's.
+fn common(types: &[DataType], purpose: Purpose) -> Option<SqlType> {
+    let any = |f: fn(&DataType) -> bool| types.iter().any(f);
+    let single = any(|t| matches!(t, DataType::Float32));
+    let double = any(|t| matches!(t, DataType::Float64));
+    let decimal = any(DataType::is_decimal);
+    let integer = any(DataType::is_integer);
+    if single || double {
+        return match (purpose, double) {
+            _ if !decimal && !integer => None,
+            (Purpose::Result, false) => Some(SqlType::Float4),
+            (_, true) if !decimal => None,
+            _ => Some(SqlType::Float8),
+        };
+    }
+    let date = any(|t| matches!(t, DataType::Date32));
+    let naive = any(|t| matches!(t, DataType::Timestamp(_, None)));
+    let zoned = any(|t| matches!(t, DataType::Timestamp(_, Some(_))));
+    match (date || naive, zoned) {
+        (true, true) => Some(SqlType::TimestampTz),
+        (true, false) if date && naive => Some(SqlType::Timestamp),
+        _ => None,
+    }
+}
+
+/// True for the types that are converted to `target`; the others have it, or are
+/// left to DataFusion.
+fn must_convert(from: &DataType, target: SqlType) -> bool {
+    match target {
+        SqlType::Float4 | SqlType::Float8 => from.is_decimal() || from.is_integer(),
+        SqlType::Timestamp => matches!(from, DataType::Date32),
+        SqlType::TimestampTz => matches!(from, DataType::Date32 | DataType::Timestamp(_, None)),
+        _ => false,
+    }
+}
+
+/// Gives expressions that meet one type, where that is not DataFusion's choice.
+pub fn unify(
+    exprs: &mut [&mut Expr],
+    schema: &DFSchema,
+    settings: &Settings,
+    purpose: Purpose,
+) -> Result<bool> {
     let types = exprs
         .iter()
         .map(|e| e.get_type(schema))
         .collect::<Result<Vec<_>>>()?;
-    if !mixed(&types) {
+    let Some(target) = common(&types, purpose) else {
         return Ok(false);
-    }
-    for (expr, data_type) in exprs.iter_mut().zip(types) {
-        if data_type.is_decimal() {
+    };
+    for (expr, from) in exprs.iter_mut().zip(&types) {
+        if must_convert(from, target) {
             let bare = std::mem::take(*expr);
-            **expr = to_float(bare)?;
+            **expr = convert(bare, SqlType::from_arrow(from), target, settings)?;
         }
     }
     Ok(true)
 }
 
 /// The results of a CASE, and what it compares.
-pub fn of_case(mut case: Case, schema: &DFSchema, to_float: ToFloat) -> Result<Transformed<Expr>> {
+pub fn of_case(
+    mut case: Case,
+    schema: &DFSchema,
+    settings: &Settings,
+) -> Result<Transformed<Expr>> {
     let mut results: Vec<&mut Expr> = case
         .when_then_expr
         .iter_mut()
         .map(|(_, then)| then.as_mut())
         .chain(case.else_expr.as_deref_mut())
         .collect();
-    let mut changed = as_floats(&mut results, schema, to_float)?;
+    let mut changed = unify(&mut results, schema, settings, Purpose::Result)?;
     if let Some(compared) = case.expr.as_deref_mut() {
         let mut compared: Vec<&mut Expr> = std::iter::once(compared)
             .chain(
@@ -53,7 +106,7 @@ pub fn of_case(mut case: Case, schema: &DFSchema, to_float: ToFloat) -> Result<T
                     .map(|(when, _)| when.as_mut()),
             )
             .collect();
-        changed |= as_floats(&mut compared, schema, to_float)?;
+        changed |= unify(&mut compared, schema, settings, Purpose::Compare)?;
     }
     let case = Expr::Case(case);
     Ok(if changed {
@@ -67,7 +120,7 @@ pub fn of_case(mut case: Case, schema: &DFSchema, to_float: ToFloat) -> Result<T
 pub fn of_function(
     function: &mut ScalarFunction,
     schema: &DFSchema,
-    to_float: ToFloat,
+    settings: &Settings,
 ) -> Result<bool> {
     if !matches!(
         function.name(),
@@ -75,15 +128,19 @@ pub fn of_function(
     ) {
         return Ok(false);
     }
+    let purpose = match function.name() {
+        "nullif" => Purpose::Compare,
+        _ => Purpose::Result,
+    };
     let mut args: Vec<&mut Expr> = function.args.iter_mut().collect();
-    as_floats(&mut args, schema, to_float)
+    unify(&mut args, schema, settings, purpose)
 }
 
 /// `x IN (SELECT y)`.
 pub fn of_in_subquery(
     mut compared: InSubquery,
     schema: &DFSchema,
-    to_float: ToFloat,
+    settings: &Settings,
 ) -> Result<Transformed<Expr>> {
     let query = &compared.subquery.subquery;
     let [column] = &query.schema().columns()[..] else {
@@ -92,13 +149,16 @@ pub fn of_in_subquery(
     let mut column = Expr::Column(column.clone());
     let rows = query.schema().as_ref().clone();
     let types = [compared.expr.get_type(schema)?, column.get_type(&rows)?];
-    if !mixed(&types) {
+    let Some(target) = common(&types, Purpose::Compare) else {
         return Ok(Transformed::no(Expr::InSubquery(compared)));
+    };
+    if must_convert(&types[0], target) {
+        let from = SqlType::from_arrow(&types[0]);
+        compared.expr = Box::new(convert(*compared.expr, from, target, settings)?);
     }
-    if types[0].is_decimal() {
-        compared.expr = Box::new(to_float(*compared.expr)?);
-    } else {
-        column = to_float(column)?.alias("value");
+    if must_convert(&types[1], target) {
+        let from = SqlType::from_arrow(&types[1]);
+        column = convert(column, from, target, settings)?.alias("value");
         let plan = LogicalPlanBuilder::from(query.as_ref().clone()).project([column])?;
         compared.subquery = compared.subquery.with_plan(Arc::new(plan.build()?));
     }
@@ -106,13 +166,13 @@ pub fn of_in_subquery(
 }
 
 /// The values of each column of VALUES.
-pub fn of_values(rows: &mut [Vec<Expr>], to_float: ToFloat) -> Result<()> {
+pub fn of_values(rows: &mut [Vec<Expr>], settings: &Settings) -> Result<()> {
     let empty = DFSchema::empty();
     let width = rows.first().map_or(0, Vec::len);
     for column in 0..width {
         let mut values: Vec<&mut Expr> =
             rows.iter_mut().filter_map(|r| r.get_mut(column)).collect();
-        as_floats(&mut values, &empty, to_float)?;
+        unify(&mut values, &empty, settings, Purpose::Result)?;
     }
     Ok(())
 }
@@ -135,43 +195,106 @@ pub fn undo_decimal(expr: Expr) -> Result<Expr> {
     }
 }
 
-/// The columns of a UNION.
-pub fn of_union(union: Union, to_float: ToFloat) -> Result<Transformed<LogicalPlan>> {
-    let width = union.schema.fields().len();
-    let type_at = |input: &Arc<LogicalPlan>, i: usize| input.schema().field(i).data_type().clone();
-    let mixed: Vec<bool> = (0..width)
+fn type_at(plan: &LogicalPlan, column: usize) -> DataType {
+    plan.schema().field(column).data_type().clone()
+}
+
+/// The target of each column of queries whose rows become one set.
+fn targets(inputs: &[&LogicalPlan], purpose: Purpose) -> Vec<Option<SqlType>> {
+    let width = inputs.first().map_or(0, |p| p.schema().fields().len());
+    (0..width)
         .map(|i| {
-            let types: Vec<DataType> = union.inputs.iter().map(|p| type_at(p, i)).collect();
-            mixed(&types)
+            let types: Vec<DataType> = inputs.iter().map(|p| type_at(p, i)).collect();
+            common(&types, purpose)
         })
-        .collect();
-    if !mixed.contains(&true) {
+        .collect()
+}
+
+/// A query with some columns converted.
+fn with_columns(
+    plan: &Arc<LogicalPlan>,
+    targets: &[Option<SqlType>],
+    settings: &Settings,
+) -> Result<Arc<LogicalPlan>> {
+    let expressions = plan
+        .schema()
+        .iter()
+        .zip(targets)
+        .map(|((qualifier, field), target)| {
+            let column = Expr::Column((qualifier, field).into());
+            match target {
+                Some(target) if must_convert(field.data_type(), *target) => {
+                    let from = SqlType::from_field(field);
+                    let converted = convert(column, from, *target, settings)?;
+                    Ok(converted.alias_qualified(qualifier.cloned(), field.name()))
+                }
+                _ => Ok(column),
+            }
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let plan = LogicalPlanBuilder::from(plan.as_ref().clone()).project(expressions)?;
+    Ok(Arc::new(plan.build()?))
+}
+
+/// The columns of a UNION.
+pub fn of_union(union: Union, settings: &Settings) -> Result<Transformed<LogicalPlan>> {
+    let inputs: Vec<&LogicalPlan> = union.inputs.iter().map(AsRef::as_ref).collect();
+    let targets = targets(&inputs, Purpose::Result);
+    if targets.iter().all(Option::is_none) {
         return Ok(Transformed::no(LogicalPlan::Union(union)));
     }
     let inputs = union
         .inputs
         .iter()
-        .map(|input| {
-            let expressions = input
-                .schema()
-                .iter()
-                .enumerate()
-                .map(|(i, (qualifier, field))| {
-                    let column = Expr::Column((qualifier, field).into());
-                    if mixed[i] && field.data_type().is_decimal() {
-                        Ok(to_float(column)?.alias_qualified(qualifier.cloned(), field.name()))
-                    } else {
-                        Ok(column)
-                    }
-                })
-                .collect::<Result<Vec<_>>>()?;
-            let plan = LogicalPlanBuilder::from(input.as_ref().clone())
-                .project(expressions)?
-                .build()?;
-            Ok(Arc::new(plan))
-        })
+        .map(|input| with_columns(input, &targets, settings))
         .collect::<Result<Vec<_>>>()?;
     Ok(Transformed::yes(LogicalPlan::Union(
         Union::try_new_with_loose_types(inputs)?,
     )))
+}
+
+/// The keys of a join (USING, NATURAL), and the columns of INTERSECT and EXCEPT,
+/// which are joins where NULL equals NULL.
+pub fn of_join(mut join: Join, settings: &Settings) -> Result<Transformed<LogicalPlan>> {
+    let set_operation = matches!(join.join_type, JoinType::LeftSemi | JoinType::LeftAnti)
+        && join.null_equality == NullEquality::NullEqualsNull
+        && join.on.len() == join.left.schema().fields().len();
+    if set_operation {
+        let targets = targets(&[&join.left, &join.right], Purpose::Result);
+        if targets.iter().any(Option::is_some) {
+            join.left = match join.left.as_ref() {
+                LogicalPlan::Distinct(Distinct::All(input)) => {
+                    let input = with_columns(input, &targets, settings)?;
+                    Arc::new(LogicalPlan::Distinct(Distinct::All(input)))
+                }
+                _ => with_columns(&join.left, &targets, settings)?,
+            };
+            join.right = with_columns(&join.right, &targets, settings)?;
+            return Ok(Transformed::yes(
+                LogicalPlan::Join(join).recompute_schema()?,
+            ));
+        }
+    }
+    let mut changed = false;
+    for (left, right) in &mut join.on {
+        let types = [
+            left.get_type(join.left.schema())?,
+            right.get_type(join.right.schema())?,
+        ];
+        let Some(target) = common(&types, Purpose::Compare) else {
+            continue;
+        };
+        for (expr, from) in [left, right].into_iter().zip(&types) {
+            if must_convert(from, target) {
+                let bare = std::mem::replace(expr, Expr::Column(Column::from_name("")));
+                *expr = convert(bare, SqlType::from_arrow(from), target, settings)?;
+                changed = true;
+            }
+        }
+    }
+    let join = LogicalPlan::Join(join);
+    Ok(match changed {
+        true => Transformed::yes(join),
+        false => Transformed::no(join),
+    })
 }

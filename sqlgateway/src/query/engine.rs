@@ -1,15 +1,19 @@
 //! The engine: plans queries, keeps the plans, runs them.
 
+use super::arrays::{expand, has_quantified};
 use super::context::QueryContext;
 use super::cooperate::YieldWhereRowsMultiply;
 use super::errors::{carry, sql_error};
 use super::functions::session_function;
 use super::names::{name_outputs, plain};
+use super::placeholders::type_placeholders;
 use super::planner::{Names, Notes};
 use super::pushdown::ShipFragments;
 use super::rewrite::{Locking, rewrite_query, take_locking};
-use super::scan::{Binding, ORIGIN_METADATA_KEY};
-use super::semantics::{after_coercion, before_coercion, type_placeholders};
+use super::scan::Binding;
+use super::semantics::{after_coercion, before_coercion};
+use super::table::ORIGIN_METADATA_KEY;
+use super::using::{Spelling, merge_columns};
 use crate::error::{Result, SqlError};
 use crate::session::ResultColumn;
 use arrow::datatypes::Field;
@@ -83,6 +87,8 @@ pub struct Planned {
     pub cacheable: bool,
     /// `FOR UPDATE`, to be done by the caller.
     pub locking: Option<Locking>,
+    /// Parameters are compared with as arrays.
+    arrays: bool,
     plan: Arc<LogicalPlan>,
     state: Arc<SessionState>,
 }
@@ -145,6 +151,7 @@ impl QueryEngine {
                 state.register_udf(function.clone())?;
             }
             state.register_udaf(lineradb_functions::sum::sum())?;
+            state.register_udaf(lineradb_functions::sum::avg_sum())?;
             Ok(state)
         };
         Ok(Arc::new(Self {
@@ -212,6 +219,7 @@ fn plan_now(
     crate::pg_catalog::rewrite_query(&mut query);
     name_outputs(&mut query);
     rewrite_query(&mut query)?;
+    let spelling = Spelling::of(&query);
     let names = Names::new(state, context);
     let relations = SqlToRel::new_with_options(&names, parser_options());
     let plan = relations
@@ -219,6 +227,7 @@ fn plan_now(
             Statement::Query(Box::new(query)),
             &mut planner_context(parameter_types),
         )
+        .and_then(|plan| merge_columns(plan, &spelling))
         .map_err(sql_error)?;
     drop(relations);
     let Notes {
@@ -241,6 +250,7 @@ fn plan_now(
         cacheable: !bound_to_statement
             && context.settings.time_zone == lineradb_common::sql::TimeZone::UTC,
         locking,
+        arrays: has_quantified(&plan.optimized).map_err(sql_error)?,
         plan: Arc::new(plan.optimized),
         state: state.clone(),
     })
@@ -265,6 +275,10 @@ fn finish_logical(
     let optimized = state
         .optimizer()
         .optimize(analyzed.clone(), state, |_, _| {})?;
+    let optimized = match has_quantified(&optimized)? {
+        true => expand(optimized)?,
+        false => optimized,
+    };
     Ok(Logical {
         analyzed,
         optimized,
@@ -365,10 +379,13 @@ impl Planned {
             self.plan.as_ref().clone()
         } else {
             let values = bind(&self.parameter_types, parameters)?;
-            self.plan
-                .as_ref()
-                .clone()
+            let bound = self.plan.as_ref().clone();
+            bound
                 .replace_params_with_values(&values)
+                .and_then(|plan| match self.arrays {
+                    true => expand(plan),
+                    false => Ok(plan),
+                })
                 .map_err(sql_error)?
         };
         let mut state = self.state.as_ref().clone();

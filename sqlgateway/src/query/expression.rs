@@ -5,9 +5,10 @@ use super::context::QueryContext;
 use super::engine::{QueryEngine, by_name, parser_options, planner_context, result_column};
 use super::errors::sql_error;
 use super::names::name_items;
+use super::placeholders::Known;
 use super::planner::Names;
 use super::rewrite::rewrite_expression;
-use super::semantics::{implicit_casts, operators, typed_placeholders};
+use super::semantics::{implicit_casts, operators};
 use crate::error::{Result, SqlError};
 use crate::session::ResultColumn;
 use arrow::array::{ArrayRef, RecordBatch};
@@ -152,7 +153,7 @@ impl QueryEngine {
                 .sql_to_expr(sql, &df_schema, &mut planner)
                 .and_then(|e| e.infer_placeholder_types(&df_schema))
                 .map(|(e, _)| e)
-                .and_then(default_placeholders)
+                .and_then(|e| default_placeholders(e, &df_schema))
                 .map_err(sql_error)?;
             check_scalar(&expr)?;
             let expr = operators(expr, &df_schema, &context.settings)
@@ -206,9 +207,11 @@ fn wildcard(
     }
 }
 
-fn default_placeholders(expr: Expr) -> datafusion::error::Result<Expr> {
-    let field: FieldRef = Arc::new(SqlType::Text.field("", true));
-    Ok(typed_placeholders(expr, &field)?.data)
+fn default_placeholders(expr: Expr, schema: &DFSchema) -> datafusion::error::Result<Expr> {
+    let text: FieldRef = Arc::new(SqlType::Text.field("", true));
+    let mut known = Known::default();
+    known.learn(&expr, schema)?;
+    Ok(known.apply(expr, &text)?.data)
 }
 
 fn check_scalar(expr: &Expr) -> Result<()> {

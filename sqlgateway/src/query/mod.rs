@@ -10,6 +10,11 @@
 //! Everything folded from the clock or from session settings is bound when the
 //! statement starts and never outlives it in a cache.
 
+mod arrays;
+mod averages;
+mod casts;
+mod chains;
+mod clauses;
 mod common_type;
 pub mod context;
 mod cooperate;
@@ -18,18 +23,27 @@ pub mod errors;
 pub mod explain;
 pub mod expression;
 pub mod functions;
+mod identifiers;
 mod lateral;
+mod literals;
+mod lookup;
 pub mod names;
+mod operators;
 mod outer;
+mod placeholders;
 mod planner;
 mod pushdown;
+mod quantified;
 pub mod rewrite;
 mod rows;
 mod scan;
 mod semantics;
 mod spans;
 mod subqueries;
+mod table;
+mod temporal;
 pub mod types;
+mod using;
 mod virtual_tables;
 
 #[cfg(test)]

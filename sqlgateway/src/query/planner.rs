@@ -8,7 +8,7 @@
 use super::context::QueryContext;
 use super::errors::carry;
 use super::functions::{depends_on_statement, session_function};
-use super::scan::ShardTable;
+use super::table::ShardTable;
 use super::types::Types;
 use super::virtual_tables::VirtualProvider;
 use crate::error::SqlError;
@@ -330,7 +330,7 @@ impl ExprPlanner for PostgresPlanner {
                 raw.null_treatment,
             ))
         };
-        let sum = make(lineradb_functions::sum::sum());
+        let sum = make(lineradb_functions::sum::avg_sum());
         let count = make(datafusion::functions_aggregate::count::count_udaf());
         Ok(PlannerResult::Planned(scalar(
             "pg_avg_div",
@@ -357,7 +357,7 @@ impl ExprPlanner for PostgresPlanner {
             window.params.distinct = raw.distinct;
             Expr::WindowFunction(Box::new(window))
         };
-        let sum = make(lineradb_functions::sum::sum());
+        let sum = make(lineradb_functions::sum::avg_sum());
         let count = make(datafusion::functions_aggregate::count::count_udaf());
         Ok(PlannerResult::Planned(scalar(
             "pg_avg_div",

@@ -139,6 +139,7 @@ fn shippable_aggregate(aggregate: &AggregateExec) -> bool {
 /// Aggregates whose states do not depend on how rows are dealt into pages.
 const AGGREGATES: &[&str] = &[
     "sum",
+    "pg_avg_sum",
     "count",
     "min",
     "max",
@@ -282,6 +283,14 @@ fn known_aggregate(aggregate: &AggregateExec) -> Result<bool> {
     Ok(true)
 }
 
+/// Levels of an expression that travel: the format stops reading at a hundred
+/// nested messages, and a level has up to three.
+const MAX_DEPTH: usize = 24;
+
+fn deeper_than(expr: &Arc<dyn PhysicalExpr>, levels: usize) -> bool {
+    levels == 0 || expr.children().iter().any(|e| deeper_than(e, levels - 1))
+}
+
 /// True when a node can evaluate the expression.
 fn known(expr: &Arc<dyn PhysicalExpr>) -> Result<bool> {
     static FUNCTIONS: LazyLock<HashSet<String>> = LazyLock::new(|| {
@@ -293,6 +302,9 @@ fn known(expr: &Arc<dyn PhysicalExpr>) -> Result<bool> {
             .filter(|name| !STAYS_HERE.contains(&name.as_str()))
             .collect()
     });
+    if deeper_than(expr, MAX_DEPTH) {
+        return Ok(false);
+    }
     let mut all = true;
     expr.apply(|e| {
         let simple = e.is::<Column>()

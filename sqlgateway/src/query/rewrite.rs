@@ -2,15 +2,17 @@
 //! otherwise than PostgreSQL, or not at all, becomes syntax that means the
 //! same to both. What cannot be said becomes 0A000 here.
 
+use super::clauses::{fetch_first, set_operations, set_returning, table_factor};
+use super::literals::{custom_operator, interval_with_field, object_identifier, plain_number};
+use super::quantified::with_array;
 use super::rows::{compare_rows, row_in_list};
 use super::subqueries::{quantified, subqueries_in_projection, subquery, values_with_subqueries};
 use crate::error::{Result, SqlError};
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CastKind, DataType, DateTimeField, Expr, Function, FunctionArg,
-    FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, LimitClause,
-    NonBlock, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr, SetOperator,
-    SetQuantifier, Statement, TableAlias, TableAliasColumnDef, TableFactor, TableWithJoins,
-    TypedString, UnaryOperator, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
+    BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentList, FunctionArguments, Ident, NonBlock, ObjectName, ObjectNamePart, Query,
+    Select, SelectItem, SetExpr, Statement, TableFactor, TypedString, UnaryOperator, Value,
+    ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -116,8 +118,6 @@ fn flow(result: Result<()>) -> ControlFlow<SqlError> {
     }
 }
 
-// ---- Building expressions ----------------------------------------------------
-
 /// A call of a function by name.
 pub fn call(name: &str, args: Vec<Expr>) -> Expr {
     Expr::Function(Function {
@@ -139,11 +139,11 @@ pub fn call(name: &str, args: Vec<Expr>) -> Expr {
     })
 }
 
-fn take(expr: &mut Expr) -> Expr {
+pub(super) fn take(expr: &mut Expr) -> Expr {
     std::mem::replace(expr, Expr::value(Value::Null))
 }
 
-fn literal(expr: &Expr) -> Option<&str> {
+pub(super) fn literal(expr: &Expr) -> Option<&str> {
     match expr {
         Expr::Value(ValueWithSpan {
             value: Value::SingleQuotedString(s) | Value::EscapedStringLiteral(s),
@@ -174,34 +174,7 @@ pub(super) fn parse_expression(sql: &str) -> Result<Expr> {
     Err(SqlError::internal("rewrite: no expression"))
 }
 
-// ---- Clauses -----------------------------------------------------------------
-
-fn fetch_first(query: &mut Query) -> Result<()> {
-    if let Some(fetch) = query.fetch.take() {
-        if fetch.with_ties || fetch.percent {
-            return Err(SqlError::unsupported("FETCH FIRST WITH TIES or PERCENT"));
-        }
-        let quantity = fetch
-            .quantity
-            .unwrap_or_else(|| Expr::value(Value::Number("1".into(), false)));
-        match &mut query.limit_clause {
-            None => {
-                query.limit_clause = Some(LimitClause::LimitOffset {
-                    limit: Some(quantity),
-                    offset: None,
-                    limit_by: vec![],
-                });
-            }
-            Some(LimitClause::LimitOffset { limit, .. }) if limit.is_none() => {
-                *limit = Some(quantity);
-            }
-            Some(_) => return Err(SqlError::syntax("multiple LIMIT clauses not allowed")),
-        }
-    }
-    Ok(())
-}
-
-fn name_of(name: &ObjectName) -> String {
+pub(super) fn name_of(name: &ObjectName) -> String {
     name.0
         .last()
         .and_then(|p| p.as_ident())
@@ -211,183 +184,6 @@ fn name_of(name: &ObjectName) -> String {
         })
         .unwrap_or_default()
 }
-
-/// Functions in FROM: the column of a function that returns one value is named
-/// as the function or its alias.
-fn table_factor(factor: &mut TableFactor) -> Result<()> {
-    match factor {
-        TableFactor::Table {
-            name,
-            alias,
-            args: Some(_),
-            with_ordinality,
-            ..
-        } => {
-            if *with_ordinality {
-                return Err(SqlError::unsupported("WITH ORDINALITY"));
-            }
-            let base = name_of(name);
-            if let [schema, _] = name.0.as_slice()
-                && schema.to_string().eq_ignore_ascii_case("pg_catalog")
-            {
-                name.0.remove(0);
-            }
-            if base == "generate_series" {
-                let label = alias
-                    .as_ref()
-                    .map_or_else(|| Ident::with_quote('"', base.clone()), |a| a.name.clone());
-                let alias = alias.get_or_insert_with(|| alias_of(label.clone(), vec![]));
-                if alias.columns.is_empty() {
-                    alias.columns = vec![TableAliasColumnDef {
-                        name: label,
-                        data_type: None,
-                    }];
-                }
-            }
-            Ok(())
-        }
-        TableFactor::Table {
-            with_ordinality: true,
-            ..
-        }
-        | TableFactor::UNNEST {
-            with_ordinality: true,
-            ..
-        }
-        | TableFactor::Function {
-            with_ordinality: true,
-            ..
-        } => Err(SqlError::unsupported("WITH ORDINALITY")),
-        TableFactor::Table {
-            sample: Some(_), ..
-        } => Err(SqlError::unsupported("TABLESAMPLE")),
-        _ => Ok(()),
-    }
-}
-
-fn alias_of(name: Ident, columns: Vec<&str>) -> TableAlias {
-    TableAlias {
-        explicit: true,
-        name,
-        columns: columns
-            .into_iter()
-            .map(|c| TableAliasColumnDef {
-                name: Ident::with_quote('"', c),
-                data_type: None,
-            })
-            .collect(),
-        at: None,
-    }
-}
-
-const SET_RETURNING: [&str; 6] = [
-    "generate_series",
-    "regexp_matches",
-    "regexp_split_to_table",
-    "string_to_table",
-    "json_array_elements",
-    "generate_subscripts",
-];
-
-/// `SELECT generate_series(1, 3)` moves the series into FROM, where it means
-/// the same; anything more involved is refused.
-fn set_returning(select: &mut Select) -> Result<()> {
-    struct Find(Vec<Expr>, usize);
-    impl Visitor for Find {
-        type Break = ();
-        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
-            self.1 += 1;
-            ControlFlow::Continue(())
-        }
-        fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
-            self.1 -= 1;
-            ControlFlow::Continue(())
-        }
-        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-            if self.1 == 0
-                && let Expr::Function(f) = expr
-                && SET_RETURNING.contains(&name_of(&f.name).as_str())
-            {
-                self.0.push(expr.clone());
-            }
-            ControlFlow::Continue(())
-        }
-    }
-    let mut find = Find(Vec::new(), 0);
-    for item in &select.projection {
-        let _ = item.visit(&mut find);
-    }
-    let found = find.0;
-    if found.is_empty() {
-        return Ok(());
-    }
-    let refuse = || SqlError::unsupported("a set-returning function in the select list");
-    let grouped = !matches!(&select.group_by, GroupByExpr::Expressions(e, _) if e.is_empty())
-        || select.having.is_some();
-    let [Expr::Function(function)] = found.as_slice() else {
-        return Err(refuse());
-    };
-    let FunctionArguments::List(list) = &function.args else {
-        return Err(refuse());
-    };
-    let constant = list.args.iter().all(|a| {
-        matches!(
-            a,
-            FunctionArg::Unnamed(FunctionArgExpr::Expr(
-                Expr::Value(_)
-                    | Expr::UnaryOp { .. }
-                    | Expr::TypedString(_)
-                    | Expr::Interval(_)
-                    | Expr::Cast { .. }
-            ))
-        )
-    });
-    if name_of(&function.name) != "generate_series"
-        || grouped
-        || !(select.from.is_empty() || constant)
-    {
-        return Err(refuse());
-    }
-    let table = TableFactor::Table {
-        name: ObjectName(vec![ObjectNamePart::Identifier(Ident::new(
-            "generate_series",
-        ))]),
-        alias: Some(alias_of(Ident::new("__series"), vec!["__series_value"])),
-        args: Some(datafusion::sql::sqlparser::ast::TableFunctionArgs {
-            args: list.args.clone(),
-            settings: None,
-        }),
-        with_hints: vec![],
-        version: None,
-        with_ordinality: false,
-        partitions: vec![],
-        json_path: None,
-        sample: None,
-        index_hints: vec![],
-    };
-    select.from.push(TableWithJoins {
-        relation: table,
-        joins: vec![],
-    });
-    struct Replace;
-    impl VisitorMut for Replace {
-        type Break = ();
-        fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-            if let Expr::Function(f) = expr
-                && name_of(&f.name) == "generate_series"
-            {
-                *expr = Expr::Identifier(Ident::new("__series_value"));
-            }
-            ControlFlow::Continue(())
-        }
-    }
-    for item in &mut select.projection {
-        let _ = item.visit(&mut Replace);
-    }
-    Ok(())
-}
-
-// ---- Expressions -------------------------------------------------------------
 
 fn expression(expr: &mut Expr) -> Result<()> {
     match expr {
@@ -585,148 +381,20 @@ fn expression(expr: &mut Expr) -> Result<()> {
         } if subquery(right).is_some() => {
             *expr = quantified(left, compare_op, right, true)?;
         }
+        Expr::AnyOp {
+            left,
+            compare_op,
+            right,
+            ..
+        } => *expr = with_array(left, compare_op, right, false)?,
+        Expr::AllOp {
+            left,
+            compare_op,
+            right,
+        } => *expr = with_array(left, compare_op, right, true)?,
         _ => {}
     }
     Ok(())
-}
-
-/// `1.5e3` without its exponent; what a numeric does not hold is a double.
-fn plain_number(digits: &str) -> Expr {
-    use lineradb_common::sql::Numeric;
-    if let Ok(number) = Numeric::parse(digits) {
-        let scale = usize::from(number.scale());
-        let mantissa = format!("{:0>width$}", number.mantissa(), width = scale + 1);
-        let (whole, fraction) = mantissa.split_at(mantissa.len() - scale);
-        let text = match fraction {
-            // The point alone keeps it a numeric.
-            "" => format!("{whole}."),
-            _ => format!("{whole}.{fraction}"),
-        };
-        return Expr::value(Value::Number(text, false));
-    }
-    Expr::Cast {
-        kind: CastKind::Cast,
-        expr: Box::new(Expr::value(Value::SingleQuotedString(digits.to_owned()))),
-        data_type: DataType::DoublePrecision,
-        array: false,
-        format: None,
-    }
-}
-
-fn interval_with_field(value: &str, field: &DateTimeField) -> Result<String> {
-    let unit = field.to_string().to_lowercase();
-    let known = [
-        "year", "month", "day", "hour", "minute", "second", "years", "months", "days", "hours",
-        "minutes", "seconds",
-    ];
-    let number = value.trim();
-    let whole = number
-        .strip_prefix(['-', '+'])
-        .unwrap_or(number)
-        .chars()
-        .all(|c| c.is_ascii_digit());
-    if known.contains(&unit.as_str()) && whole && !number.is_empty() {
-        return Ok(format!("{number} {unit}"));
-    }
-    Err(SqlError::unsupported(format!("INTERVAL '{value}' {field}")))
-}
-
-fn custom_operator(parts: &[String]) -> Result<BinaryOperator> {
-    let Some(symbol) = parts.last() else {
-        return Err(SqlError::syntax("empty operator"));
-    };
-    Ok(match symbol.as_str() {
-        "~" => BinaryOperator::PGRegexMatch,
-        "~*" => BinaryOperator::PGRegexIMatch,
-        "!~" => BinaryOperator::PGRegexNotMatch,
-        "!~*" => BinaryOperator::PGRegexNotIMatch,
-        "~~" => BinaryOperator::PGLikeMatch,
-        "~~*" => BinaryOperator::PGILikeMatch,
-        "!~~" => BinaryOperator::PGNotLikeMatch,
-        "!~~*" => BinaryOperator::PGNotILikeMatch,
-        "=" => BinaryOperator::Eq,
-        "<>" | "!=" => BinaryOperator::NotEq,
-        "<" => BinaryOperator::Lt,
-        "<=" => BinaryOperator::LtEq,
-        ">" => BinaryOperator::Gt,
-        ">=" => BinaryOperator::GtEq,
-        "+" => BinaryOperator::Plus,
-        "-" => BinaryOperator::Minus,
-        "*" => BinaryOperator::Multiply,
-        "/" => BinaryOperator::Divide,
-        "%" => BinaryOperator::Modulo,
-        "||" => BinaryOperator::StringConcat,
-        other => return Err(SqlError::unsupported(format!("operator {other}"))),
-    })
-}
-
-/// The kind of an object identifier type, by its name.
-fn identifier_kind(data_type: &DataType) -> Option<&'static str> {
-    let name = match data_type {
-        DataType::Regclass => return Some("regclass"),
-        DataType::Custom(name, args) if args.is_empty() => name_of(name),
-        _ => return None,
-    };
-    [
-        "regclass",
-        "regtype",
-        "regproc",
-        "regprocedure",
-        "regnamespace",
-        "regrole",
-    ]
-    .into_iter()
-    .find(|k| *k == name)
-}
-
-/// Casts to `regclass` and its kin: a text becomes an OID, anything else
-/// becomes the object's name.
-fn object_identifier(inner: &mut Expr, data_type: &DataType) -> Result<Option<Expr>> {
-    if let Some(kind) = identifier_kind(data_type) {
-        let name = match literal(inner) {
-            Some(_) => format!("pg_{kind}_in"),
-            None => format!("pg_{kind}_out"),
-        };
-        return Ok(Some(call(&name, vec![take(inner)])));
-    }
-    // `x::regclass::oid` is x: undo the inner name.
-    if let Expr::Function(f) = inner
-        && name_of(&f.name).starts_with("pg_reg")
-        && name_of(&f.name).ends_with("_out")
-        && !matches!(
-            super::types::sql_type_of(data_type),
-            Ok(t) if t.is_text()
-        )
-        && let FunctionArguments::List(list) = &f.args
-        && let [FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))] = list.args.as_slice()
-    {
-        return Ok(Some(Expr::Cast {
-            kind: CastKind::DoubleColon,
-            expr: Box::new(argument.clone()),
-            data_type: data_type.clone(),
-            array: false,
-            format: None,
-        }));
-    }
-    Ok(None)
-}
-
-/// EXCEPT ALL and INTERSECT ALL count duplicates; the engine's joins do not.
-fn set_operations(body: &SetExpr) -> Result<()> {
-    let SetExpr::SetOperation {
-        op,
-        set_quantifier,
-        left,
-        right,
-    } = body
-    else {
-        return Ok(());
-    };
-    if *op != SetOperator::Union && *set_quantifier == SetQuantifier::All {
-        return Err(SqlError::unsupported(format!("{op} ALL")));
-    }
-    set_operations(left)?;
-    set_operations(right)
 }
 
 #[cfg(test)]

@@ -1,0 +1,53 @@
+//! `pg_nullable(x)` is `x`, said to be possibly NULL: DataFusion takes what a
+//! schema says about NULLs for a promise.
+
+use arrow::datatypes::{DataType, FieldRef};
+use datafusion::common::plan_err;
+use datafusion::error::Result;
+use datafusion::logical_expr::{
+    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility,
+};
+use std::sync::Arc;
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Nullable {
+    signature: Signature,
+}
+
+pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
+    vec![Arc::new(ScalarUDF::new_from_impl(Nullable {
+        signature: Signature::any(1, Volatility::Immutable),
+    }))]
+}
+
+impl ScalarUDFImpl for Nullable {
+    fn name(&self) -> &str {
+        "pg_nullable"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        match types {
+            [one] => Ok(one.clone()),
+            _ => plan_err!("pg_nullable takes one argument"),
+        }
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        match args.arg_fields {
+            [one] => Ok(Arc::new(one.as_ref().clone().with_nullable(true))),
+            _ => plan_err!("pg_nullable takes one argument"),
+        }
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        match args.args.into_iter().next() {
+            Some(value) => Ok(value),
+            None => plan_err!("pg_nullable takes one argument"),
+        }
+    }
+}

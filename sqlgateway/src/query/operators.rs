@@ -1,0 +1,383 @@
+//! The rule of the pass before coercion, for one expression: operators become
+//! checked functions, untyped literals take the type of what they meet, and what
+//! PostgreSQL has no operator for is refused.
+
+use super::arrays::{is_quantified, of_quantified};
+use super::casts::{cast_to, explicit_cast, numeric_literal};
+use super::common_type::{self, Purpose, unify};
+use super::errors::carry;
+use super::semantics::{call, is_interval, is_text, is_untyped, sql_type_of, type_of};
+use super::temporal::{temporal_arithmetic, zoned_function};
+use crate::error::SqlError;
+use crate::settings::Settings;
+use arrow::datatypes::DataType;
+use datafusion::common::tree_node::Transformed;
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::error::Result;
+use datafusion::functions::expr_fn;
+use datafusion::logical_expr::expr::{Between, BinaryExpr, InList, ScalarFunction};
+use datafusion::logical_expr::{
+    Expr, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, lit, when,
+};
+use lineradb_common::sql::SqlType;
+use lineradb_functions::arith::is_number;
+use std::sync::Arc;
+
+pub(super) fn operator(
+    expr: Expr,
+    schema: &DFSchema,
+    settings: &Settings,
+) -> Result<Transformed<Expr>> {
+    match expr {
+        // Not what PostgreSQL types 1 as.
+        Expr::Literal(ScalarValue::Int64(Some(v)), m) => Ok(match i32::try_from(v) {
+            Ok(v) => Transformed::yes(Expr::Literal(ScalarValue::Int32(Some(v)), m)),
+            Err(_) => Transformed::no(Expr::Literal(ScalarValue::Int64(Some(v)), m)),
+        }),
+        Expr::Literal(ScalarValue::UInt64(Some(v)), m) => Ok(Transformed::yes(Expr::Literal(
+            ScalarValue::Decimal128(Some(i128::from(v)), 20, 0),
+            m,
+        ))),
+        Expr::Negative(inner) => {
+            let t = type_of(&inner, schema)?;
+            if is_interval(&t) {
+                Ok(Transformed::yes(call("pg_interval_neg", vec![*inner])?))
+            } else {
+                Ok(Transformed::yes(call("pg_neg", vec![*inner])?))
+            }
+        }
+        Expr::Cast(cast) => explicit_cast(cast, schema, settings),
+        Expr::Case(case) => common_type::of_case(case, schema, settings),
+        Expr::InSubquery(compared) => common_type::of_in_subquery(compared, schema, settings),
+        Expr::ScalarSubquery(subquery) => nullable_subquery(subquery),
+        Expr::BinaryExpr(binary) => binary_operator(binary, schema, settings),
+        Expr::InList(InList {
+            expr,
+            list,
+            negated,
+        }) => {
+            let target = sql_type_of(&expr, schema)?;
+            let mut list = list
+                .into_iter()
+                .map(|e| typed(e, &expr, target, settings))
+                .collect::<Result<Vec<_>>>()?;
+            let mut expr = expr;
+            let mut compared: Vec<&mut Expr> = list.iter_mut().collect();
+            compared.push(&mut expr);
+            // One value is compared as `=` does, more as an array of one type.
+            let purpose = match compared.len() {
+                0..=2 => Purpose::Compare,
+                _ => Purpose::Result,
+            };
+            unify(&mut compared, schema, settings, purpose)?;
+            Ok(Transformed::yes(Expr::InList(InList {
+                expr,
+                list,
+                negated,
+            })))
+        }
+        Expr::Between(Between {
+            expr,
+            negated,
+            low,
+            high,
+        }) => {
+            let target = sql_type_of(&expr, schema)?;
+            let mut low = typed(*low, &expr, target, settings)?;
+            let mut high = typed(*high, &expr, target, settings)?;
+            let mut expr = expr;
+            let mut compared = [expr.as_mut(), &mut low, &mut high];
+            unify(&mut compared, schema, settings, Purpose::Compare)?;
+            let (expr, low, high) = if target == SqlType::Interval {
+                (
+                    Box::new(call("pg_interval_span", vec![*expr])?),
+                    call("pg_interval_span", vec![low])?,
+                    call("pg_interval_span", vec![high])?,
+                )
+            } else {
+                (expr, low, high)
+            };
+            Ok(Transformed::yes(Expr::Between(Between {
+                expr,
+                negated,
+                low: Box::new(low),
+                high: Box::new(high),
+            })))
+        }
+        Expr::Like(mut like) => {
+            let t = type_of(&like.expr, schema)?;
+            if is_text(&t) || t.is_null() {
+                like.expr = Box::new(padded(*like.expr, schema)?);
+                Ok(Transformed::yes(Expr::Like(like)))
+            } else {
+                Err(no_operator("~~", &t, &DataType::Utf8))
+            }
+        }
+        Expr::ScalarFunction(mut function) => {
+            common_type::of_function(&mut function, schema, settings)?;
+            if is_quantified(&function) {
+                of_quantified(&mut function, schema, settings)?;
+                return Ok(Transformed::yes(Expr::ScalarFunction(function)));
+            }
+            shown_booleans(&mut function, schema)?;
+            zoned_function(function, schema, settings)
+        }
+        other => Ok(Transformed::no(other)),
+    }
+}
+
+/// A scalar subquery may find no row: its value is NULL then, also over a column
+/// that is never NULL.
+fn nullable_subquery(subquery: Subquery) -> Result<Transformed<Expr>> {
+    fn has_one_row(plan: &LogicalPlan) -> bool {
+        match plan {
+            LogicalPlan::Projection(p) => has_one_row(&p.input),
+            LogicalPlan::SubqueryAlias(a) => has_one_row(&a.input),
+            LogicalPlan::Aggregate(a) => a.group_expr.is_empty(),
+            LogicalPlan::EmptyRelation(e) => e.produce_one_row,
+            _ => false,
+        }
+    }
+    let plan = &subquery.subquery;
+    let [column] = &plan.schema().columns()[..] else {
+        return Ok(Transformed::no(Expr::ScalarSubquery(subquery)));
+    };
+    if plan.schema().field(0).is_nullable() || has_one_row(plan) {
+        return Ok(Transformed::no(Expr::ScalarSubquery(subquery)));
+    }
+    let value = call("pg_nullable", vec![Expr::Column(column.clone())])?
+        .alias_qualified(column.relation.clone(), column.name.clone());
+    let plan = LogicalPlanBuilder::from(plan.as_ref().clone()).project([value])?;
+    Ok(Transformed::yes(Expr::ScalarSubquery(
+        subquery.with_plan(Arc::new(plan.build()?)),
+    )))
+}
+
+/// Patterns see the blanks of a `char(n)`, which are not stored.
+fn padded(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    Ok(match sql_type_of(&expr, schema)? {
+        SqlType::Char(n) => expr_fn::rpad(vec![expr, lit(i64::from(n))]),
+        _ => expr,
+    })
+}
+
+/// What builds texts of any values shows booleans as `t` and `f`; a cast to
+/// text says `true`.
+fn shown_booleans(function: &mut ScalarFunction, schema: &DFSchema) -> Result<()> {
+    if !matches!(function.name(), "concat" | "concat_ws" | "format") {
+        return Ok(());
+    }
+    for arg in &mut function.args {
+        if type_of(arg, schema)? == DataType::Boolean {
+            let bare = std::mem::take(arg);
+            *arg = when(bare.clone(), lit("t"))
+                .when(Expr::Not(Box::new(bare)), lit("f"))
+                .end()?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn no_operator(
+    op: &str,
+    left: &DataType,
+    right: &DataType,
+) -> datafusion::error::DataFusionError {
+    let name = |t: &DataType| SqlType::from_arrow(t).name();
+    carry(
+        SqlError::new(
+            "42883",
+            format!(
+                "operator does not exist: {} {op} {}",
+                name(left),
+                name(right)
+            ),
+        )
+        .with_hint("You might need to add explicit type casts."),
+    )
+}
+
+/// An untyped literal takes the type of what it is compared with.
+fn typed(expr: Expr, other: &Expr, target: SqlType, settings: &Settings) -> Result<Expr> {
+    let is_text_literal =
+        matches!(&expr, Expr::Literal(v, None) if is_text(&v.data_type()) && !v.is_null());
+    if let (true, SqlType::Char(_)) = (is_text_literal, target) {
+        return Ok(without_blanks(expr));
+    }
+    if !is_text_literal || is_untyped(other) || target.is_text() || target == SqlType::Unknown {
+        return Ok(expr);
+    }
+    if matches!(target, SqlType::Array(_)) {
+        return Ok(expr);
+    }
+    // The length or precision of a column does not apply to what it meets.
+    let bare = match target {
+        SqlType::Numeric(_) => return numeric_literal(expr),
+        other => other,
+    };
+    cast_to(expr, SqlType::Text, bare, settings)
+}
+
+/// A text literal as a value of `char(n)`: blanks at its end do not count.
+fn without_blanks(expr: Expr) -> Expr {
+    let trim = |s: &str| Some(s.trim_end_matches(' ').to_owned());
+    match expr {
+        Expr::Literal(ScalarValue::Utf8(Some(s)), m) => {
+            Expr::Literal(ScalarValue::Utf8(trim(&s)), m)
+        }
+        Expr::Literal(ScalarValue::Utf8View(Some(s)), m) => {
+            Expr::Literal(ScalarValue::Utf8View(trim(&s)), m)
+        }
+        other => other,
+    }
+}
+
+fn is_comparison(op: Operator) -> bool {
+    matches!(
+        op,
+        Operator::Eq
+            | Operator::NotEq
+            | Operator::Lt
+            | Operator::LtEq
+            | Operator::Gt
+            | Operator::GtEq
+            | Operator::IsDistinctFrom
+            | Operator::IsNotDistinctFrom
+    )
+}
+
+fn is_pattern(op: Operator) -> bool {
+    matches!(
+        op,
+        Operator::LikeMatch
+            | Operator::ILikeMatch
+            | Operator::NotLikeMatch
+            | Operator::NotILikeMatch
+            | Operator::RegexMatch
+            | Operator::RegexIMatch
+            | Operator::RegexNotMatch
+            | Operator::RegexNotIMatch
+    )
+}
+
+fn binary_operator(
+    binary: BinaryExpr,
+    schema: &DFSchema,
+    settings: &Settings,
+) -> Result<Transformed<Expr>> {
+    let BinaryExpr { left, op, right } = binary;
+    let (lt, rt) = (type_of(&left, schema)?, type_of(&right, schema)?);
+    if is_comparison(op) {
+        let (ls, rs) = (sql_type_of(&left, schema)?, sql_type_of(&right, schema)?);
+        let mut new_left = typed(*left.clone(), &right, rs, settings)?;
+        let mut new_right = typed(*right.clone(), &left, ls, settings)?;
+        if new_left == *left && new_right == *right {
+            comparable(op, &new_left, &lt, ls, &new_right, &rt, rs)?;
+        }
+        let mut compared = [&mut new_left, &mut new_right];
+        unify(&mut compared, schema, settings, Purpose::Compare)?;
+        let interval =
+            is_interval(&type_of(&new_left, schema)?) && is_interval(&type_of(&new_right, schema)?);
+        let (new_left, new_right) = if interval {
+            (
+                call("pg_interval_span", vec![new_left])?,
+                call("pg_interval_span", vec![new_right])?,
+            )
+        } else {
+            (new_left, new_right)
+        };
+        return Ok(Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(
+            Box::new(new_left),
+            op,
+            Box::new(new_right),
+        ))));
+    }
+    let name = match op {
+        Operator::Plus => "pg_add",
+        Operator::Minus => "pg_sub",
+        Operator::Multiply => "pg_mul",
+        Operator::Divide => "pg_div",
+        Operator::Modulo => "pg_mod",
+        Operator::StringConcat => {
+            // One side must be a text: `1 || 2` is no operator.
+            let joinable = |t: &DataType| {
+                is_text(t) || t.is_null() || matches!(t, DataType::List(_) | DataType::Binary)
+            };
+            if !joinable(&lt) && !joinable(&rt) {
+                return Err(no_operator("||", &lt, &rt));
+            }
+            return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr::new(
+                left, op, right,
+            ))));
+        }
+        op if is_pattern(op) => {
+            let left = Box::new(padded(*left, schema)?);
+            return Ok(Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(
+                left, op, right,
+            ))));
+        }
+        _ => {
+            return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr::new(
+                left, op, right,
+            ))));
+        }
+    };
+    if let Some(expr) = temporal_arithmetic(&left, &lt, op, &right, &rt, settings)? {
+        return Ok(Transformed::yes(expr));
+    }
+    let number = |e: &Expr, t: &DataType| is_number(t) || is_untyped(e) || t.is_null();
+    if number(&left, &lt) && number(&right, &rt) && (is_number(&lt) || is_number(&rt)) {
+        let left = number_or_literal(*left, &rt, settings)?;
+        let right = number_or_literal(*right, &lt, settings)?;
+        return Ok(Transformed::yes(call(name, vec![left, right])?));
+    }
+    if lt.is_null() || rt.is_null() || is_interval(&lt) || is_interval(&rt) {
+        return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr::new(
+            left, op, right,
+        ))));
+    }
+    Err(no_operator(&op.to_string(), &lt, &rt))
+}
+
+/// An untyped literal beside a number is a number of its type.
+fn number_or_literal(expr: Expr, other: &DataType, settings: &Settings) -> Result<Expr> {
+    let is_text_literal =
+        matches!(&expr, Expr::Literal(v, None) if is_text(&v.data_type()) && !v.is_null());
+    if !is_text_literal {
+        return Ok(expr);
+    }
+    match SqlType::from_arrow(other) {
+        SqlType::Numeric(_) => numeric_literal(expr),
+        target => cast_to(expr, SqlType::Text, target, settings),
+    }
+}
+
+/// Comparisons that PostgreSQL refuses and DataFusion answers.
+fn comparable(
+    op: Operator,
+    left: &Expr,
+    lt: &DataType,
+    ls: SqlType,
+    right: &Expr,
+    rt: &DataType,
+    rs: SqlType,
+) -> Result<()> {
+    if is_untyped(left) || is_untyped(right) || lt.is_null() || rt.is_null() {
+        return Ok(());
+    }
+    let class = |t: SqlType| match t {
+        t if t.is_number() || t == SqlType::Oid => 1,
+        t if t.is_text() => 2,
+        SqlType::Bool => 3,
+        SqlType::Date | SqlType::Timestamp | SqlType::TimestampTz => 4,
+        SqlType::Time => 5,
+        SqlType::Interval => 6,
+        SqlType::Uuid => 7,
+        SqlType::Bytea => 8,
+        _ => 0,
+    };
+    if class(ls) != class(rs) && class(ls) != 0 && class(rs) != 0 {
+        return Err(no_operator(&op.to_string(), lt, rt));
+    }
+    Ok(())
+}

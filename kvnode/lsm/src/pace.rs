@@ -102,22 +102,29 @@ impl RateLimiter {
         }
     }
 
+    /// When bytes written `now` will be paid for, after all those before.
+    fn reserve(&self, bytes: u64, now: Moment) -> Moment {
+        let mut free_at = self.free_at.lock();
+        let from = free_at.filter(|moment| *moment > now).unwrap_or(now);
+        let micros = bytes.saturating_mul(1_000_000) / self.bytes_per_second.max(1);
+        *free_at.insert(from.after_micros(micros))
+    }
+
     /// Pays for bytes written, by waiting; returns how long, in microseconds. `hurry` ends the waiting.
     pub fn pay(&self, bytes: u64, hurry: impl Fn() -> bool) -> u64 {
         if self.bytes_per_second == 0 || bytes == 0 {
             return 0;
         }
-        let until = {
-            let mut free_at = self.free_at.lock();
-            let now = Moment::now();
-            let from = free_at.filter(|moment| *moment > now).unwrap_or(now);
-            let micros = bytes.saturating_mul(1_000_000) / self.bytes_per_second;
-            *free_at.insert(from.after_micros(micros))
-        };
+        let until = self.reserve(bytes, Moment::now());
         let mut waited = 0;
         loop {
             let left = until.micros_from_now();
-            if left == 0 || hurry() {
+            if left == 0 {
+                return waited;
+            }
+            if hurry() {
+                // What is written in a hurry is not made up for later.
+                *self.free_at.lock() = None;
                 return waited;
             }
             let nap = left.min(NAP_MICROS);
@@ -170,8 +177,15 @@ mod tests {
     #[test]
     fn a_limit_makes_wait_and_hurry_ends_it() {
         let limiter = RateLimiter::new(1 << 20);
-        assert!(limiter.pay(10 << 10, || false) >= 9_000);
-        assert_eq!(limiter.pay(1 << 30, || true), 0);
+        let now = Moment::now();
+        assert_eq!(limiter.reserve(1 << 20, now), now.after_micros(1_000_000));
+        assert_eq!(limiter.reserve(1 << 19, now), now.after_micros(1_500_000));
+        let later = now.after_micros(9_000_000);
+        let paid = later.after_micros(1_000_000);
+        assert_eq!(limiter.reserve(1 << 20, later), paid);
+        // Who is in a hurry does not wait, and nobody makes up for it.
+        assert_eq!(limiter.pay(1 << 40, || true), 0);
+        assert_eq!(limiter.reserve(1 << 20, now), now.after_micros(1_000_000));
         assert_eq!(RateLimiter::new(0).pay(1 << 40, || false), 0);
     }
 }

@@ -27,6 +27,10 @@ pub enum Rule {
     SeedInParentsBatch,
     /// D2: the log is purged only when the edit that stands for it is durable.
     EditBeforePurge,
+    /// X5: nothing is read below the threshold of the collection.
+    ThresholdRefuses,
+    /// X5: a delete marker stays while an older version lies deeper.
+    MarkersLast,
 }
 
 /// The rules in force.

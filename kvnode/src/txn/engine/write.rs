@@ -8,13 +8,13 @@ use super::wait::Patience;
 use super::{Answer, Call, Engine, SchemaCheck};
 use crate::command::Op;
 use crate::mvcc::{Store, keys};
+use crate::rules::Rule;
 use crate::txn::latches::LatchGuard;
 use crate::txn::leading::{Effects, Leading};
 use crate::txn::lock_table::{LockError, Turn, Wait};
 use crate::txn::metrics;
 use crate::txn::placement::{self, On, Placement, Target, Writer};
 use crate::txn::refusal::Refusal;
-use crate::rules::Rule;
 use crate::txn::seam::Consensus;
 use bytes::Bytes;
 use lineradb_common::{TableId, Timestamp, limits};
@@ -177,6 +177,9 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             let latched = leading.latches.acquire(places, Timestamp::ZERO);
             let guard = self.until(call, latched).await?;
             self.still(call)?;
+            // Again: it may have waited long, and the records of aborted
+            // attempts that are too old are gone (X3).
+            placement::check_attempt(&attempt.writer, self.clock.now()?.latest)?;
             let snapshot = self.store.snapshot();
             if placement::in_shard(&call.descriptor, &attempt.writer.anchor) {
                 let one_phase = matches!(attempt.kind, Kind::OnePhase(_));
@@ -186,6 +189,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
                     return Ok(Written::At(at));
                 }
             }
+            self.check_history(call, attempt.read_ts)?;
             let placement = match self.place(call, attempt, &snapshot) {
                 Ok(placement) => placement,
                 Err(refusal) if refusal.code() == ErrorCode::Locked => {

@@ -169,11 +169,19 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         let mut refreshes = 0;
         loop {
             let leading = call.leading.clone();
-            let places = attempt
-                .targets
-                .iter()
+            let mut places: Vec<Bytes> = { attempt.targets.iter() }
                 .map(|t| t.addressable.clone())
                 .collect();
+            // X1: whoever decides the attempt's fate latches its anchor, also
+            // when nothing is written there.
+            if matches!(attempt.kind, Kind::OnePhase(_))
+                && placement::in_shard(&call.descriptor, &attempt.writer.anchor)
+            {
+                let anchor = keys::addressable(&attempt.writer.anchor);
+                if !places.contains(&anchor) {
+                    places.push(anchor);
+                }
+            }
             let latched = leading.latches.acquire(places, Timestamp::ZERO);
             let guard = self.until(call, latched).await?;
             self.still(call)?;
@@ -200,6 +208,17 @@ impl<C: Consensus, S: Store> Engine<C, S> {
                 Err(refusal) => return self.refuse(call, attempt, guard, refusal).await,
             };
             let at = placement.timestamp;
+            // L3: what it reads at `at` (its own reads, schema versions) is in
+            // the memory of this leader alone; the next one starts that much
+            // above its clock.
+            if self.rules.hold(Rule::EffectsReadable)
+                && at > self.clock.now()?.earliest.plus_micros(super::READ_LEAD_US)
+            {
+                self.check_ahead(at)?;
+                drop(guard);
+                self.wait_readable(call, at).await?;
+                continue;
+            }
             if let Kind::OnePhase(commit) = &attempt.kind
                 && at > attempt.read_ts
             {

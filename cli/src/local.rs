@@ -91,6 +91,7 @@ impl LocalCluster {
                 metas: metas.clone(),
                 locality: HashMap::from([("zone".to_owned(), zone)]),
                 block_cache_bytes: 256 << 20,
+                history: lineradb_kvnode::node::HISTORY,
                 clock: clock.clone(),
                 local: local.clone(),
                 listen_flag: "--kv-port",

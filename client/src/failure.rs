@@ -85,6 +85,10 @@ pub fn refusal(error: pb::Error) -> Error {
         Ok(ErrorCode::Deadlock) => Error::Deadlock,
         Ok(ErrorCode::InvalidArgument) => Error::Invalid { message },
         Ok(ErrorCode::LimitExceeded) => Error::Limit { message },
+        // History that is not kept any more (X5) has a SQLSTATE of its own.
+        Ok(ErrorCode::TimestampOutOfRange) if !sqlstate.is_empty() => {
+            Error::Execution { sqlstate, message }
+        }
         Ok(ErrorCode::Execution) => Error::Execution { sqlstate, message },
         Ok(ErrorCode::OutcomeUnknown) => Error::Unknown { message },
         Ok(

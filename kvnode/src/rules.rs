@@ -15,6 +15,9 @@ pub enum Rule {
     CacheBeforeSnapshot,
     /// L3: a read is served only after a round confirmed the leadership.
     ConfirmedReads,
+    /// L3: what a write reads at its timestamp is not above what the next
+    /// leader respects.
+    EffectsReadable,
     /// L5: equal timestamps of two transactions erase the owner.
     EqualReadsEraseOwner,
     /// L5: reads of absent keys are recorded as well.
@@ -27,6 +30,10 @@ pub enum Rule {
     SeedInParentsBatch,
     /// D2: the log is purged only when the edit that stands for it is durable.
     EditBeforePurge,
+    /// X5: nothing is read below the threshold of the collection.
+    ThresholdRefuses,
+    /// X5: a delete marker stays while an older version lies deeper.
+    MarkersLast,
 }
 
 /// The rules in force.

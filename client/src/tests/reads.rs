@@ -145,6 +145,27 @@ async fn fragments_see_own_writes_and_survive_a_split() {
     assert!(matches!(failed, Err(crate::Error::Execution { .. })));
 }
 
+/// L5: an error that rows have caused is a read of these rows. A transaction
+/// that goes on after it, from a savepoint, rests on it.
+#[tokio::test]
+async fn what_a_failed_fragment_has_seen_was_read() {
+    let (fake, client) = filled().await;
+    let txn = begin(&client);
+    fake.plant("fragment", 1, Fault::Refuse(ErrorCode::Execution));
+    let parts = txn.fragment(FragmentRequest {
+        span: all(),
+        ..FragmentRequest::default()
+    });
+    let failed: crate::Result<Vec<_>> = parts[0].stream().try_collect().await;
+    assert!(matches!(failed, Err(crate::Error::Execution { .. })));
+    set(&client, &[("c", "changed")]).await;
+    // Somebody reads what it writes, so that its commit moves over the change.
+    value(&client, "zz").await;
+    put(&txn, "zz", "1");
+    let error = txn.commit().await.unwrap_err();
+    assert!(error.is_retryable(), "{error:?}");
+}
+
 /// X0: a locking read answers the newest version and moves the read timestamp;
 /// what was read before must still hold.
 #[tokio::test]

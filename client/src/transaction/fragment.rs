@@ -10,7 +10,7 @@ use super::Transaction;
 use super::read::nonsense;
 use super::scan::{Overlay, Walk};
 use crate::background::id_bytes;
-use crate::failure::{Effect, Failure};
+use crate::failure::Effect;
 use crate::router::to_proto;
 use crate::shard_map::span_of;
 use crate::types::{FragmentRequest, Span};
@@ -174,7 +174,12 @@ impl Pages {
                 &context,
             )
             .await
-            .map_err(Failure::into_error)?;
+            .map_err(|failure| {
+                // An error tells about the rows as well (a division by zero),
+                // and the transaction may go on from a savepoint.
+                inner.note_read(table, rest);
+                failure.into_error()
+            })?;
         let Some(reply::Body::Fragment(page)) = reply.body else {
             return Err(nonsense("a Fragment"));
         };

@@ -131,6 +131,28 @@ async fn c4_a_child_exists_exactly_if_its_split_does() {
     }
 }
 
+/// X5: the right half refuses what its parent has refused.
+#[tokio::test]
+async fn x5_a_child_inherits_the_threshold() {
+    let disk = SimVfs::new();
+    let db = open(&disk);
+    let mut parent = machine(&disk, &db, b"");
+    let threshold = crate::mvcc::keys::threshold_key;
+    let raise = Body::Write {
+        ops: vec![Op {
+            tree: Tree::Txn,
+            key: threshold(SHARD),
+            value: Some(Bytes::from_static(b"threshold")),
+        }],
+        expect: vec![],
+    };
+    apply(&mut parent, 1, raise).await;
+    apply(&mut parent, 2, split()).await;
+    let txn = Storage::new(db.clone()).unwrap().keyspace(Tree::Txn);
+    let found = db.get(txn, &threshold(ShardId(2))).unwrap();
+    assert_eq!(found.unwrap().to_vec(), b"threshold");
+}
+
 /// What the log has given up must stand in the engine after a crash.
 fn has_a_gap(disk: &SimVfs) -> bool {
     disk.crash(CrashLoss::Everything);

@@ -229,6 +229,13 @@ impl StateMachine {
                     .put(storage.keyspace(Tree::Data), &key, &value);
             }
         }
+        // X5: what the parent does not serve any more, its child does not either.
+        let threshold = |shard| crate::mvcc::keys::threshold_key(shard);
+        let (ours, theirs) = (threshold(self.state.shard), threshold(plan.child_shard()));
+        let txn = storage.keyspace(Tree::Txn);
+        if let Some(kept) = storage.db.get(txn, &ours)? {
+            self.pending.batch.put(txn, &theirs, &kept);
+        }
         // C4: never over a child that exists; it may have voted since.
         if !local::exists(storage, plan.child_shard())?
             && let Some(record) = plan.child_on(self.state.replica.node())

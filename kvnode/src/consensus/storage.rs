@@ -62,7 +62,7 @@ impl Storage {
             }
             Ok(())
         })?;
-        if batch.len() > 0 {
+        if !batch.is_empty() {
             write(batch)?;
         }
         Ok(())

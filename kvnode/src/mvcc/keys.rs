@@ -17,6 +17,7 @@ const END: u8 = 0x02;
 const SCHEMA: u8 = b'v';
 const RECORD: u8 = b'r';
 const OUTCOME: u8 = b'o';
+const THRESHOLD: u8 = b'g';
 const TIMESTAMP_BYTES: usize = 8;
 
 /// The addressable form of a key of the shared key space.
@@ -137,6 +138,29 @@ pub fn split_version_key(key: &[u8]) -> Result<(&[u8], Timestamp)> {
     ))
 }
 
+/// Where the collection's threshold of a shard stands, in the tree of records:
+/// a local key, so that snapshots carry it (PROTOCOLS X5).
+pub fn threshold_key(shard: ShardId) -> Bytes {
+    let mut out = BytesMut::with_capacity(10);
+    out.put_u8(LOCAL);
+    out.put_u64(shard.0);
+    out.put_u8(THRESHOLD);
+    out.freeze()
+}
+
+/// Whether an addressable key holds the outcome of an idempotency key.
+pub fn is_outcome(addressable: &[u8]) -> bool {
+    addressable.starts_with(&[RANGE, lineradb_common::keys::IDEMPOTENCY])
+}
+
+/// Whether a key of the tree of records is a transaction's record.
+pub fn is_record(key: &[u8]) -> bool {
+    // Only the end of an addressable key is a zero and a one, so what follows
+    // it says which kind this is, whatever bytes the id has.
+    let at = key.len().checked_sub(17);
+    at.is_some_and(|at| key[at] == RECORD && key[..at].ends_with(&[0, 1]))
+}
+
 /// Where the record of a transaction stands.
 pub fn record_key(anchor: &[u8], id: TxnId) -> Bytes {
     let mut out = addressable_with_room(anchor, 17);
@@ -201,6 +225,10 @@ mod tests {
         let record = record_key(b"m", TxnId([7; 16]));
         assert!(record >= addressable(b"m") && record < addressable_end(b"n"));
         assert!(record < addressable_end(b""));
+        assert!(is_record(&record) && is_record(&record_key(b"\0", TxnId([b'o'; 16]))));
+        assert!(!is_record(&outcome_key(b"m")) && !is_record(&outcome_key(&[0; 40])));
+        assert!(!is_record(&threshold_key(ShardId(0x0001_0001))));
+        assert!(is_outcome(&addressable(b"i\0x")) && !is_outcome(&addressable(b"k")));
         assert!(outcome_key(b"m") >= addressable(b"m") && outcome_key(b"m") < addressable(b"m\0"));
     }
 }

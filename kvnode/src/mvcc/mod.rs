@@ -5,6 +5,7 @@
 //! data    addressable key ++ !timestamp   -> version   (newest first)
 //! intent  addressable key                 -> intent    (at most one)
 //! txn     addressable anchor ++ kind ++ id -> record of a transaction's fate
+//!         threshold key of the shard       -> nothing is read below it (X5)
 //! ```
 //!
 //! Everything here is plain code over a [`Reader`] (a snapshot of the storage
@@ -13,6 +14,7 @@
 //! are escaped so that versions of one key never interleave with another's.
 
 mod codec;
+pub mod collect;
 mod error;
 mod intent;
 pub mod keys;

@@ -2,6 +2,7 @@
 //! the same names (common::config).
 
 use super::KvNodeOptions;
+use crate::txn::HISTORY_MIN;
 use crate::{Error, Result};
 use clap::Parser;
 use lineradb_client::LocalNodes;
@@ -11,6 +12,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// A year: beyond it, keep backups.
+const HISTORY_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+/// How long old versions can be read, unless set otherwise.
+pub const HISTORY: Duration = Duration::from_secs(4 * 60 * 60);
 
 /// What is set, after all layers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,6 +38,8 @@ pub struct NodeConfig {
     pub locality: String,
     /// Budget of the block cache, in bytes.
     pub block_cache_bytes: u64,
+    /// How long old versions can be read, in minutes.
+    pub history_minutes: u64,
     /// How logs look.
     pub log_format: LogFormat,
     /// Level, or `target=level` list.
@@ -48,6 +58,7 @@ impl Default for NodeConfig {
             advertise: None,
             locality: String::new(),
             block_cache_bytes: 256 << 20,
+            history_minutes: HISTORY.as_secs() / 60,
             log_format: LogFormat::Text,
             log: "info".to_owned(),
             insecure: false,
@@ -92,6 +103,10 @@ pub struct Flags {
     #[arg(long, value_name = "BYTES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_cache_bytes: Option<u64>,
+    /// How long old versions can be read; the same on all nodes [default: 240]
+    #[arg(long, value_name = "MINUTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history_minutes: Option<u64>,
     /// Log format [default: text]
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -130,7 +145,18 @@ impl NodeConfig {
             .map(|m| m.trim().to_owned())
             .filter(|m| !m.is_empty())
             .collect();
+        let history = Duration::from_secs(self.history_minutes.saturating_mul(60));
+        // X1: what became of a commit whose reply was lost is asked for so long.
+        if history < HISTORY_MIN || history > HISTORY_MAX {
+            return Err(Error::Refused(format!(
+                "--history-minutes {}: between {} and {}",
+                self.history_minutes,
+                HISTORY_MIN.as_secs() / 60,
+                HISTORY_MAX.as_secs() / 60
+            )));
+        }
         Ok(KvNodeOptions {
+            history,
             data: self.data.clone(),
             listen,
             http,
@@ -179,6 +205,19 @@ mod tests {
         assert_eq!(tiers["region"], "us-east-1");
         assert!(parse_locality("zone").is_err());
         assert!(parse_locality("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn history_has_bounds() {
+        let minutes = |history_minutes| NodeConfig {
+            history_minutes,
+            ..NodeConfig::default()
+        };
+        assert_eq!(NodeConfig::default().options().unwrap().history, HISTORY);
+        for wrong in [0, 9, u64::MAX] {
+            assert!(minutes(wrong).options().is_err());
+        }
+        assert!(minutes(10).options().is_ok());
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod identity;
 mod registration;
 mod storage_metrics;
 
-pub use config::{Flags, NodeConfig};
+pub use config::{Flags, HISTORY, NodeConfig};
 
 use crate::consensus::{Group, Groups, GroupsOptions, Leadership};
 use crate::kv_service;
@@ -71,6 +71,8 @@ pub struct KvNodeOptions {
     pub locality: HashMap<String, String>,
     /// Budget of the block cache, in bytes.
     pub block_cache_bytes: u64,
+    /// How long old versions can be read; at least ten minutes.
+    pub history: Duration,
     /// The time base of the process; shared by everything in it.
     pub clock: Arc<MachineClock>,
     /// Nodes of this process, reached by a function call.
@@ -186,6 +188,10 @@ impl KvNode {
             clock: options.clock.clone(),
         };
         node.run("heartbeat", beat.run(stop.clone()));
+        node.run(
+            "collect-history",
+            shard_node.clone().collect(options.history),
+        );
         node.serve_grpc(listener, shard_node, &options).await?;
         let status = Arc::new(http::Status {
             node_id,

@@ -15,8 +15,12 @@ use lineradb_proto::shard::v1::{self as proto, ErrorCode, reply, request};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 type GroupEngine = Engine<Group, LsmStore>;
+
+/// How often it is looked whether history is to be collected.
+const COLLECT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What [`ShardNode::new`] needs.
 pub struct ShardNodeOptions {
@@ -63,6 +67,35 @@ impl ShardNode {
             node.engine(&group);
         }
         Ok(node)
+    }
+
+    /// Collects history that is too old to be read, for as long as it is polled
+    /// (X5).
+    pub async fn collect(self: Arc<Self>, history: Duration) {
+        loop {
+            self.collect_once(history).await;
+            tokio::time::sleep(COLLECT_INTERVAL).await;
+        }
+    }
+
+    /// Does what is due for every shard that this node leads, one after the
+    /// other.
+    pub async fn collect_once(&self, history: Duration) {
+        for group in self.groups.list() {
+            let engine = self.engine(&group);
+            engine.keep_history(history);
+            if !matches!(group.leadership(), Leadership::Leader { .. }) {
+                continue;
+            }
+            // A shard that moved or changed is looked at again.
+            if let Err(refusal) = engine.collect().await {
+                tracing::debug!(
+                    shard = %group.shard_id(),
+                    reason = refusal.error.message,
+                    "history was not collected"
+                );
+            }
+        }
     }
 
     /// Answers one request.

@@ -275,7 +275,7 @@ mod tests {
         disk.crash(lineradb_lsm::CrashLoss::Everything);
         let spool = Spool::open(Arc::new(disk.clone()), dir).unwrap();
         spool.sweep(&BTreeSet::from([name.clone()])).unwrap();
-        assert_eq!(disk.list(dir).unwrap(), [name.clone()]);
+        assert_eq!(disk.list(dir).unwrap(), std::slice::from_ref(&name));
         let found = spool.find(&name, 2);
         assert_eq!(keys(&found).unwrap(), [&b"a"[..], b"b"]);
         // A file of its own again, not the one that waits.

@@ -11,6 +11,7 @@
 //! task of its own that holds the latches until its fate is known, whatever
 //! becomes of the caller.
 
+mod collect;
 mod fate;
 mod locking;
 mod read;
@@ -23,12 +24,12 @@ use super::leading::{Effects, Leading};
 use super::lock_table::WaitGraph;
 use super::metrics;
 use super::refusal::Refusal;
-use crate::rules::{Rule, Rules};
 use super::schema::{TableVersions, Verdict as SchemaVerdict};
 use super::seam::Consensus;
 use crate::command::{Body as CommandBody, Command, Expect, Op, Rejection, Verdict};
 use crate::consensus::{Leadership, ProposeError, SplitApplied};
 use crate::mvcc::{Store, keys};
+use crate::rules::{Rule, Rules};
 use lineradb_common::clock::{self, SharedClock, Stopwatch};
 use lineradb_common::{ShardId, TableId, Timestamp, TxnId, spawn};
 use lineradb_proto::shard::v1::{self as proto, ShardDescriptor, reply, request};
@@ -37,6 +38,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+
+pub use collect::{Collection, HISTORY_MIN};
 
 /// How far above the clock's `earliest` a read is served (L3).
 pub(super) const READ_LEAD_US: u64 = 50_000;
@@ -62,6 +65,7 @@ pub struct Engine<C, S> {
     /// C5: the term in which this shard was split off a shard that this very
     /// replica led, and the highest timestamp read there.
     inherited: RwLock<Option<(u64, Timestamp)>>,
+    history: collect::History,
 }
 
 /// One request under way.
@@ -100,6 +104,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             rules,
             leading: RwLock::new(None),
             inherited: RwLock::new(None),
+            history: collect::History::default(),
         })
     }
 
@@ -155,6 +160,11 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         let now = self.clock.now()?.earliest;
         let graph = self.graph.clone();
         let leading = Arc::new(Leading::new(term, mark, now, graph, self.rules));
+        // X5: what earlier terms raised is applied, since this one serves.
+        leading.raise_threshold(collect::stored_threshold(
+            &self.store.snapshot(),
+            self.shard,
+        )?);
         *current = Some(leading.clone());
         Ok(leading)
     }

@@ -3,11 +3,11 @@
 //! decision out.
 
 use super::coordinators::SILENCE_MAX;
-use super::placement::Writer;
+use super::placement::{ATTEMPT_AGE_MAX_US, Writer};
 use super::refusal::Refusal;
-use crate::rules::{Rule, Rules};
 use crate::command::{Expect, Op, Tree};
 use crate::mvcc::{self, Outcome, Reader, SchemaSpan, Status, TxnRecord, keys};
+use crate::rules::{Rule, Rules};
 use bytes::Bytes;
 use lineradb_common::{ShardId, TableId, Timestamp, TxnId};
 use lineradb_proto::shard::v1 as proto;
@@ -173,6 +173,15 @@ pub fn push(
     let anchor = keys::addressable(&request.anchor);
     if let Some(at) = mvcc::find_version_of(reader, &anchor, id)? {
         return Ok(Decision::Known(Reply::Committed(at.raw())));
+    }
+    // X1, X5: the version of a commit in one round may be collected by now, so
+    // its absence proves nothing. Whoever met an intent, or has left one at the
+    // anchor, asks about a commit over several shards, whose record would be
+    // here.
+    let old = age > Duration::from_micros(ATTEMPT_AGE_MAX_US);
+    let laid = mvcc::read_intent(reader, &anchor)?.is_some_and(|intent| intent.txn == id);
+    if request.force && old && !laid {
+        return Err(Refusal::attempt_too_old());
     }
     Ok(Decision::Write {
         expect: vec![absent(Tree::Txn, &key)],

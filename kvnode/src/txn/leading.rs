@@ -3,15 +3,17 @@
 //! with an empty cache above the low-water mark (L3).
 
 use super::coordinators::Coordinators;
+use super::engine::Collection;
 use super::latches::{LatchGuard, Latches};
 use super::lock_table::{LockTable, WaitGraph};
-use crate::rules::Rules;
 use super::schema::SchemaTable;
 use super::timestamp_cache::TimestampCache;
+use crate::rules::Rules;
 use bytes::Bytes;
 use lineradb_common::{TableId, Timestamp, TxnId};
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +33,9 @@ pub struct Leading {
     pub coordinators: Coordinators,
     /// Schema versions.
     pub schema: SchemaTable,
+    /// Nothing is read below (X5).
+    threshold: AtomicU64,
+    collection: Mutex<Collection>,
     lost: Mutex<CancellationToken>,
     resolved: [Notify; STRIPES],
     /// Latches of proposals whose fate will not be known in this term: no
@@ -65,10 +70,32 @@ impl Leading {
             locks: LockTable::new(graph),
             coordinators: Coordinators::new(now),
             schema: SchemaTable::default(),
+            threshold: AtomicU64::new(0),
+            collection: Mutex::default(),
             lost: Mutex::default(),
             resolved: std::array::from_fn(|_| Notify::new()),
             undecided: Mutex::default(),
         }
+    }
+
+    /// Nothing is read below (X5).
+    pub fn threshold(&self) -> Timestamp {
+        Timestamp::from_raw(self.threshold.load(Ordering::SeqCst))
+    }
+
+    /// Raises it; never lowers it.
+    pub fn raise_threshold(&self, to: Timestamp) {
+        self.threshold.fetch_max(to.raw(), Ordering::SeqCst);
+    }
+
+    /// Where the collection of history stands.
+    pub fn collection(&self) -> Collection {
+        *self.collection.lock()
+    }
+
+    /// It stands elsewhere now.
+    pub fn set_collection(&self, collection: Collection) {
+        *self.collection.lock() = collection;
     }
 
     /// Cancelled when the leadership is lost.

@@ -67,12 +67,34 @@ pub static DEADLOCKS: LazyLock<IntCounter> = LazyLock::new(|| {
     )
 });
 
+/// Sweeps of a shard for history that is too old to be read.
+pub static SWEEPS: LazyLock<IntCounter> = LazyLock::new(|| {
+    register(
+        IntCounter::new(
+            "lineradb_history_sweeps_total",
+            "Sweeps of a shard for history that is too old to be read",
+        )
+        .expect("constant"),
+    )
+});
+
+/// What they deleted.
+pub static COLLECTED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let opts = Opts::new(
+        "lineradb_history_collected_total",
+        "Old versions and records deleted, by tree",
+    );
+    register(IntCounterVec::new(opts, &["tree"]).expect("constant"))
+});
+
 /// Declares every series, so that it is on `/metrics` before its first event.
 pub fn declare() {
     REQUESTS.with_label_values(&["get", "OK"]);
     REQUEST_SECONDS.with_label_values(&["get"]);
     LazyLock::force(&LOCK_WAIT_SECONDS);
-    for counter in [&*INTENTS_MET, &*PUSHED_COMMITS, &*DEADLOCKS] {
+    COLLECTED.with_label_values(&["data"]);
+    COLLECTED.with_label_values(&["txn"]);
+    for counter in [&*INTENTS_MET, &*PUSHED_COMMITS, &*DEADLOCKS, &*SWEEPS] {
         counter.inc_by(0);
     }
 }

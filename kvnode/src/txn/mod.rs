@@ -23,7 +23,7 @@ pub mod schema;
 pub mod seam;
 pub mod timestamp_cache;
 
-pub use engine::Engine;
+pub use engine::{Engine, HISTORY_MIN};
 pub use lock_table::WaitGraph;
 pub use refusal::Refusal;
 pub use seam::Consensus;

@@ -5,14 +5,14 @@
 //! there until the fate of their transaction is known.
 
 use super::refusal::Refusal;
-use crate::rules::{Rule, Rules};
 use super::schema;
 use crate::command::{Op, Tree};
 use crate::mvcc::{self, Intent, IntentWrite, Reader, Version, keys};
+use crate::rules::{Rule, Rules};
 use bytes::Bytes;
 use lineradb_common::{ShardId, TableId, Timestamp, TxnId, limits};
 use lineradb_proto::shard::v1::write;
-use lineradb_proto::shard::v1::{self as proto, ErrorCode, Isolation, ShardDescriptor};
+use lineradb_proto::shard::v1::{self as proto, Isolation, ShardDescriptor};
 
 /// Who writes.
 #[derive(Clone, Debug)]
@@ -392,7 +392,7 @@ pub fn earlier_fate(
 }
 
 /// Ten minutes: older attempts are refused (X1).
-const ATTEMPT_AGE_MAX_US: u64 = 10 * 60 * 1_000_000;
+pub const ATTEMPT_AGE_MAX_US: u64 = 10 * 60 * 1_000_000;
 
 /// Refuses attempts of unknown or too great age.
 ///
@@ -400,10 +400,7 @@ const ATTEMPT_AGE_MAX_US: u64 = 10 * 60 * 1_000_000;
 /// `ATTEMPT_TOO_OLD`.
 pub fn check_attempt(writer: &Writer, now: Timestamp) -> Result<(), Refusal> {
     if now.micros() > writer.attempt_ts.micros() + ATTEMPT_AGE_MAX_US {
-        return Err(Refusal::new(
-            ErrorCode::AttemptTooOld,
-            "the commit attempt is older than ten minutes",
-        ));
+        return Err(Refusal::attempt_too_old());
     }
     Ok(())
 }

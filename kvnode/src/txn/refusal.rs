@@ -113,6 +113,27 @@ impl Refusal {
         refusal
     }
 
+    /// The history that it needs may be collected already (X5).
+    pub fn too_old(timestamp: Timestamp, oldest: Timestamp) -> Self {
+        let mut refusal = Self::new(
+            ErrorCode::TimestampOutOfRange,
+            format!(
+                "snapshot too old: it is of {timestamp}, and history before {oldest} is not kept; \
+                 begin the transaction again"
+            ),
+        );
+        refusal.error.sqlstate = "72000".to_owned();
+        refusal
+    }
+
+    /// The attempt is older than its traces are kept for (X1).
+    pub fn attempt_too_old() -> Self {
+        Self::new(
+            ErrorCode::AttemptTooOld,
+            "the commit attempt is older than ten minutes",
+        )
+    }
+
     /// A timestamp that no sound clock gives.
     pub fn out_of_range(timestamp: Timestamp, latest: Timestamp) -> Self {
         Self::new(

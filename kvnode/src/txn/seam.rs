@@ -21,6 +21,9 @@ pub trait Consensus: Clone + Send + Sync + 'static {
         command: Command,
     ) -> impl Future<Output = Result<Verdict, ProposeError>> + Send;
 
+    /// Index of the last entry applied here.
+    fn applied_index(&self) -> u64;
+
     /// Confirms the leadership by a round begun after the call.
     fn read_index(&self, term: u64) -> impl Future<Output = Result<(), ReadError>> + Send;
 }
@@ -32,6 +35,10 @@ impl Consensus for Group {
 
     fn leadership(&self) -> Leadership {
         Group::leadership(self)
+    }
+
+    fn applied_index(&self) -> u64 {
+        Group::applied_index(self)
     }
 
     async fn propose(&self, command: Command) -> Result<Verdict, ProposeError> {

@@ -5,6 +5,7 @@ mod births;
 mod cluster;
 mod conformance;
 mod grpc;
+mod history;
 mod log_recovery;
 mod node;
 mod raft_rules;

@@ -67,6 +67,7 @@ impl Cluster {
             metas: metas.clone(),
             locality: HashMap::new(),
             block_cache_bytes: 32 << 20,
+            history: lineradb_kvnode::node::HISTORY,
             clock: clock.clone(),
             local: local.clone(),
             listen_flag: "--listen",

@@ -38,7 +38,9 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             // the newest version stays the newest until it is in the cache.
             let latched = leading.latches.acquire(places, Timestamp::MAX);
             let guard = self.until(call, latched).await?;
-            let (values, at) = match newest(&self.store.snapshot(), read, &writer, requested) {
+            let snapshot = self.store.snapshot();
+            self.check_history(call, requested)?;
+            let (values, at) = match newest(&snapshot, read, &writer, requested) {
                 Ok(newest) => newest,
                 Err(mvcc::Error::Locked(locks)) => {
                     drop(guard);

@@ -5,9 +5,9 @@
 use super::wait::Patience;
 use super::{Answer, Call, Engine, SchemaCheck};
 use crate::mvcc::{self, ScanOptions, Store, VersionScan, keys};
+use crate::rules::Rule;
 use crate::txn::placement::{check_key, txn_id};
 use crate::txn::refusal::Refusal;
-use crate::rules::Rule;
 use crate::txn::seam::Consensus;
 use bytes::Bytes;
 use lineradb_common::clock::Stopwatch;
@@ -34,6 +34,14 @@ impl Work<'_> {
         match self {
             Work::Get(get) => &get.keys,
             _ => &[],
+        }
+    }
+
+    /// The oldest timestamp whose history it needs.
+    fn oldest(&self, at: Timestamp) -> Timestamp {
+        match self {
+            Work::Refresh(refresh, _) => at.min(Timestamp::from_raw(refresh.from_ts)),
+            _ => at,
         }
     }
 
@@ -133,6 +141,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         loop {
             self.wait_for_writes(call, &work, at).await?;
             let snapshot = self.store.snapshot();
+            self.check_history(call, work.oldest(at))?;
             self.still(call)?;
             // The round begins after the read is in the cache and the snapshot
             // is taken; the evaluation runs while it is under way.

@@ -2,6 +2,7 @@
 
 mod checker;
 mod harness;
+mod history;
 mod random;
 mod scenarios;
 mod serving;

@@ -8,13 +8,13 @@ use super::wait::Patience;
 use super::{Answer, Call, Engine, SchemaCheck};
 use crate::command::Op;
 use crate::mvcc::{Store, keys};
+use crate::rules::Rule;
 use crate::txn::latches::LatchGuard;
 use crate::txn::leading::{Effects, Leading};
 use crate::txn::lock_table::{LockError, Turn, Wait};
 use crate::txn::metrics;
 use crate::txn::placement::{self, On, Placement, Target, Writer};
 use crate::txn::refusal::Refusal;
-use crate::rules::Rule;
 use crate::txn::seam::Consensus;
 use bytes::Bytes;
 use lineradb_common::{TableId, Timestamp, limits};
@@ -169,14 +169,25 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         let mut refreshes = 0;
         loop {
             let leading = call.leading.clone();
-            let places = attempt
-                .targets
-                .iter()
+            let mut places: Vec<Bytes> = { attempt.targets.iter() }
                 .map(|t| t.addressable.clone())
                 .collect();
+            // X1: whoever decides the attempt's fate latches its anchor, also
+            // when nothing is written there.
+            if matches!(attempt.kind, Kind::OnePhase(_))
+                && placement::in_shard(&call.descriptor, &attempt.writer.anchor)
+            {
+                let anchor = keys::addressable(&attempt.writer.anchor);
+                if !places.contains(&anchor) {
+                    places.push(anchor);
+                }
+            }
             let latched = leading.latches.acquire(places, Timestamp::ZERO);
             let guard = self.until(call, latched).await?;
             self.still(call)?;
+            // Again: it may have waited long, and the records of aborted
+            // attempts that are too old are gone (X3).
+            placement::check_attempt(&attempt.writer, self.clock.now()?.latest)?;
             let snapshot = self.store.snapshot();
             if placement::in_shard(&call.descriptor, &attempt.writer.anchor) {
                 let one_phase = matches!(attempt.kind, Kind::OnePhase(_));
@@ -186,6 +197,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
                     return Ok(Written::At(at));
                 }
             }
+            self.check_history(call, attempt.read_ts)?;
             let placement = match self.place(call, attempt, &snapshot) {
                 Ok(placement) => placement,
                 Err(refusal) if refusal.code() == ErrorCode::Locked => {
@@ -196,6 +208,17 @@ impl<C: Consensus, S: Store> Engine<C, S> {
                 Err(refusal) => return self.refuse(call, attempt, guard, refusal).await,
             };
             let at = placement.timestamp;
+            // L3: what it reads at `at` (its own reads, schema versions) is in
+            // the memory of this leader alone; the next one starts that much
+            // above its clock.
+            if self.rules.hold(Rule::EffectsReadable)
+                && at > self.clock.now()?.earliest.plus_micros(super::READ_LEAD_US)
+            {
+                self.check_ahead(at)?;
+                drop(guard);
+                self.wait_readable(call, at).await?;
+                continue;
+            }
             if let Kind::OnePhase(commit) = &attempt.kind
                 && at > attempt.read_ts
             {

@@ -1,6 +1,7 @@
 use super::*;
 use crate::mvcc::Store;
 use crate::mvcc::memory::MemoryStore;
+use lineradb_proto::shard::v1::ErrorCode;
 
 const ME: TxnId = TxnId([1; 16]);
 const OTHER: TxnId = TxnId([2; 16]);

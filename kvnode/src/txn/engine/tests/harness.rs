@@ -71,6 +71,10 @@ impl Consensus for FakeGroup {
         Leadership::Leader { term: self.term }
     }
 
+    fn applied_index(&self) -> u64 {
+        self.shared.proposed.load(Ordering::SeqCst)
+    }
+
     async fn propose(&self, command: Command) -> Result<Verdict, ProposeError> {
         let permit = self.shared.proposals.acquire().await;
         let number = self.shared.proposed.fetch_add(1, Ordering::SeqCst);

@@ -3,9 +3,10 @@
 //! tells.
 
 use super::harness::*;
+use super::serving::settle;
 use crate::mvcc::memory::MemoryStore;
 use crate::rules::{Rule, Rules};
-use lineradb_common::Timestamp;
+use lineradb_common::{Timestamp, spawn};
 use lineradb_proto::shard::v1::{self as proto, ErrorCode, push_reply, reply, request};
 use std::sync::atomic::Ordering;
 
@@ -42,6 +43,78 @@ async fn x1_a_lost_commit_is_found_by_its_id() {
     assert_eq!(x1(Rules::default()).await.unwrap(), "2");
     let wrong = x1(Rules::without(Rule::VersionCarriesId)).await;
     assert_eq!(wrong.unwrap(), "1", "the hidden retry overwrites x=2");
+}
+
+/// X1: a commit in one round that writes nothing at its anchor, and a push that
+/// decides it at the same time.
+#[tokio::test]
+async fn x1_a_push_and_a_commit_meet_at_the_anchor() {
+    let shard = Shard::new(Rules::default());
+    let attempt = shard.now();
+    let mut commit = commit(id(1), attempt, vec![put("b", "1")]);
+    commit.txn = meta(id(1), "a", attempt);
+    Shard::pause(&shard.shared.proposals);
+    let engine = shard.engine.clone();
+    let fate = spawn::task("push", async move {
+        call(&engine, push(id(1), "a", attempt, true), &[]).await
+    });
+    settle().await;
+    let engine = shard.engine.clone();
+    let written = spawn::task(
+        "commit",
+        async move { call(&engine, body(commit), &[]).await },
+    );
+    settle().await;
+    resume(&shard.shared.proposals);
+    assert_eq!(
+        pushed(&fate.await.unwrap()),
+        push_reply::Status::Aborted(true)
+    );
+    let refused = written.await.unwrap();
+    assert_eq!(code(&refused), Some(ErrorCode::TxnAborted));
+}
+
+/// L3: x is read and y written at a timestamp that lies far above the clock,
+/// because y has a version from there; then the leader changes and x is
+/// written. Answers whether that write is above what was read.
+async fn effects(rules: Rules) -> bool {
+    let shard = Shard::new(rules);
+    let start = shard.now();
+    let far = start.plus_micros(60_000);
+    shard.shared.store.apply(&[crate::command::Op {
+        tree: crate::command::Tree::Data,
+        key: crate::mvcc::keys::version_key(&crate::mvcc::keys::addressable(b"y"), far),
+        value: Some(
+            crate::mvcc::Version {
+                value: Some("0".into()),
+                txn: None,
+            }
+            .encode(),
+        ),
+    }]);
+    let mut reads_x = commit(id(1), start, vec![put("y", "1")]);
+    reads_x.reads = vec![point("x")];
+    let engine = shard.engine.clone();
+    let written = spawn::task(
+        "commit",
+        async move { call(&engine, body(reads_x), &[]).await },
+    );
+    settle().await;
+    if rules.hold(Rule::EffectsReadable) {
+        assert!(!written.is_finished(), "it waits for the clock");
+        shard.clock.advance(20_000);
+    }
+    let read_at = committed(&written.await.unwrap());
+    assert!(read_at > far);
+    let next = shard.elect();
+    let writes_x = commit(id(2), shard.now(), vec![put("x", "1")]);
+    committed(&call(&next, body(writes_x), &[]).await) > read_at
+}
+
+#[tokio::test]
+async fn l3_what_a_write_reads_is_respected_by_the_next_leader() {
+    assert!(effects(Rules::default()).await);
+    assert!(!effects(Rules::without(Rule::EffectsReadable)).await);
 }
 
 /// X3: an attempt that is still on its way is declared dead and retried under

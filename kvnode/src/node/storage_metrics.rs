@@ -71,6 +71,11 @@ const TOTALS: &[Series] = &[
         "Time that writers waited for flush or compaction",
         |s| s.stall_micros,
     ),
+    (
+        "lineradb_storage_slowdown_microseconds_total",
+        "The part of the stall time that was slowdown, to keep the rest from being needed",
+        |s| s.slowdown_micros,
+    ),
 ];
 
 /// What is there now.
@@ -90,6 +95,16 @@ const STATES: &[Series] = &[
         "lineradb_storage_table_bytes",
         "Bytes of table files",
         |s| s.table_bytes,
+    ),
+    (
+        "lineradb_storage_compaction_debt_bytes",
+        "Estimated bytes that compactions have to write until every level has its size",
+        |s| s.compaction_debt_bytes,
+    ),
+    (
+        "lineradb_storage_read_amplification",
+        "Sorted runs that a point read without bloom filters would look into",
+        Statistics::read_amplification,
     ),
     (
         "lineradb_storage_snapshots",

@@ -275,7 +275,10 @@ fn parse_words(type_name: &str, text: &str, now: impl Fn() -> i64) -> ValueResul
             }
         } else if let Some(month) = month_by_name(&low) {
             named.0 = Some(month);
-        } else if let Some(n) = (low.len() <= 4).then(|| low.parse::<u32>().ok()).flatten() {
+        } else if let Some(n) = (low.len() <= 4 && low.bytes().all(|b| b.is_ascii_digit()))
+            .then(|| low.parse::<u32>().ok())
+            .flatten()
+        {
             named.1.push(n);
         } else if matches!(
             low.as_str(),
@@ -294,7 +297,11 @@ fn parse_words(type_name: &str, text: &str, now: impl Fn() -> i64) -> ValueResul
                 | "saturday"
                 | "sunday"
         ) {
-        } else if out.time_us.is_some() && out.offset.is_none() && out.zone.is_none() {
+        } else if (out.time_us.is_some() || out.days.is_some())
+            && out.offset.is_none()
+            && out.zone.is_none()
+        {
+            // Also behind a date alone: JDBC writes dates as `2024-02-29 +00`.
             match TimeZone::parse(word).map_err(|_| bad())? {
                 TimeZone::Fixed(s) => out.offset = Some(s),
                 zone => out.zone = Some(zone),

@@ -3,9 +3,8 @@
 use super::copy_format::Format;
 use crate::error::Result;
 use crate::query::sql_error;
-use crate::session::ResultColumn;
+use crate::session::{CopyPiece, ResultColumn};
 use crate::statement::{CopyOptions, parse_sql};
-use bytes::Bytes;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::sql::sqlparser::ast;
 use futures::stream::BoxStream;
@@ -38,13 +37,14 @@ pub fn table_query(schema: Option<&str>, name: &str, columns: &[String]) -> Resu
     }
 }
 
-/// Rows as COPY data, one piece per batch.
+/// Rows as COPY data, one piece per batch; it says where its rows end, since
+/// clients get one message per row.
 pub fn encode(
     columns: Arc<[ResultColumn]>,
     rows: SendableRecordBatchStream,
     options: &CopyOptions,
     zone: TimeZone,
-) -> BoxStream<'static, Result<(Bytes, u64)>> {
+) -> BoxStream<'static, Result<CopyPiece>> {
     let format = match Format::new(options) {
         Ok(f) => f,
         Err(e) => return stream::once(async { Err(e) }).boxed(),
@@ -57,11 +57,16 @@ pub fn encode(
         let names: Vec<Option<&str>> = columns.iter().map(|c| Some(c.name.as_str())).collect();
         let mut out = Vec::new();
         format.write_row(&names, &[], &mut out);
-        Ok((Bytes::from(out), 0))
+        Ok(CopyPiece {
+            ends: vec![out.len()],
+            data: out.into(),
+            rows: 0,
+        })
     });
     let body = rows.map(move |batch| {
         let batch = batch.map_err(sql_error)?;
         let mut out = Vec::with_capacity(batch.num_rows() * 32);
+        let mut ends = Vec::with_capacity(batch.num_rows());
         let mut texts: Vec<Option<String>> = Vec::with_capacity(columns.len());
         for at in 0..batch.num_rows() {
             texts.clear();
@@ -70,8 +75,13 @@ pub fn encode(
             }
             let fields: Vec<Option<&str>> = texts.iter().map(Option::as_deref).collect();
             format.write_row(&fields, &force, &mut out);
+            ends.push(out.len());
         }
-        Ok((Bytes::from(out), batch.num_rows() as u64))
+        Ok(CopyPiece {
+            ends,
+            data: out.into(),
+            rows: batch.num_rows() as u64,
+        })
     });
     stream::iter(header).chain(body).boxed()
 }

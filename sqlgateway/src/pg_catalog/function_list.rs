@@ -48,7 +48,7 @@ const INT8: SqlType = SqlType::Int8;
 const OID: SqlType = SqlType::Oid;
 
 /// All of them.
-pub static FUNCTIONS: [Function; 102] = [
+pub static FUNCTIONS: [Function; 103] = [
     lenient("format_type", TEXT, |_, a| {
         if arg(a, 0).is_null() {
             return Ok(Datum::Null);
@@ -262,6 +262,8 @@ pub static FUNCTIONS: [Function; 102] = [
     // for it whenever a connection is returned.
     lenient("pg_advisory_unlock_all", SqlType::Void, null),
     // Honest refusals.
+    // Asked by SQLAlchemy about sequences, of which there are none.
+    lenient("json_build_object", SqlType::Json, refuse),
     lenient("pg_advisory_lock", SqlType::Void, refuse),
     lenient("pg_advisory_lock_shared", SqlType::Void, refuse),
     lenient("pg_advisory_unlock", BOOL, refuse),

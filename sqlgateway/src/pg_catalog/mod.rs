@@ -7,6 +7,7 @@
 //! relation. The columns are PostgreSQL 15's; relations that we have nothing
 //! for exist and are empty.
 
+mod expand;
 mod fixed;
 mod function_list;
 mod functions;

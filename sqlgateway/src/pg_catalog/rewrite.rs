@@ -6,6 +6,7 @@
 //! that their answer is known without planning; the others ask for one thing
 //! that a function can look up.
 
+use super::expand;
 use super::relations;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
@@ -16,12 +17,16 @@ use std::ops::ControlFlow;
 
 /// Rewrites what it knows; leaves everything else as it is.
 pub fn rewrite_query(query: &mut Query) {
-    let mut rewriter = Rewriter;
+    let mut rewriter = Rewriter::default();
     // It never breaks off.
     let _ = query.visit(&mut rewriter);
 }
 
-struct Rewriter;
+#[derive(Default)]
+struct Rewriter {
+    /// Inside a select over what `_pg_expandarray` returned.
+    expanded: bool,
+}
 
 impl VisitorMut for Rewriter {
     type Break = ();
@@ -47,12 +52,19 @@ impl VisitorMut for Rewriter {
         if reads_nothing(select) {
             empty_select(select);
         }
+        self.expanded |= expand::reads_expanded(select);
+        expand::expand(select);
         ControlFlow::Continue(())
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         if let Some(replacement) = replacement(expr) {
             *expr = replacement;
+        }
+        if self.expanded
+            && let Some(element) = expand::element(expr)
+        {
+            *expr = element;
         }
         ControlFlow::Continue(())
     }
@@ -386,6 +398,24 @@ mod tests {
             "SELECT pol.polname, NULL AS \"case\", NULL AS \"pg_get_expr\" \
              FROM pg_catalog.pg_policy pol WHERE false ORDER BY 1"
         );
+    }
+
+    #[test]
+    fn arrays_are_expanded_by_a_join() {
+        let jdbc = "SELECT r.seq FROM (SELECT (information_schema._pg_expandarray(i.indkey)).n \
+                    AS seq, information_schema._pg_expandarray(i.indkey) AS keys, a.attnum AS no \
+                    FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid \
+                    WHERE i.indisprimary) r WHERE r.no = (r.keys).x";
+        let text = rewritten(jdbc);
+        for part in [
+            "lineradb_positions.n AS seq",
+            "(i.indkey)[lineradb_positions.n] AS keys",
+            "generate_series(1, 32) AS lineradb_positions (n)",
+            "(i.indisprimary) AND lineradb_positions.n <= cardinality(i.indkey)",
+            "r.no = r.keys",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 
     #[test]

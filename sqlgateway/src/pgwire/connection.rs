@@ -352,11 +352,16 @@ impl Connection {
         self.link.output.copy_out(copy.columns);
         let mut total = 0;
         while let Some(piece) = copy.stream.next().await {
-            let (data, rows) = piece?;
-            total += rows;
-            self.link.output.copy_data(&data);
-            if self.link.output.buffer.len() >= super::output::FLUSH_AT {
-                self.link.flush().await?;
+            let piece = piece?;
+            total += piece.rows;
+            let mut start = 0;
+            // One message per row, as the protocol promises and drivers rely on.
+            for end in piece.ends {
+                self.link.output.copy_data(&piece.data[start..end]);
+                start = end;
+                if self.link.output.buffer.len() >= super::output::FLUSH_AT {
+                    self.link.flush().await?;
+                }
             }
         }
         self.link.output.copy_done();

@@ -48,7 +48,8 @@ pub(crate) use retry::Retry;
 pub use schema::{DdlRunner, DdlWork, Done};
 pub use simple::SimpleQuery;
 pub use types::{
-    CancelHandle, CopyFormat, CopyOut, Outcome, ResultColumn, SessionParams, TransactionStatus,
+    CancelHandle, CopyFormat, CopyOut, CopyPiece, Outcome, ResultColumn, SessionParams,
+    TransactionStatus,
 };
 
 /// A statement ready to run.

@@ -123,8 +123,19 @@ pub struct CopyOut {
     pub format: CopyFormat,
     /// Number of columns.
     pub columns: usize,
-    /// Data with their row counts.
-    pub stream: futures::stream::BoxStream<'static, Result<(bytes::Bytes, u64)>>,
+    /// The data as they come.
+    pub stream: futures::stream::BoxStream<'static, Result<CopyPiece>>,
+}
+
+/// Some lines of COPY data.
+#[derive(Clone, Debug)]
+pub struct CopyPiece {
+    /// The lines.
+    pub data: bytes::Bytes,
+    /// Where each of them ends (a quoted value may have line breaks inside).
+    pub ends: Vec<usize>,
+    /// How many of them are rows.
+    pub rows: u64,
 }
 
 /// Cancels the running statement of a session from elsewhere.

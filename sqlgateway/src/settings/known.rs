@@ -66,7 +66,7 @@ pub(super) static KNOWN: &[Known] = &[
     known(
         "client_encoding",
         "UTF8",
-        Kind::Choice(&["utf8", "unicode", "utf-8"]),
+        Kind::Text,
         "Sets the client's character set encoding.",
     ),
     known(

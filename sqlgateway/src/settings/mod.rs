@@ -226,6 +226,12 @@ impl Settings {
                 }
             }
             "client_encoding" => {
+                // Read as PostgreSQL reads it: by its letters and digits.
+                let letters = value.chars().filter(char::is_ascii_alphanumeric);
+                let name: String = letters.collect::<String>().to_ascii_lowercase();
+                if !matches!(name.as_str(), "utf8" | "unicode") {
+                    return Err(wrong());
+                }
                 self.other.insert(k.name, "UTF8".to_owned());
             }
             "application_name" => self.application_name = value,
@@ -373,6 +379,12 @@ mod tests {
         assert_eq!(set(&mut s, "server_version", "1"), Err("55P02".into()));
         assert_eq!(set(&mut s, "datestyle", "German"), Err("0A000".into()));
         assert_eq!(set(&mut s, "extra_float_digits", "9"), Err("22023".into()));
+        set(&mut s, "client_encoding", "'utf-8'").unwrap();
+        assert_eq!(s.show("client_encoding").unwrap(), "UTF8");
+        assert_eq!(
+            set(&mut s, "client_encoding", "latin1"),
+            Err("22023".into())
+        );
         set(&mut s, "my.var", "x").unwrap();
         assert_eq!(s.show("my.var").unwrap(), "x");
         assert_eq!(s.show("none.such"), None);

@@ -72,6 +72,14 @@ fn values_come_back_in_text_and_binary() {
                 "2024-02-29 08:00:00+00"
             ]
         );
+        // As JDBC writes a date.
+        let dated = client
+            .query(
+                "SELECT 1 WHERE '2024-02-29 +00'::date = DATE '2024-02-29'",
+                &[],
+            )
+            .await;
+        assert_eq!(dated.unwrap().len(), 1);
         cluster.stop().await;
     });
 }
@@ -246,6 +254,8 @@ fn copy_in_and_out() {
         assert_eq!(sink.as_mut().finish().await.unwrap(), 3);
         let out = client.copy_out("COPY c TO STDOUT").await.unwrap();
         let pieces: Vec<Bytes> = out.try_collect().await.unwrap();
+        // Drivers rely on one message per row.
+        assert_eq!(pieces.len(), 3);
         let mut lines: Vec<String> = String::from_utf8(pieces.concat())
             .unwrap()
             .lines()

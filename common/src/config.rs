@@ -71,8 +71,8 @@ pub fn check_exposure(flag: &str, addr: &std::net::SocketAddr, insecure: bool) -
         return Ok(());
     }
     Err(Error::invalid(format!(
-        "{flag} {addr} is reachable from other machines, and neither TLS nor authentication is \
-         configured: listen on 127.0.0.1, or pass --insecure if the network is trusted"
+        "{flag} {addr} is reachable from other machines, and there is no authentication yet: \
+         listen on 127.0.0.1, or pass --insecure if the network is trusted"
     )))
 }
 

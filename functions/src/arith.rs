@@ -104,9 +104,13 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
             },
             |t, _| {
                 Ok(field(match &t[0] {
-                    DataType::Decimal128(_, s) => {
-                        DataType::Decimal128(decimal::MAX_PRECISION, AVERAGE_SCALE.max(*s))
+                    DataType::Decimal128(_, 0) => {
+                        DataType::Decimal128(decimal::MAX_PRECISION, WHOLE_AVERAGE_SCALE)
                     }
+                    DataType::Decimal128(_, s) => DataType::Decimal128(
+                        decimal::MAX_PRECISION,
+                        decimal::DIVISION_SCALE.max(*s),
+                    ),
                     // Averages of int2 and int4 leave room for all digits.
                     DataType::Int64 => {
                         DataType::Decimal128(decimal::MAX_PRECISION, decimal::DIVISION_SCALE)
@@ -119,8 +123,8 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
     ]
 }
 
-/// Fraction digits of an average of numerics and bigints.
-const AVERAGE_SCALE: i8 = 16;
+/// Fraction digits of an average of bigints: the rest is for their 19 digits.
+const WHOLE_AVERAGE_SCALE: i8 = 19;
 
 /// A sum over a count: `avg`. No rows: NULL.
 fn average(args: &ScalarFunctionArgs) -> Result<ColumnarValue> {

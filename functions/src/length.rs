@@ -1,7 +1,7 @@
 //! `length`, `octet_length` and `bit_length` of texts and byte strings.
 //!
-//! The blanks at the end of a `char(n)` are not stored: they count as octets and
-//! not as characters, as in PostgreSQL.
+//! The blanks at the end of a `char(n)` are not stored: they count as octets, and
+//! not as characters or bits, as in PostgreSQL.
 
 use crate::udf::{Function, arrays, field, result, texts};
 use arrow::array::{ArrayRef, AsArray, Int32Array};
@@ -69,7 +69,9 @@ fn length(args: &ScalarFunctionArgs, unit: Unit) -> Result<ColumnarValue> {
         values.iter().map(|v| v.map(|v| in_unit(v.len()))).collect()
     } else {
         let blanks = |s: &str| match args.arg_fields.first().map(|f| SqlType::from_field(f)) {
-            Some(SqlType::Char(n)) => (n as usize).saturating_sub(s.chars().count()),
+            Some(SqlType::Char(n)) if unit == Unit::Octets => {
+                (n as usize).saturating_sub(s.chars().count())
+            }
             _ => 0,
         };
         let measured = |s: &str| match unit {

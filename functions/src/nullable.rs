@@ -1,5 +1,6 @@
-//! `pg_nullable(x)` is `x`, said to be possibly NULL: DataFusion takes what a
-//! schema says about NULLs for a promise.
+//! `pg_nullable(x)` is `x` as a computed value: possibly NULL, and no longer the
+//! column of a table. DataFusion takes what a schema says about NULLs for a
+//! promise, and wants the columns of a UNION to say the same.
 
 use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::plan_err;
@@ -9,6 +10,12 @@ use datafusion::logical_expr::{
     Volatility,
 };
 use std::sync::Arc;
+
+/// Key of the field metadata that says which column of which table a value is.
+pub const ORIGIN_METADATA_KEY: &str = "lineradb.origin";
+
+/// The name of the function.
+pub const NAME: &str = "pg_nullable";
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Nullable {
@@ -23,7 +30,7 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
 
 impl ScalarUDFImpl for Nullable {
     fn name(&self) -> &str {
-        "pg_nullable"
+        NAME
     }
 
     fn signature(&self) -> &Signature {
@@ -39,7 +46,11 @@ impl ScalarUDFImpl for Nullable {
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
         match args.arg_fields {
-            [one] => Ok(Arc::new(one.as_ref().clone().with_nullable(true))),
+            [one] => {
+                let mut field = one.as_ref().clone().with_nullable(true);
+                field.metadata_mut().remove(ORIGIN_METADATA_KEY);
+                Ok(Arc::new(field))
+            }
             _ => plan_err!("pg_nullable takes one argument"),
         }
     }

@@ -3,6 +3,7 @@
 //! elements could decide.
 
 use crate::arith;
+use crate::error::FunctionError;
 use crate::udf::{Function, arrays, field, result};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array};
 use arrow::compute::kernels::cmp;
@@ -64,8 +65,15 @@ fn coerce(types: &[DataType]) -> Result<Vec<DataType>> {
         DataType::List(f) | DataType::LargeList(f) | DataType::FixedSizeList(f, _) => {
             f.data_type().clone()
         }
-        DataType::Null => value.clone(),
-        _ => return plan_err!("op ANY/ALL (array) requires array on right side"),
+        // A literal is read as an array of the type of the value.
+        DataType::Null | DataType::Utf8 | DataType::Utf8View => value.clone(),
+        _ => {
+            return Err(FunctionError::new(
+                "42809",
+                "op ANY/ALL (array) requires array on right side",
+            )
+            .into());
+        }
     };
     let Some(common) = common(value, &element) else {
         return plan_err!("operator does not exist: {value} = {element}");

@@ -85,6 +85,13 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
                 IntervalMonthDayNano::new(-i.months, -i.days, -i.nanoseconds)
             })
         }),
+        // The parts of an interval that the calendar counts, and the clock.
+        Function::exact("pg_interval_days", &[], one(), intervals, |a| {
+            map(a, |i| IntervalMonthDayNano::new(i.months, i.days, 0))
+        }),
+        Function::exact("pg_interval_time", &[], one(), intervals, |a| {
+            map(a, |i| IntervalMonthDayNano::new(0, 0, i.nanoseconds))
+        }),
         Function::exact("pg_interval_span", &[], one(), decimals, |a| {
             let array = arrays(a)?.remove(0);
             let out: Decimal128Array = primitive::<IntervalMonthDayNanoType>(&array)?

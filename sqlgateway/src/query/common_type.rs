@@ -4,6 +4,7 @@
 //! nanoseconds, which end in 2262.
 
 use super::casts::convert;
+use super::semantics::call;
 use crate::settings::Settings;
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::Transformed;
@@ -14,6 +15,7 @@ use datafusion::logical_expr::{
     Distinct, Expr, ExprSchemable, Join, JoinType, LogicalPlan, LogicalPlanBuilder, Union,
 };
 use lineradb_common::sql::SqlType;
+use lineradb_functions::nullable::{self, ORIGIN_METADATA_KEY};
 use std::sync::Arc;
 
 /// What the common type is for.
@@ -210,23 +212,28 @@ fn targets(inputs: &[&LogicalPlan], purpose: Purpose) -> Vec<Option<SqlType>> {
         .collect()
 }
 
-/// A query with some columns converted.
+/// A query with some columns converted, and others as computed values.
 fn with_columns(
     plan: &Arc<LogicalPlan>,
     targets: &[Option<SqlType>],
+    computed: &[bool],
     settings: &Settings,
 ) -> Result<Arc<LogicalPlan>> {
     let expressions = plan
         .schema()
         .iter()
-        .zip(targets)
-        .map(|((qualifier, field), target)| {
+        .zip(targets.iter().zip(computed))
+        .map(|((qualifier, field), (target, computed))| {
             let column = Expr::Column((qualifier, field).into());
             match target {
                 Some(target) if must_convert(field.data_type(), *target) => {
                     let from = SqlType::from_field(field);
                     let converted = convert(column, from, *target, settings)?;
                     Ok(converted.alias_qualified(qualifier.cloned(), field.name()))
+                }
+                _ if *computed => {
+                    let value = call(nullable::NAME, vec![column])?;
+                    Ok(value.alias_qualified(qualifier.cloned(), field.name()))
                 }
                 _ => Ok(column),
             }
@@ -240,13 +247,30 @@ fn with_columns(
 pub fn of_union(union: Union, settings: &Settings) -> Result<Transformed<LogicalPlan>> {
     let inputs: Vec<&LogicalPlan> = union.inputs.iter().map(AsRef::as_ref).collect();
     let targets = targets(&inputs, Purpose::Result);
-    if targets.iter().all(Option::is_none) {
+    // A column that comes from several tables comes from none.
+    let origin = |plan: &LogicalPlan, i: usize| {
+        let field = plan.schema().field(i);
+        field.metadata().get(ORIGIN_METADATA_KEY).cloned()
+    };
+    let mixed: Vec<bool> = (0..targets.len())
+        .map(|i| {
+            let mut origins = inputs.iter().map(|p| origin(p, i));
+            let first = origins.next().flatten();
+            origins.any(|o| o != first)
+        })
+        .collect();
+    if targets.iter().all(Option::is_none) && !mixed.contains(&true) {
         return Ok(Transformed::no(LogicalPlan::Union(union)));
     }
     let inputs = union
         .inputs
         .iter()
-        .map(|input| with_columns(input, &targets, settings))
+        .map(|input| {
+            let computed: Vec<bool> = (0..targets.len())
+                .map(|i| mixed[i] && origin(input, i).is_some())
+                .collect();
+            with_columns(input, &targets, &computed, settings)
+        })
         .collect::<Result<Vec<_>>>()?;
     Ok(Transformed::yes(LogicalPlan::Union(
         Union::try_new_with_loose_types(inputs)?,
@@ -262,14 +286,15 @@ pub fn of_join(mut join: Join, settings: &Settings) -> Result<Transformed<Logica
     if set_operation {
         let targets = targets(&[&join.left, &join.right], Purpose::Result);
         if targets.iter().any(Option::is_some) {
+            let none = vec![false; targets.len()];
             join.left = match join.left.as_ref() {
                 LogicalPlan::Distinct(Distinct::All(input)) => {
-                    let input = with_columns(input, &targets, settings)?;
+                    let input = with_columns(input, &targets, &none, settings)?;
                     Arc::new(LogicalPlan::Distinct(Distinct::All(input)))
                 }
-                _ => with_columns(&join.left, &targets, settings)?,
+                _ => with_columns(&join.left, &targets, &none, settings)?,
             };
-            join.right = with_columns(&join.right, &targets, settings)?;
+            join.right = with_columns(&join.right, &targets, &none, settings)?;
             return Ok(Transformed::yes(
                 LogicalPlan::Join(join).recompute_schema()?,
             ));

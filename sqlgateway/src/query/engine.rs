@@ -12,11 +12,10 @@ use super::pushdown::ShipFragments;
 use super::rewrite::{Locking, rewrite_query, take_locking};
 use super::scan::Binding;
 use super::semantics::{after_coercion, before_coercion};
-use super::table::ORIGIN_METADATA_KEY;
-use super::using::{Spelling, merge_columns};
+use super::using::{Spelling, merge_columns, order_star, qualify};
 use crate::error::{Result, SqlError};
 use crate::session::ResultColumn;
-use arrow::datatypes::Field;
+use arrow::datatypes::{DataType, Field};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::metadata::ScalarAndMetadata;
 use datafusion::common::{ParamValues, ScalarValue};
@@ -34,6 +33,7 @@ use datafusion::sql::sqlparser::ast::{Query, Statement, TableFactor, Visit, Visi
 use lineradb_client::{TableVersion, Transaction};
 use lineradb_common::spawn;
 use lineradb_common::sql::{Datum, DatumArrayBuilder, SqlType};
+use lineradb_functions::nullable::ORIGIN_METADATA_KEY;
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -220,6 +220,7 @@ fn plan_now(
     name_outputs(&mut query);
     rewrite_query(&mut query)?;
     let spelling = Spelling::of(&query);
+    qualify(&mut query);
     let names = Names::new(state, context);
     let relations = SqlToRel::new_with_options(&names, parser_options());
     let plan = relations
@@ -227,6 +228,7 @@ fn plan_now(
             Statement::Query(Box::new(query)),
             &mut planner_context(parameter_types),
         )
+        .and_then(|plan| order_star(plan, &spelling))
         .and_then(|plan| merge_columns(plan, &spelling))
         .map_err(sql_error)?;
     drop(relations);
@@ -236,6 +238,7 @@ fn plan_now(
     } = names.into_notes();
     let plan = finish_logical(state, context, plan).map_err(sql_error)?;
     let parameter_types = parameters_of(&plan.analyzed, parameter_types).map_err(sql_error)?;
+    refuse_matrices(&plan.analyzed)?;
     let columns = plan
         .analyzed
         .schema()
@@ -311,6 +314,18 @@ fn parameters_of(
         }
     }
     Ok(types)
+}
+
+/// Arrays of arrays are no arrays of several dimensions.
+fn refuse_matrices(plan: &LogicalPlan) -> Result<()> {
+    for field in plan.schema().fields() {
+        if let DataType::List(item) | DataType::LargeList(item) = field.data_type()
+            && matches!(item.data_type(), DataType::List(_) | DataType::LargeList(_))
+        {
+            return Err(SqlError::unsupported("an array of several dimensions"));
+        }
+    }
+    Ok(())
 }
 
 /// How the user sees a column.

@@ -152,10 +152,16 @@ fn schema_error(error: &SchemaError) -> SqlError {
     }
 }
 
+/// What the coercion of `op ANY (x)` says of an `x` that is no array.
+const NO_ARRAY: &str = "requires array on right side";
+
 /// Messages of planning that say what is wrong only in words.
 fn planning(text: &str) -> SqlError {
     let text = clean(text);
     let lower = text.to_lowercase();
+    if lower.contains(NO_ARRAY) {
+        return SqlError::new("42809", "op ANY/ALL (array) requires array on right side");
+    }
     let state = if lower.contains("invalid function")
         || lower.contains("does not exist")
         || lower.contains("failed to coerce arguments")

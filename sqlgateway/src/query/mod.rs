@@ -38,6 +38,7 @@ pub mod rewrite;
 mod rows;
 mod scan;
 mod semantics;
+mod series;
 mod spans;
 mod subqueries;
 mod table;

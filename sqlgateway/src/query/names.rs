@@ -55,7 +55,7 @@ pub fn name_items(items: &mut [SelectItem]) {
         let is_column = matches!(
             item,
             SelectItem::UnnamedExpr(Expr::Identifier(_) | Expr::CompoundIdentifier(_))
-        );
+        ) && !matches!(item, SelectItem::UnnamedExpr(e) if bare_function(e).is_some());
         let is_alias = matches!(item, SelectItem::ExprWithAlias { .. });
         // A column next to `*` is there twice.
         let hide = (repeated && *n > 1) || (wildcard && is_column);
@@ -78,6 +78,18 @@ pub fn name_items(items: &mut [SelectItem]) {
     }
 }
 
+/// The function that a bare word calls.
+pub fn bare_function(expr: &Expr) -> Option<String> {
+    match expr {
+        Expr::Identifier(word) if word.quote_style.is_none() => {
+            let word = word.value.to_lowercase();
+            let known = ["current_schema", "current_catalog", "current_role"];
+            known.contains(&word.as_str()).then_some(word)
+        }
+        _ => None,
+    }
+}
+
 fn fold(ident: &Ident) -> String {
     match ident.quote_style {
         Some(_) => ident.value.clone(),
@@ -95,33 +107,39 @@ fn label(item: &SelectItem) -> Option<String> {
     }
 }
 
-/// PostgreSQL's `FigureColname`.
+/// PostgreSQL's `FigureColname`: a name that a cast or a CASE around it does not
+/// replace.
 fn expression_name(expr: &Expr) -> Option<String> {
+    match expr {
+        Expr::Cast { data_type, .. } => own_name(expr).or_else(|| type_label(data_type)),
+        Expr::Case { .. } => own_name(expr).or_else(|| Some("case".into())),
+        Expr::TypedString(typed) => type_label(&typed.data_type),
+        Expr::Interval(_) => Some("interval".into()),
+        Expr::Nested(inner) | Expr::Collate { expr: inner, .. } => expression_name(inner),
+        other => own_name(other),
+    }
+}
+
+/// The name of a column or a function in an expression.
+fn own_name(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Identifier(ident) => Some(fold(ident)),
         Expr::CompoundIdentifier(parts) => parts.last().map(fold),
-        Expr::Nested(inner) | Expr::Collate { expr: inner, .. } => expression_name(inner),
+        Expr::Nested(inner) | Expr::Collate { expr: inner, .. } => own_name(inner),
         Expr::Function(function) => {
             let name = function.name.0.last()?.as_ident().map(fold)?;
             Some(public_name(&name).to_owned())
         }
-        Expr::Cast {
-            expr, data_type, ..
-        } => expression_name(expr).or_else(|| type_label(data_type)),
-        Expr::TypedString(typed) => type_label(&typed.data_type),
-        Expr::Interval(_) => Some("interval".into()),
-        Expr::Case { else_result, .. } => else_result
-            .as_ref()
-            .and_then(|e| match e.as_ref() {
-                Expr::Identifier(_) | Expr::CompoundIdentifier(_) => expression_name(e),
-                _ => None,
-            })
-            .or_else(|| Some("case".into())),
+        Expr::Cast { expr, .. } => own_name(expr),
+        Expr::Case { else_result, .. } => else_result.as_ref().and_then(|e| own_name(e)),
+        Expr::CompoundFieldAccess { root, .. } => own_name(root),
         Expr::Exists { .. } => Some("exists".into()),
         Expr::Array(_) => Some("array".into()),
         Expr::Tuple(_) => Some("row".into()),
         Expr::Extract { .. } => Some("extract".into()),
-        Expr::Substring { .. } => Some("substring".into()),
+        Expr::Substring { shorthand, .. } => {
+            Some(if *shorthand { "substr" } else { "substring" }.into())
+        }
         Expr::Position { .. } => Some("position".into()),
         Expr::Trim { trim_where, .. } => Some(
             match trim_where.map(|w| w.to_string()).as_deref() {
@@ -159,6 +177,7 @@ fn type_label(data_type: &datafusion::sql::sqlparser::ast::DataType) -> Option<S
         other => super::types::sql_type_of(other)
             .ok()?
             .short_name()
+            .trim_start_matches('_')
             .to_owned(),
     })
 }
@@ -198,6 +217,17 @@ mod tests {
                 "SELECT a, t.b, count(*), 1+1 AS x, sum(a), a+1, 'x'::text, CASE WHEN true THEN 1 END"
             ),
             ["a", "b", "count", "x", "sum", "?column?", "text", "case"]
+        );
+    }
+
+    #[test]
+    fn casts_and_cases_give_their_name_where_nothing_else_does() {
+        assert_eq!(
+            names(
+                "SELECT 2.5::float8::int, '{1}'::int[], substr('a', 1), substring('a' from 1), \
+                 a::text, CASE WHEN true THEN 1 ELSE upper(a) END"
+            ),
+            ["int4", "int4", "substr", "substring", "a", "upper"]
         );
     }
 

@@ -152,8 +152,8 @@ impl ContextProvider for Names<'_> {
                 let arg = super::semantics::operators(arg, &schema, &self.context.settings)?;
                 simplifier.simplify(simplifier.coerce(arg, &schema)?)
             })
-            .map(|arg| arg.map(widen))
             .collect::<Result<Vec<_>>>()?;
+        let args = super::series::arguments(name, args, &self.context.settings)?;
         let provider =
             function.create_table_provider_with_args(TableFunctionArgs::new(&args, self.state))?;
         Ok(provider_as_source(provider))
@@ -250,20 +250,6 @@ impl ContextProvider for Names<'_> {
 /// meaning, and have no replacement yet.
 const NOT_POSTGRES: &[&str] = &["to_unixtime", "arrow_cast", "arrow_typeof", "struct"];
 
-/// Table functions want 64-bit literals.
-fn widen(expr: Expr) -> Expr {
-    use datafusion::common::ScalarValue;
-    match expr {
-        Expr::Literal(ScalarValue::Int32(v), m) => {
-            Expr::Literal(ScalarValue::Int64(v.map(i64::from)), m)
-        }
-        Expr::Literal(ScalarValue::Int16(v), m) => {
-            Expr::Literal(ScalarValue::Int64(v.map(i64::from)), m)
-        }
-        other => other,
-    }
-}
-
 /// `extract` with fractions, and `avg` as an exact quotient.
 #[derive(Debug)]
 struct PostgresPlanner {
@@ -280,7 +266,8 @@ fn scalar(name: &str, args: Vec<Expr>) -> Result<Expr> {
 }
 
 impl ExprPlanner for PostgresPlanner {
-    /// Arithmetic that DataFusion has no types for (`interval * 2`, `'1' + 1`).
+    /// What DataFusion has no types for (`interval * 2`, `'1' + 1`, a uuid compared
+    /// with a literal).
     fn plan_binary_op(
         &self,
         raw: RawBinaryExpr,
@@ -292,6 +279,12 @@ impl ExprPlanner for PostgresPlanner {
             BinaryOperator::Multiply => Operator::Multiply,
             BinaryOperator::Divide => Operator::Divide,
             BinaryOperator::Modulo => Operator::Modulo,
+            BinaryOperator::Eq => Operator::Eq,
+            BinaryOperator::NotEq => Operator::NotEq,
+            BinaryOperator::Lt => Operator::Lt,
+            BinaryOperator::LtEq => Operator::LtEq,
+            BinaryOperator::Gt => Operator::Gt,
+            BinaryOperator::GtEq => Operator::GtEq,
             _ => return Ok(PlannerResult::Original(raw)),
         };
         let (Ok(left), Ok(right)) = (raw.left.get_type(schema), raw.right.get_type(schema)) else {

@@ -4,6 +4,7 @@
 
 use super::clauses::{fetch_first, set_operations, set_returning, table_factor};
 use super::literals::{custom_operator, interval_with_field, object_identifier, plain_number};
+use super::names::bare_function;
 use super::quantified::with_array;
 use super::rows::{compare_rows, row_in_list};
 use super::subqueries::{quantified, subqueries_in_projection, subquery, values_with_subqueries};
@@ -186,6 +187,10 @@ pub(super) fn name_of(name: &ObjectName) -> String {
 }
 
 fn expression(expr: &mut Expr) -> Result<()> {
+    if let Some(name) = bare_function(expr) {
+        *expr = call(&name, vec![]);
+        return Ok(());
+    }
     match expr {
         Expr::SimilarTo {
             negated,

@@ -21,6 +21,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use lineradb_client::{FragmentRequest, Span};
 use lineradb_common::sql::RowLayout;
+use lineradb_functions::nullable::ORIGIN_METADATA_KEY;
 use lineradb_functions::plan::PLAN_FORMAT_VERSION;
 use std::fmt;
 use std::sync::Arc;
@@ -46,9 +47,6 @@ impl fmt::Debug for ShardTable {
             .finish_non_exhaustive()
     }
 }
-
-/// Key of the field metadata that says where a column comes from.
-pub const ORIGIN_METADATA_KEY: &str = "lineradb.origin";
 
 impl ShardTable {
     /// A table as a snapshot describes it; with its hidden row id or without.

@@ -2,8 +2,10 @@
 //! time in the session's zone.
 
 use super::casts::cast_to;
+use super::errors::carry;
 use super::operators::no_operator;
 use super::semantics::{call, is_interval, is_text, is_utc, literal, type_of};
+use crate::error::SqlError;
 use crate::settings::Settings;
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::Transformed;
@@ -98,10 +100,13 @@ pub(super) fn temporal_arithmetic(
         Operator::Plus | Operator::Minus
             if stamp(lt) && !naive(lt) && is_interval(rt) && !is_utc(settings) =>
         {
-            // Days and months are those of the session's calendar.
+            // Days and months are those of the session's calendar, hours those of
+            // the clock.
             let zone = || literal(settings.time_zone_name.clone());
             let local = call("timezone", vec![zone(), l()])?;
-            call("timezone", vec![zone(), binary(local, op, r())])?
+            let days = binary(local, op, call("pg_interval_days", vec![r()])?);
+            let moved = call("timezone", vec![zone(), days])?;
+            binary(moved, op, call("pg_interval_time", vec![r()])?)
         }
         Operator::Multiply if is_interval(lt) && is_number(rt) => {
             call("pg_interval_mul", vec![l(), float8(r())])?
@@ -164,7 +169,18 @@ pub(super) fn zoned_function(
         return Ok(Transformed::no(Expr::ScalarFunction(function)));
     };
     let zoned = matches!(type_of(argument, schema)?, DataType::Timestamp(_, Some(_)));
-    if !zoned || is_utc(settings) {
+    let word = |at: usize| match function.args.get(at) {
+        Some(Expr::Literal(v, _)) => v.try_as_str().flatten().unwrap_or_default().to_lowercase(),
+        _ => String::new(),
+    };
+    // Seconds since 1970 are the same everywhere.
+    let epoch = position == 1 && function.name() != "date_trunc" && word(0) == "epoch";
+    if zoned && !is_utc(settings) && function.name() == "to_char" && word(1).contains("tz") {
+        return Err(carry(SqlError::unsupported(
+            "the pattern \"TZ\" of to_char in a time zone other than UTC",
+        )));
+    }
+    if !zoned || is_utc(settings) || epoch {
         return Ok(Transformed::no(Expr::ScalarFunction(function)));
     }
     let zone = || literal(settings.time_zone_name.clone());

@@ -10,14 +10,17 @@
 use super::errors::carry;
 use crate::error::SqlError;
 use datafusion::common::Column;
-use datafusion::common::tree_node::Transformed;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
 use datafusion::functions::expr_fn::coalesce;
+use datafusion::logical_expr::utils::expand_wildcard;
 use datafusion::logical_expr::{
-    Expr, Join, JoinConstraint, JoinType, LogicalPlan, LogicalPlanBuilder,
+    Distinct, Expr, Join, JoinConstraint, JoinType, LogicalPlan, LogicalPlanBuilder, Projection,
 };
 use datafusion::sql::sqlparser::ast::{
-    self, Ident, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, Visit, Visitor,
+    self, Ident, JoinConstraint as JoinConstraintSql, JoinOperator, OrderByKind, Query, Select,
+    SelectItem, SelectItemQualifiedWildcardKind, TableFactor, Value, Visit, VisitMut, Visitor,
+    VisitorMut,
 };
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -29,6 +32,8 @@ pub struct Spelling {
     qualified: HashSet<(String, String)>,
     tables: HashSet<String>,
     star: bool,
+    /// The outermost ORDER BY counts columns.
+    ordinal: bool,
 }
 
 fn folded(ident: &Ident) -> String {
@@ -42,7 +47,13 @@ impl Spelling {
     /// Of a query and all queries inside of it.
     pub fn of(query: &Query) -> Self {
         let mut spelling = Self::default();
-        let _ = query.visit(&mut spelling);
+        let _ = Visit::visit(query, &mut spelling);
+        if let Some(order) = &query.order_by
+            && let OrderByKind::Expressions(by) = &order.kind
+        {
+            let number = |e: &ast::Expr| matches!(e, ast::Expr::Value(v) if matches!(v.value, Value::Number(..)));
+            spelling.ordinal = by.iter().any(|by| number(&by.expr));
+        }
         spelling
     }
 
@@ -88,6 +99,195 @@ impl Visitor for Spelling {
             _ => {}
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// Writes a column of `USING` that is named without a table with that of the left
+/// side: the engine takes it for ambiguous in WHERE, and after several joins. Which
+/// of the two has the merged value is [`merge_columns`]' business.
+pub fn qualify(query: &mut Query) {
+    struct Qualify;
+    impl VisitorMut for Qualify {
+        type Break = ();
+        fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+            let mut tables: HashMap<String, Ident> = HashMap::new();
+            for from in &select.from {
+                let Some(left) = name_of(&from.relation) else {
+                    continue;
+                };
+                for (at, join) in from.joins.iter().enumerate() {
+                    for column in using_columns(&join.join_operator) {
+                        if at == 0 || tables.contains_key(&column) {
+                            tables.insert(column, left.clone());
+                        }
+                    }
+                }
+            }
+            if tables.is_empty() {
+                return ControlFlow::Continue(());
+            }
+            let mut name = Name(&tables, 0);
+            for item in &mut select.projection {
+                let _ = VisitMut::visit(item, &mut name);
+            }
+            if let Some(condition) = &mut select.selection {
+                let _ = VisitMut::visit(condition, &mut name);
+            }
+            if let Some(condition) = &mut select.having {
+                let _ = VisitMut::visit(condition, &mut name);
+            }
+            let _ = VisitMut::visit(&mut select.group_by, &mut name);
+            ControlFlow::Continue(())
+        }
+    }
+    struct Name<'a>(&'a HashMap<String, Ident>, usize);
+    impl VisitorMut for Name<'_> {
+        type Break = ();
+        fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+            self.1 += 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+            self.1 -= 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_expr(&mut self, expr: &mut ast::Expr) -> ControlFlow<()> {
+            if self.1 == 0
+                && let ast::Expr::Identifier(column) = expr
+                && let Some(table) = self.0.get(&folded(column))
+            {
+                *expr = ast::Expr::CompoundIdentifier(vec![table.clone(), column.clone()]);
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let _ = VisitMut::visit(query, &mut Qualify);
+}
+
+/// The name that columns of a table have in front.
+fn name_of(table: &TableFactor) -> Option<Ident> {
+    match table {
+        TableFactor::Table { name, alias, .. } => match alias {
+            Some(alias) => Some(alias.name.clone()),
+            None => name.0.last()?.as_ident().cloned(),
+        },
+        TableFactor::Derived {
+            alias: Some(alias), ..
+        } => Some(alias.name.clone()),
+        _ => None,
+    }
+}
+
+fn using_columns(join: &JoinOperator) -> Vec<String> {
+    let constraint = match join {
+        JoinOperator::Join(c)
+        | JoinOperator::Inner(c)
+        | JoinOperator::Left(c)
+        | JoinOperator::LeftOuter(c)
+        | JoinOperator::Right(c)
+        | JoinOperator::RightOuter(c)
+        | JoinOperator::FullOuter(c) => c,
+        _ => return Vec::new(),
+    };
+    match constraint {
+        JoinConstraintSql::Using(columns) => columns
+            .iter()
+            .filter_map(|c| c.0.last()?.as_ident().map(folded))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Puts the columns of `*` over joins with `USING` into PostgreSQL's order, the
+/// merged ones first, where it is the outermost select list.
+pub fn order_star(plan: LogicalPlan, spelling: &Spelling) -> Result<LogicalPlan> {
+    if !spelling.star {
+        return Ok(plan);
+    }
+    match plan {
+        LogicalPlan::Projection(projection) => ordered(projection, spelling),
+        LogicalPlan::Sort(_) | LogicalPlan::Limit(_) | LogicalPlan::Distinct(Distinct::All(_)) => {
+            plan.map_children(|child| Ok(Transformed::yes(order_star(child, spelling)?)))?
+                .data
+                .recompute_schema()
+        }
+        other => Ok(other),
+    }
+}
+
+fn ordered(projection: Projection, spelling: &Spelling) -> Result<LogicalPlan> {
+    let input = &projection.input;
+    let read: Vec<Column> = expand_wildcard(input.schema(), input, None)?
+        .into_iter()
+        .filter_map(|e| match e {
+            Expr::Column(column) => Some(column),
+            _ => None,
+        })
+        .collect();
+    let wanted = star_columns(input, &read);
+    let sorted = |columns: &[Column]| {
+        let mut columns = columns.to_vec();
+        columns.sort();
+        columns
+    };
+    let width = read.len();
+    let run: Vec<Expr> = read.iter().cloned().map(Expr::Column).collect();
+    let start = (0..(projection.expr.len() + 1).saturating_sub(width))
+        .find(|at| projection.expr[*at..*at + width] == run[..]);
+    let (Some(start), true) = (start, width > 0 && sorted(&wanted) == sorted(&read)) else {
+        return Ok(LogicalPlan::Projection(projection));
+    };
+    if wanted == read {
+        return Ok(LogicalPlan::Projection(projection));
+    }
+    if spelling.ordinal {
+        // The position was read in the order that changes here.
+        return Err(carry(SqlError::unsupported(
+            "ORDER BY a position beside * over a join with USING",
+        )));
+    }
+    let mut expressions = projection.expr;
+    for (place, column) in expressions[start..start + width].iter_mut().zip(wanted) {
+        *place = Expr::Column(column);
+    }
+    Ok(LogicalPlan::Projection(Projection::try_new(
+        expressions,
+        projection.input,
+    )?))
+}
+
+/// The columns of `*` in PostgreSQL's order, out of those that are read.
+fn star_columns(plan: &LogicalPlan, read: &[Column]) -> Vec<Column> {
+    match plan {
+        LogicalPlan::Join(join) if join.join_constraint == JoinConstraint::Using => {
+            let (left, right) = (
+                star_columns(&join.left, read),
+                star_columns(&join.right, read),
+            );
+            let mut columns = Vec::with_capacity(read.len());
+            for (l, r) in &join.on {
+                if let (Expr::Column(l), Expr::Column(r)) = (l, r) {
+                    let kept = [l, r].into_iter().find(|c| read.contains(c));
+                    columns.extend(kept.cloned());
+                }
+            }
+            for column in left.into_iter().chain(right) {
+                if !columns.contains(&column) {
+                    columns.push(column);
+                }
+            }
+            columns
+        }
+        LogicalPlan::Join(join) => {
+            let mut columns = star_columns(&join.left, read);
+            columns.extend(star_columns(&join.right, read));
+            columns
+        }
+        LogicalPlan::Filter(filter) => star_columns(&filter.input, read),
+        other => {
+            let columns = other.schema().columns();
+            columns.into_iter().filter(|c| read.contains(c)).collect()
+        }
     }
 }
 

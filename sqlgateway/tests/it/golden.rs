@@ -133,6 +133,11 @@ fn dml() {
 }
 
 #[test]
+fn fidelity() {
+    holds(include_str!("../slt/fidelity.slt"));
+}
+
+#[test]
 fn point_statements() {
     holds(include_str!("../slt/point.slt"));
 }

@@ -2,10 +2,12 @@
 //! gets a snapshot of the parent as it is now, and so never applies the split.
 
 use crate::cluster::{Cluster, eventually, put, replica_on};
-use lineradb_common::ShardId;
+use lineradb_common::{NodeId, ShardId};
 use lineradb_kvnode::command::Verdict;
 use lineradb_kvnode::consensus::Retention;
+use lineradb_kvnode::transport::Lane;
 use lineradb_proto::meta::v1 as meta;
+use lineradb_proto::raft::v1::{self as proto, raft_request::Body};
 use std::time::Duration;
 
 fn key(n: u64) -> Vec<u8> {
@@ -120,6 +122,22 @@ async fn a_child_that_has_voted_is_not_born_again() {
     cluster.holds(away, &key(299), b"left").await;
     let log = cluster.nodes[&away].groups.raft_log().group(ShardId(2));
     assert!(log.vote().is_some() && log.replica() == Some(replica_on(away, 1)));
+    // Addressed again and again, it stays closed: each message waits a moment
+    // for a birth.
+    let (leader, _) = cluster.leader(2).await;
+    let itself = cluster.network.join(NodeId(away));
+    for _ in 0..10 {
+        let request = proto::RaftRequest {
+            group_id: 2,
+            to_replica: replica_on(away, 1).0,
+            from_replica: cluster.group(leader, 2).replica_id().0,
+            body: Some(Body::PreVote(proto::VoteRequest::default())),
+            ..Default::default()
+        };
+        let reply = itself.send(NodeId(away), Lane::Bulk, request).await;
+        reply.unwrap().unwrap();
+    }
+    assert!(cluster.nodes[&away].groups.get(ShardId(2)).is_none());
     // ... and the child is made anew under another id, which nothing holds up.
     let child = cluster.leader(2).await.0;
     let descriptor = cluster.group(child, 2).descriptor();

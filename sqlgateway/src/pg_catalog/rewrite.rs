@@ -13,6 +13,8 @@ use datafusion::sql::sqlparser::ast::{
     FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName, ObjectNamePart, OrderByKind,
     Query, Select, SelectItem, SetExpr, TableFactor, Value, VisitMut, VisitorMut,
 };
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::Parser;
 use std::ops::ControlFlow;
 
 /// Rewrites what it knows; leaves everything else as it is.
@@ -87,6 +89,20 @@ fn replacement(expr: &Expr) -> Option<Expr> {
             let select = select_of(subquery)?;
             (reads_nothing(select) && !counts(select))
                 .then(|| Expr::Value(Value::Boolean(*negated).into()))
+        }
+        Expr::Case {
+            operand: None,
+            conditions,
+            else_result,
+            ..
+        } => {
+            let [branch] = conditions.as_slice() else {
+                return None;
+            };
+            let otherwise = else_result.as_deref().is_none_or(is_null);
+            (otherwise && wants_other_kinds(&branch.condition))
+                .then(|| part_of_type(&branch.result))
+                .flatten()
         }
         Expr::Function(function) => match &function.args {
             FunctionArguments::Subquery(query) if name_of(&function.name) == "array" => {
@@ -180,6 +196,41 @@ fn column_default(select: &Select) -> Option<Expr> {
     };
     let arguments = vec![compared_with("adrelid")?, compared_with("adnum")?];
     Some(call("lineradb_column_default", arguments))
+}
+
+/// `typtype = 'c'` or `'d'`: there are no composite types and no domains.
+fn wants_other_kinds(condition: &Expr) -> bool {
+    let Expr::BinaryOp {
+        left,
+        op: BinaryOperator::Eq,
+        right,
+    } = condition
+    else {
+        return false;
+    };
+    let kind = right.to_string();
+    column_of(left) == Some("typtype") && (kind == "'c'" || kind == "'d'")
+}
+
+/// NULL in the place of what a type of another kind consists of (asyncpg): the
+/// types or the names of its attributes, or the type that a domain is made of.
+fn part_of_type(result: &Expr) -> Option<Expr> {
+    let Expr::Subquery(query) = result else {
+        return None;
+    };
+    let [item] = select_of(query)?.projection.as_slice() else {
+        return None;
+    };
+    let wanted = item.to_string();
+    let data_type = match wanted.as_str() {
+        "oid" => "oid",
+        _ if wanted.contains("atttypid") => "oid[]",
+        _ if wanted.contains("attname") => "text[]",
+        _ => return None,
+    };
+    let text = format!("CAST(NULL AS {data_type})");
+    let parser = Parser::new(&PostgreSqlDialect {});
+    parser.try_with_sql(&text).ok()?.parse_expr().ok()
 }
 
 fn conjuncts<'a>(expr: &'a Expr, out: &mut Vec<&'a Expr>) {
@@ -335,6 +386,10 @@ fn first_argument(function: &Function) -> Option<Expr> {
     }
 }
 
+fn is_null(expr: &Expr) -> bool {
+    matches!(expr, Expr::Value(value) if value.value == Value::Null)
+}
+
 fn null() -> Expr {
     Expr::Value(Value::Null.into())
 }
@@ -363,8 +418,6 @@ fn call(name: &str, arguments: Vec<Expr>) -> Expr {
 mod tests {
     use super::*;
     use datafusion::sql::sqlparser::ast::Statement;
-    use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
-    use datafusion::sql::sqlparser::parser::Parser;
 
     fn rewritten(sql: &str) -> String {
         let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, sql).unwrap();
@@ -427,6 +480,21 @@ mod tests {
         ] {
             assert_eq!(rewritten(sql), sql);
         }
+    }
+
+    #[test]
+    fn there_are_no_composite_types_and_no_domains() {
+        let asyncpg = "SELECT (CASE WHEN t.typtype = 'd' THEN (WITH RECURSIVE b(oid, depth) AS \
+                       (SELECT 1, 2) SELECT oid FROM b ORDER BY depth DESC LIMIT 1) ELSE NULL END) \
+                       AS basetype, (CASE WHEN t.typtype = 'c' THEN (SELECT \
+                       array_agg(ia.atttypid ORDER BY ia.attnum) FROM pg_attribute ia JOIN pg_class c \
+                       ON ia.attrelid = c.oid WHERE c.reltype = t.oid) ELSE NULL END) AS types, \
+                       CASE WHEN t.typtype = 'b' THEN (SELECT 1) ELSE NULL END FROM pg_type t";
+        assert_eq!(
+            rewritten(asyncpg),
+            "SELECT (CAST(NULL AS OID)) AS basetype, (CAST(NULL AS OID[])) AS types, \
+             CASE WHEN t.typtype = 'b' THEN (SELECT 1) ELSE NULL END FROM pg_type t"
+        );
     }
 
     #[test]

@@ -26,9 +26,10 @@ pub struct Ports {
     /// KV API (gRPC) of the first kvnode.
     #[arg(long, default_value_t = 9090)]
     kv_port: u16,
-    /// Metaservice (gRPC).
-    #[arg(long, default_value_t = 9190)]
-    meta_port: u16,
+    /// Metaservice (gRPC). Without this flag: 9190, or a free one when that is
+    /// taken, so that several clusters run side by side.
+    #[arg(long)]
+    meta_port: Option<u16>,
     /// Number of kvnodes: 1 or 3.
     #[arg(long, default_value_t = 3, value_parser = one_or_three)]
     kvnodes: usize,

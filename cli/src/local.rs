@@ -13,6 +13,9 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+/// Where the metaservice listens unless told otherwise.
+const META_PORT: u16 = 9190;
+
 /// What [`LocalCluster::start`] needs. Port 0 takes a free one.
 #[derive(Clone, Debug)]
 pub struct LocalOptions {
@@ -26,8 +29,9 @@ pub struct LocalOptions {
     pub http_port: u16,
     /// Port of the KV API on the first kvnode.
     pub kv_port: u16,
-    /// Port of the metaservice.
-    pub meta_port: u16,
+    /// Port of the metaservice; `None`: the documented one, or any when that is
+    /// taken.
+    pub meta_port: Option<u16>,
     /// Shards above this size are split.
     pub split_bytes: u64,
 }
@@ -61,13 +65,20 @@ impl LocalCluster {
                 .with_context(|| format!("creating {}", folder.display()))?;
             Ok(folder)
         };
-        free(options.meta_port, "--meta-port")?;
+        let meta_port = match options.meta_port {
+            Some(port) => {
+                free(port, "--meta-port")?;
+                port
+            }
+            None if free(META_PORT, "--meta-port").is_ok() => META_PORT,
+            None => 0,
+        };
         free(options.kv_port, "--kv-port")?;
         free(options.pg_port, "--pg-port")?;
         free(options.http_port, "--http-port")?;
         let metaservice = MetaService::start(MetaConfig {
             data: data("metaservice")?,
-            listen: at(options.meta_port).to_string(),
+            listen: at(meta_port).to_string(),
             http: at(0).to_string(),
             replicas: options.kvnodes as u32,
             split_bytes: options.split_bytes,

@@ -492,7 +492,7 @@ mod tests {
                        CASE WHEN t.typtype = 'b' THEN (SELECT 1) ELSE NULL END FROM pg_type t";
         assert_eq!(
             rewritten(asyncpg),
-            "SELECT (CAST(NULL AS OID)) AS basetype, (CAST(NULL AS OID[])) AS types, \
+            "SELECT (CAST(NULL AS oid)) AS basetype, (CAST(NULL AS oid[])) AS types, \
              CASE WHEN t.typtype = 'b' THEN (SELECT 1) ELSE NULL END FROM pg_type t"
         );
     }

@@ -111,8 +111,12 @@ impl Session {
         if let Some(block) = &mut self.block {
             if block.explicit {
                 self.notice("25001", "there is already a transaction in progress");
-            } else {
-                block.explicit = explicit;
+                return Ok(());
+            }
+            block.explicit = explicit;
+            let named = modes.isolation.is_some() || modes.read_only.is_some();
+            if explicit && named {
+                self.set_transaction(modes, false)?;
             }
             return Ok(());
         }

@@ -185,6 +185,13 @@ impl<'a> DdlRunner<'a> {
             if error.is_schema_changed() {
                 self.gateway.catalog().refresh().await?;
             }
+            // What stands in the way may be the same request, sent twice at once.
+            if !error.retryable
+                && work.completes().is_some()
+                && let Some(earlier) = self.earlier().await?
+            {
+                return Ok(Some(earlier));
+            }
             retry.after(error).await?;
         }
     }

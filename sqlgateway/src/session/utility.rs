@@ -116,6 +116,15 @@ impl Session {
                 Ok(Outcome::command("SET"))
             }
             Command::Set(name, value, local) => {
+                let implicit = self.block.as_ref().is_some_and(|b| !b.explicit);
+                if name == "idempotency_key" && implicit {
+                    // Its transaction has begun without a key: the statements that
+                    // follow would not be recognised when they come again.
+                    return Err(SqlError::new(
+                        "25001",
+                        "SET idempotency_key must come before the other statements of its request",
+                    ));
+                }
                 self.set_command(name, value, *local)?;
                 Ok(Outcome::command("SET"))
             }
@@ -169,6 +178,10 @@ impl Session {
             }
             Command::Execute(name, arguments) => {
                 let inner = self.prepared(name)?;
+                // The protocol can prepare an EXECUTE, even of itself.
+                if matches!(inner.statement.command(), Command::Execute(..)) {
+                    return Err(SqlError::unsupported("EXECUTE of an EXECUTE"));
+                }
                 let values = self.evaluate_arguments(name, arguments, &inner.parameter_types)?;
                 Box::pin(self.dispatch(&inner, values, limits)).await
             }

@@ -170,3 +170,34 @@ fn ddl_under_a_key_happens_once() {
         cluster.stop().await;
     });
 }
+
+#[test]
+fn statements_nest_once_and_modes_are_never_lost() {
+    on_cluster(|cluster| async move {
+        let client = cluster.connect().await;
+        client
+            .batch_execute("CREATE TABLE n (id int PRIMARY KEY)")
+            .await
+            .unwrap();
+        // What holds a statement is not held by one: nesting has an end.
+        for deep in [
+            format!("{} SELECT 1", "EXPLAIN ".repeat(10_000)),
+            format!("{} SELECT 1", "PREPARE a AS ".repeat(10_000)),
+            "PREPARE a AS EXECUTE a".to_owned(),
+        ] {
+            assert_eq!(code(&client, &deep).await, "42601");
+        }
+        // BEGIN after a SET in one message makes the implicit transaction explicit,
+        // with the modes that it names.
+        let text = "SET application_name = 'q'; BEGIN READ ONLY; INSERT INTO n VALUES (1)";
+        assert_eq!(code(&client, text).await, "25006");
+        client.batch_execute("ROLLBACK").await.unwrap();
+        assert!(column(&client, "SELECT id FROM n").await.is_empty());
+
+        let late =
+            "SET application_name = 'z'; SET idempotency_key = 'k'; INSERT INTO n VALUES (2)";
+        assert_eq!(code(&client, late).await, "25001");
+        assert!(column(&client, "SELECT id FROM n").await.is_empty());
+        cluster.stop().await;
+    });
+}

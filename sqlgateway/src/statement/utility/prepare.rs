@@ -23,7 +23,7 @@ impl Cursor<'_> {
         }
         self.expect("as")?;
         let rest = self.peek().ok_or_else(|| self.syntax())?.start;
-        let statement = self.inner(rest)?;
+        let statement = self.inner(rest, &["explain", "prepare", "execute"])?;
         Ok(Command::Prepare(name, types, Box::new(statement)))
     }
 
@@ -45,8 +45,12 @@ impl Cursor<'_> {
         Err(self.syntax())
     }
 
-    /// The statement that the rest of the text is.
-    fn inner(&mut self, from: usize) -> Result<Statement> {
+    /// The statement that the rest of the text is. Those that hold a statement
+    /// themselves are `refused`, as in PostgreSQL: so nesting has an end.
+    fn inner(&mut self, from: usize, refused: &[&str]) -> Result<Statement> {
+        if self.peek_word().is_some_and(|w| refused.contains(&&*w)) {
+            return Err(self.syntax());
+        }
         self.at = self.tokens.len();
         let text = &self.text[from..];
         let command = parse_command(text).map_err(|mut e| {
@@ -119,7 +123,7 @@ impl Cursor<'_> {
         Ok(Command::Explain {
             analyze,
             verbose,
-            statement: Box::new(self.inner(rest)?),
+            statement: Box::new(self.inner(rest, &["explain", "prepare"])?),
         })
     }
 }

@@ -236,10 +236,12 @@ impl Client {
         let deadline = options
             .deadline
             .unwrap_or_else(|| self.operation_deadline());
+        let default_deadline = options.default_deadline || options.deadline.is_none();
         let mut backoff = Backoff::contention();
         loop {
             let transaction = self.begin(TransactionOptions {
                 deadline: Some(deadline),
+                default_deadline,
                 ..options.clone()
             })?;
             let error = match self.run_once(&transaction, &f).await {

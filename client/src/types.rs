@@ -121,6 +121,9 @@ pub struct TransactionOptions {
     /// When all of it must be over; single operations have the client's
     /// `operation_timeout` besides.
     pub deadline: Option<Instant>,
+    /// Nobody asked for this deadline: a commit in doubt may be decided a few
+    /// seconds after it, instead of being answered as unknown.
+    pub default_deadline: bool,
 }
 
 /// How a locking read behaves.

@@ -4,6 +4,7 @@ use super::fake::{Fake, Fault, Record};
 use super::*;
 use crate::{Condition, Error, IdempotencyRequest, LockOptions, Ran, TableVersion, WriteOptions};
 use lineradb_common::TableId;
+use lineradb_common::clock::deadline_after;
 use lineradb_proto::shard::v1::{ErrorCode, commit_record_reply, reply};
 
 #[tokio::test]
@@ -119,6 +120,37 @@ async fn an_attempt_that_cannot_be_decided_is_unknown_and_never_aborted() {
         let error = txn.commit().await.unwrap_err();
         assert!(matches!(error, Error::Unknown { .. }), "{kind}: {error:?}");
         assert!(!error.is_retryable());
+    }
+}
+
+/// A deadline that nobody asked for does not turn a lost reply into an unknown
+/// outcome; one that the user set does, in time.
+#[tokio::test]
+async fn a_default_deadline_leaves_time_to_decide() {
+    for default_deadline in [true, false] {
+        let (fake, client) = Fake::start(&[], LONG);
+        fake.plant("1pc", 1, Fault::LoseReply);
+        fake.plant("push", usize::MAX, Fault::Refuse(ErrorCode::Unavailable));
+        let deadline = deadline_after(Duration::from_millis(500));
+        let options = TransactionOptions {
+            deadline: Some(deadline),
+            default_deadline,
+            ..TransactionOptions::default()
+        };
+        let txn = client.begin(options).unwrap();
+        put(&txn, "a", "1");
+        // The decision gets through only when the deadline has passed.
+        let healed = async {
+            tokio::time::sleep_until(deadline).await;
+            if default_deadline {
+                fake.heal();
+            }
+        };
+        let (committed, ()) = tokio::join!(txn.commit(), healed);
+        match default_deadline {
+            true => drop(committed.unwrap()),
+            false => assert!(matches!(committed, Err(Error::Unknown { .. }))),
+        }
     }
 }
 

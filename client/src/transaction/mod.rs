@@ -87,6 +87,8 @@ pub(crate) struct State {
     /// it commits.
     pub(crate) committing: Vec<Bytes>,
     pub(crate) deadline: Option<Instant>,
+    /// See [`TransactionOptions::default_deadline`].
+    pub(crate) default_deadline: bool,
     pub(crate) lock_timeout: Option<Duration>,
     pub(crate) summary: Bytes,
     /// What the idempotency key stands for, when that was not known at the
@@ -117,6 +119,7 @@ impl Transaction {
             locked: BTreeMap::new(),
             committing: Vec::new(),
             deadline: options.deadline,
+            default_deadline: options.default_deadline,
             lock_timeout: options.lock_timeout,
             summary: Bytes::new(),
             request_hash: None,
@@ -156,9 +159,11 @@ impl Transaction {
         !self.0.state.lock().buffer.is_empty()
     }
 
-    /// Changes when all of it must be over.
+    /// Changes when all of it must be over, doubts included.
     pub fn set_deadline(&self, deadline: Option<Instant>) {
-        self.0.state.lock().deadline = deadline;
+        let mut state = self.0.state.lock();
+        state.deadline = deadline;
+        state.default_deadline = false;
     }
 
     /// Changes how long a lock may be waited for.

@@ -19,8 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// An attempt in doubt is given this long to be decided (or the time of one
-/// operation, if that is shorter), unless the client has set a deadline itself: then
-/// the doubt is answered when that has come.
+/// operation, if that is shorter), unless its user has set a deadline: then the
+/// doubt is answered when that has come. A default that nobody asked for may be
+/// overrun.
 const DECIDE_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Inner {
@@ -34,7 +35,10 @@ impl Inner {
     ) -> Result<Timestamp> {
         let patience = DECIDE_TIMEOUT.min(self.shared.operation_timeout);
         let usual = context.deadline.max(deadline_after(patience));
-        let own = self.state.lock().deadline;
+        let own = {
+            let state = self.state.lock();
+            state.deadline.filter(|_| !state.default_deadline)
+        };
         let deadline = own.map_or(usual, |own| own.min(usual));
         let context = Context {
             deadline,

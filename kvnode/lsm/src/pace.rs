@@ -2,7 +2,7 @@
 //!
 //! **Back-pressure.** A writer that runs into a full level 0 or a full row of memtables stands still until a job is
 //! done, which everyone behind it feels. So writers are slowed down before: the closer the limit, the lower the rate
-//! at which a group may write, from [`RATE_MAX`] down to [`RATE_MIN`], by the square of the distance. What a group
+//! at which groups may write, from [`RATE_MAX`] down to [`RATE_MIN`], by the square of the distance. What a group
 //! owes is summed up, and slept off in pieces worth a sleep.
 //!
 //! **Rate limit.** Compactions share a budget of bytes per second, so that they leave the disk to others. Who has
@@ -67,11 +67,21 @@ fn micros_for(bytes: usize, pressure: u64) -> u64 {
 #[derive(Debug, Default)]
 pub(crate) struct Backpressure {
     owed_micros: u64,
+    /// Written, not charged yet.
+    unpaid: usize,
 }
 
 impl Backpressure {
-    /// Adds what a group costs under a pressure, and gives the pause that is due now.
+    /// Notes what came along with a leader that had paid for itself: the next one pays for it, since followers are
+    /// only known when the leader has waited.
+    pub fn came_along(&mut self, bytes: usize) {
+        self.unpaid = self.unpaid.saturating_add(bytes);
+    }
+
+    /// Adds what a leader, and whoever came along since the last charge, cost under a pressure, and gives the pause
+    /// that is due now.
     pub fn charge(&mut self, bytes: usize, pressure: u64) -> u64 {
+        let bytes = bytes.saturating_add(std::mem::take(&mut self.unpaid));
         if pressure == 0 {
             self.owed_micros = 0;
             return 0;
@@ -172,6 +182,19 @@ mod tests {
         // What the past owes is forgotten once there is room.
         assert_eq!(backpressure.charge(0, 0), 0);
         assert_eq!(backpressure.charge(1, 1), 0);
+    }
+
+    #[test]
+    fn who_comes_along_is_paid_for_by_the_next() {
+        let mut backpressure = Backpressure::default();
+        assert_eq!(backpressure.charge(1, 1000), 0);
+        backpressure.came_along(1 << 20);
+        assert_eq!(backpressure.charge(1, 1000), SLEEP_MICROS_MAX);
+        // Once, and not at all when there is room again.
+        let mut other = Backpressure::default();
+        other.came_along(1 << 20);
+        assert_eq!(other.charge(1, 0), 0);
+        assert_eq!(other.charge(1, 1000), 0);
     }
 
     #[test]

@@ -137,7 +137,6 @@ impl GroupsCore {
         if records.contains_key(&shard) {
             return Ok(false);
         }
-        self.check_room(&descriptor, &records)?;
         let span = bounds::span(&descriptor);
         let shed = { records.values() }
             .flat_map(|record| &record.shed)

@@ -90,6 +90,11 @@ pub(crate) fn range_start(key: &[u8]) -> Bytes {
     out.freeze()
 }
 
+/// The bytes of a span of keys in the trees.
+pub(crate) fn range(start: &[u8], end: &[u8]) -> (Bytes, Bytes) {
+    (range_start(start), range_end(end))
+}
+
 fn range_end(key: &[u8]) -> Bytes {
     if key.is_empty() {
         Bytes::from_static(&[END])

@@ -12,7 +12,7 @@ use crate::snapshot::Spool;
 use bytes::Bytes;
 use futures::stream;
 use lineradb_common::{NodeId, ReplicaId, ShardId, keys};
-use lineradb_lsm::{Background, CrashLoss, Db, SimVfs};
+use lineradb_lsm::{Background, CrashLoss, Db, SimVfs, Vfs};
 use lineradb_proto::shard::v1::{ShardDescriptor, Span};
 use openraft::RaftSnapshotBuilder;
 use openraft::storage::RaftStateMachine;
@@ -337,4 +337,99 @@ async fn d1_a_snapshot_is_installed_whole_or_not_at_all() {
         }
     }
     assert!(unchanged > 0 && resumed > 0 && done > 0);
+}
+
+/// A node with a child that holds a row in `[m, )`, an empty parent of `[, m)`
+/// that was made after the split, and a snapshot cut before it, which covers
+/// the child as well.
+struct BeforeTheSplit {
+    disk: SimVfs,
+    db: Db,
+    parent: StateMachine,
+    cut: Cut,
+}
+
+async fn before_the_split() -> BeforeTheSplit {
+    let elsewhere = SimVfs::new();
+    let mut sender = machine(&elsewhere, &open(&elsewhere), b"");
+    apply(&mut sender, 1, write("a", "parent")).await;
+    let cut = cut_of(&mut sender).await;
+    let disk = SimVfs::new();
+    let db = open(&disk);
+    let child = ShardDescriptor {
+        shard_id: 2,
+        version: 1,
+        span: Some(Span {
+            start: Bytes::from_static(b"m"),
+            end: Bytes::new(),
+        }),
+        ..ShardDescriptor::default()
+    };
+    let mut child = StateMachine::detached(db.clone(), spool(&disk), ME, child).unwrap();
+    apply(&mut child, 1, write("z", "acknowledged")).await;
+    let parent = machine(&disk, &db, b"m");
+    BeforeTheSplit {
+        disk,
+        db,
+        parent,
+        cut,
+    }
+}
+
+fn childs_row() -> (Bytes, Bytes) {
+    (stored("z"), Bytes::from_static(b"acknowledged"))
+}
+
+fn snapshots(disk: &SimVfs) -> Vec<String> {
+    disk.list(Path::new("/snapshots")).unwrap()
+}
+
+/// C4: a leader that has not applied the split yet sends what it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c4_a_snapshot_does_not_take_what_another_replica_holds() {
+    let mut node = before_the_split().await;
+    let installed = node
+        .parent
+        .install_snapshot(&node.cut.meta, node.cut.snapshot);
+    installed.await.unwrap_err();
+    assert_eq!(rows(&node.db), [childs_row()]);
+    assert!(snapshots(&node.disk).is_empty());
+    let storage = Storage::new(node.db).unwrap();
+    let record = local::load(&storage, SHARD).unwrap().unwrap();
+    assert!(record.installing.is_none());
+}
+
+/// C4: nor does an installation that goes on at the next start, or the erasure
+/// of the replica that is then replaced. Its file goes with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c4_a_replica_is_erased_without_what_another_one_holds() {
+    let node = before_the_split().await;
+    let storage = Storage::new(node.db.clone()).unwrap();
+    let spool = spool(&node.disk);
+    let descriptor = node.cut.snapshot.descriptor().clone();
+    let spooled = node.cut.snapshot.into_spooled(&spool).unwrap();
+    spooled.keep();
+    let installing = local::Installing {
+        file: spooled.name().to_owned(),
+        rows: spooled.rows(),
+        applied: LogId { term: 5, index: 1 },
+        membership: node.cut.meta.last_membership.clone(),
+        descriptor: descriptor.clone(),
+    };
+    let mut batch = lineradb_lsm::WriteBatch::new();
+    local::put_installing(&mut batch, &storage, SHARD, &installing);
+    // A part of the snapshot is there already.
+    batch.put(storage.keyspace(Tree::Data), &stored("a"), b"parent");
+    storage.write(batch).unwrap();
+    drop(node.parent);
+
+    let again = StateMachine::detached(node.db.clone(), Arc::clone(&spool), ME, descriptor.clone());
+    assert!(again.is_err());
+    assert!(rows(&node.db).contains(&childs_row()));
+    assert_eq!(snapshots(&node.disk), [installing.file]);
+
+    super::life::erase(&storage, &spool, SHARD, &descriptor).unwrap();
+    assert_eq!(rows(&node.db), [childs_row()]);
+    assert!(local::load(&storage, SHARD).unwrap().is_none());
+    assert!(snapshots(&node.disk).is_empty());
 }

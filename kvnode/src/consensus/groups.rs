@@ -246,7 +246,7 @@ impl GroupsCore {
         let records = local::load_all(&self.storage)?;
         let installing = records.values().filter_map(|r| r.installing.as_ref());
         self.spool
-            .sweep(&installing.map(|i| i.file.clone()).collect())?;
+            .sweep(&installing.map(|i| i.file.clone()).collect());
         for (shard, record) in records {
             let tombstone = self.log.group(shard).tombstone();
             if tombstone.is_some_and(|t| t.replica >= record.replica) {

@@ -2,19 +2,21 @@
 //! orders are idempotent: they are repeated until a status shows them done.
 
 use super::api::Leadership;
-use super::bounds::{self, Bounds};
+use super::bounds;
 use super::group::Group;
 use super::groups::{Groups, GroupsCore};
 use super::local::{self, ReplicaRecord, Seed};
 use super::split;
+use super::storage::Storage;
 use crate::raft_log::LogId;
+use crate::snapshot::Spool;
 use crate::{Error, Result};
 use lineradb_common::{ReplicaId, ShardId, keys, spawn};
 use lineradb_lsm::WriteBatch;
 use lineradb_proto::meta::v1 as meta;
 use lineradb_proto::shard::v1::ShardDescriptor;
 use openraft::async_runtime::watch::WatchReceiver;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// What every founder's log starts behind.
@@ -93,7 +95,6 @@ impl Groups {
                 "replica {replica} of shard {shard} was destroyed here (C3)"
             )));
         }
-        core.check_room(&descriptor, &local::load_all(&core.storage)?)?;
         let founding = order.founding;
         let record = birth_record(descriptor, replica, founding)?;
         let leads_first = founding && founder_of(&record.descriptor) == Some(replica);
@@ -262,15 +263,10 @@ impl GroupsCore {
     /// No two replicas of a node hold the same key: what a parent still covers
     /// becomes its child's when the parent's own log says so (C4). Replicas on
     /// record that do not run hold their keys as well.
-    pub(super) fn check_room(
-        &self,
-        descriptor: &ShardDescriptor,
-        records: &BTreeMap<ShardId, ReplicaRecord>,
-    ) -> Result<()> {
+    fn check_room(&self, descriptor: &ShardDescriptor) -> Result<()> {
         let (start, end) = bounds::span(descriptor);
-        let running = self.list().into_iter().map(|group| group.descriptor());
-        let recorded = records.values().map(|r| Arc::new(r.descriptor.clone()));
-        for other in running.chain(recorded) {
+        for group in self.list() {
+            let other = group.descriptor();
             let (a, b) = bounds::span(&other);
             if keys::spans_overlap(&start, &end, &a, &b) {
                 return Err(Error::Unavailable(format!(
@@ -279,39 +275,70 @@ impl GroupsCore {
                 )));
             }
         }
-        Ok(())
+        local::check_room(descriptor, local::load_all(&self.storage)?.values())
+    }
+
+    /// Before a snapshot is received, and again before it is handed to its
+    /// replica.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] while it covers what another replica here holds:
+    /// its sender has not applied a split yet (C4).
+    pub(crate) fn check_install(&self, descriptor: &ShardDescriptor) -> Result<()> {
+        local::check_install(&self.storage, descriptor)
     }
 
     /// Puts a new replica on record and starts it. `life` is held.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] while another replica holds part of the range.
     pub(super) async fn bring_up(
         self: &Arc<Self>,
         shard: ShardId,
         record: ReplicaRecord,
     ) -> Result<Group> {
-        let mut batch = WriteBatch::new();
-        local::put_replica(&mut batch, &self.storage, &record);
-        self.storage.write(batch)?;
+        {
+            let _room = self.storage.room.lock();
+            self.check_room(&record.descriptor)?;
+            let mut batch = WriteBatch::new();
+            local::put_replica(&mut batch, &self.storage, &record);
+            self.storage.write(batch)?;
+        }
         // Durable before the replica votes or stores anything: the raft log
         // alone would not bring it back.
         self.storage.flush().await?;
         self.start(shard, record, false).await
     }
 
-    /// Removes what a destroyed replica held: rows first, then its record, so
-    /// that a crash in between is finished at the next start.
     pub(super) fn erase(&self, shard: ShardId, descriptor: &ShardDescriptor) -> Result<()> {
-        let write = |batch| self.storage.write(batch);
-        self.storage.delete_all(&Bounds::of(descriptor), write)?;
-        let installing = local::load(&self.storage, shard)?.and_then(|r| r.installing);
-        if let Some(installing) = installing {
-            let partial = Bounds::of(&installing.descriptor);
-            self.storage.delete_all(&partial, write)?;
-        }
-        let mut batch = WriteBatch::new();
-        local::delete_replica(&mut batch, &self.storage, shard);
-        self.storage.write(batch)?;
-        Ok(())
+        erase(&self.storage, &self.spool, shard, descriptor)
     }
+}
+
+/// Removes what a destroyed replica held: rows first, then its record, so that a
+/// crash in between is finished at the next start. What another replica holds
+/// stays, whatever the record says.
+pub(super) fn erase(
+    storage: &Storage,
+    spool: &Arc<Spool>,
+    shard: ShardId,
+    descriptor: &ShardDescriptor,
+) -> Result<()> {
+    let write = |batch| storage.write(batch);
+    storage.delete_all(&local::own_ranges(storage, descriptor)?, write)?;
+    let installing = local::load(storage, shard)?.and_then(|r| r.installing);
+    if let Some(installing) = &installing {
+        let partial = local::own_ranges(storage, &installing.descriptor)?;
+        storage.delete_all(&partial, write)?;
+    }
+    let mut batch = WriteBatch::new();
+    local::delete_replica(&mut batch, storage, shard);
+    storage.write(batch)?;
+    if let Some(installing) = installing {
+        // A crash may bring the record back, not the need for the rows.
+        spool.find(&installing.file, installing.rows).done();
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -5,13 +5,14 @@
 //! that it counts, a split's child with its parent's descriptor (C4), a
 //! snapshot's rows with the position that they stand for.
 
+use super::bounds;
 use super::storage::Storage;
 use super::types::{StoredMembership, decode_membership, encode_membership};
 use crate::command::{Malformed, Tree, take_slice, take_u8, take_varint};
 use crate::raft_log::{LogId, Vote};
 use crate::{Error, Result};
 use bytes::{BufMut, Bytes, BytesMut};
-use lineradb_common::{ReplicaId, ShardId};
+use lineradb_common::{ReplicaId, ShardId, keys};
 use lineradb_lsm::WriteBatch;
 use lineradb_proto::shard::v1::ShardDescriptor;
 use prost::Message;
@@ -59,6 +60,75 @@ pub(crate) struct ReplicaRecord {
     /// Spans that this replica held and gave up to a snapshot, without applying
     /// the splits behind it: children may be born there by asking (C4).
     pub shed: Vec<(Bytes, Bytes)>,
+}
+
+impl ReplicaRecord {
+    /// What it holds, and what the snapshot under way will make it hold.
+    fn spans(&self) -> impl Iterator<Item = (Bytes, Bytes)> {
+        let installing = self.installing.as_ref().map(|i| &i.descriptor);
+        std::iter::once(&self.descriptor)
+            .chain(installing)
+            .map(bounds::span)
+    }
+}
+
+/// No two replicas of a node hold the same key (C4).
+///
+/// # Errors
+/// [`Error::Unavailable`] when one of the records claims part of the range.
+pub(crate) fn check_room<'a>(
+    descriptor: &ShardDescriptor,
+    records: impl Iterator<Item = &'a ReplicaRecord>,
+) -> Result<()> {
+    let (start, end) = bounds::span(descriptor);
+    for record in records {
+        if record
+            .spans()
+            .any(|(a, b)| keys::spans_overlap(&start, &end, &a, &b))
+        {
+            return Err(Error::Unavailable(format!(
+                "shard {} overlaps shard {} on this node",
+                descriptor.shard_id, record.descriptor.shard_id
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The same for a snapshot of a shard that has a replica here. One that was cut
+/// before a split that this node knows of covers the child's range as well.
+///
+/// # Errors
+/// As [`check_room`]; when the records cannot be read.
+pub(crate) fn check_install(storage: &Storage, descriptor: &ShardDescriptor) -> Result<()> {
+    let records = load_all(storage)?;
+    let others = { records.iter() }
+        .filter(|(shard, _)| shard.0 != descriptor.shard_id)
+        .map(|(_, record)| record);
+    check_room(descriptor, others)
+}
+
+/// The ranges of the trees that are a shard's alone on this node: what another
+/// replica claims is left out.
+pub(crate) fn own_ranges(
+    storage: &Storage,
+    descriptor: &ShardDescriptor,
+) -> Result<Vec<(Bytes, Bytes)>> {
+    let records = load_all(storage)?;
+    let mut parts = vec![bounds::span(descriptor)];
+    for (shard, record) in records {
+        if shard.0 == descriptor.shard_id {
+            continue;
+        }
+        for other in record.spans() {
+            let rest = parts.iter().flat_map(|p| bounds::left_over(p, &other));
+            parts = rest.collect();
+        }
+    }
+    let local = bounds::local_prefix(ShardId(descriptor.shard_id));
+    let upper = bounds::prefix_end(&local);
+    let ranges = parts.iter().map(|(start, end)| bounds::range(start, end));
+    Ok(std::iter::once((local, upper)).chain(ranges).collect())
 }
 
 fn key(shard: ShardId, field: u8) -> [u8; 9] {

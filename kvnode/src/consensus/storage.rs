@@ -6,7 +6,9 @@ use crate::{Error, Result};
 use bytes::Bytes;
 use lineradb_common::spawn;
 use lineradb_lsm::{Db, KeyspaceId, WriteBatch, WriteOptions};
+use parking_lot::Mutex;
 use std::ops::Bound;
+use std::sync::Arc;
 
 /// Keys deleted in one batch when a replica is removed, and their bytes.
 const DELETE_KEYS_MAX: usize = 20_000;
@@ -17,6 +19,8 @@ const DELETE_BYTES_MAX: usize = 4 << 20;
 pub(crate) struct Storage {
     pub db: Db,
     keyspaces: [KeyspaceId; 4],
+    /// Held from the look at who holds which keys to the record of a claim.
+    pub room: Arc<Mutex<()>>,
 }
 
 impl Storage {
@@ -27,7 +31,11 @@ impl Storage {
             db.keyspace(Tree::Txn.name())?,
             db.keyspace(Tree::Local.name())?,
         ];
-        Ok(Storage { db, keyspaces })
+        Ok(Storage {
+            db,
+            keyspaces,
+            room: Arc::default(),
+        })
     }
 
     pub(crate) fn keyspace(&self, tree: Tree) -> KeyspaceId {
@@ -47,15 +55,15 @@ impl Storage {
         }
     }
 
-    /// Deletes every key of a shard that exists now, in batches that `write`
+    /// Deletes every key in the ranges that exists now, in batches that `write`
     /// writes.
     pub(crate) fn delete_all(
         &self,
-        bounds: &Bounds,
+        ranges: &[(Bytes, Bytes)],
         write: impl Fn(WriteBatch) -> Result<u64>,
     ) -> Result<()> {
         let mut batch = WriteBatch::new();
-        self.keys(bounds, |tree, key| {
+        self.keys(ranges, |tree, key| {
             batch.delete(tree, key);
             if batch.len() >= DELETE_KEYS_MAX || batch.byte_len() >= DELETE_BYTES_MAX {
                 write(std::mem::take(&mut batch))?;
@@ -70,16 +78,16 @@ impl Storage {
 
     fn keys(
         &self,
-        bounds: &Bounds,
+        ranges: &[(Bytes, Bytes)],
         mut visit: impl FnMut(KeyspaceId, &[u8]) -> Result<()>,
     ) -> Result<()> {
         let snapshot = self.db.snapshot();
         for tree in Tree::REPLICATED {
-            for (lower, upper) in bounds.ranges() {
+            for (lower, upper) in ranges {
                 let mut iter = snapshot.iter(
                     self.keyspace(tree),
-                    Bound::Included(&lower),
-                    Bound::Excluded(&upper),
+                    Bound::Included(lower),
+                    Bound::Excluded(upper),
                 );
                 iter.seek_to_first()?;
                 while iter.valid() {

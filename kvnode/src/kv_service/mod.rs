@@ -83,6 +83,7 @@ impl Call {
     fn options(&self) -> TransactionOptions {
         TransactionOptions {
             deadline: Some(self.deadline),
+            default_deadline: !self.own_deadline,
             ..TransactionOptions::default()
         }
     }

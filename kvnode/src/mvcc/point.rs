@@ -83,6 +83,9 @@ pub(super) fn judge(reader: &impl Reader, intent: &Intent, at: Timestamp) -> Res
         return Ok(Foreign::Undecided);
     };
     Ok(match TxnRecord::decode_status(bytes)? {
+        // Laid again by a late message after the commit point: a stray, never a
+        // version.
+        Status::Committed(s) if s < intent.timestamp => Foreign::Skip,
         Status::Committed(s) if s <= at => Foreign::Committed(s),
         Status::Committed(_) | Status::Aborted => Foreign::Skip,
     })
@@ -314,6 +317,9 @@ mod tests {
             (ts(25), ts(25))
         );
         decide(&store, OTHER, Status::Aborted);
+        assert_eq!(read(&store, b"a", 99).unwrap().value.unwrap(), "one");
+        // A commit lies at or above all of its intents: this one came late.
+        decide(&store, OTHER, Status::Committed(ts(19)));
         assert_eq!(read(&store, b"a", 99).unwrap().value.unwrap(), "one");
     }
 

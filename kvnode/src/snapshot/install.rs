@@ -15,6 +15,13 @@
 //! installation is done again from the file, which was durable before its name
 //! was. Doing it twice changes nothing.
 //!
+//! **Whose keys go.** A snapshot that was cut before a split covers the child's
+//! range as well. An empty replica that was made after the split must not take
+//! it: the child may hold acknowledged writes on this node (C4). Whoever
+//! receives such a snapshot refuses it, and the sender tries again with a later
+//! one; what slips by is met here, before anything is written, and stops the
+//! replica.
+//!
 //! The raft log loses nothing by this. openraft purges what the snapshot covers
 //! only after the installation is reported (D2), so until then the log is as it
 //! was, and after a repetition the log is only behind the position, which
@@ -78,11 +85,15 @@ pub(crate) async fn install(
         };
         let before = local::load(storage, state.shard)?
             .ok_or_else(|| Error::Corrupt(format!("no record of shard {}", state.shard)))?;
+        // C4: from the look to the record nobody else claims these keys.
+        let room = storage.room.lock();
+        local::check_install(storage, &installing.descriptor)?;
         // The name may be durable from the next line on.
         spooled.keep();
         let mut batch = WriteBatch::new();
         local::put_installing(&mut batch, storage, state.shard, &installing);
         state.write(batch)?;
+        drop(room);
         let shed = shed(&before, &installing.descriptor);
         let write = |batch| state.write(batch);
         let seqno = replace(storage, &before, &installing, &spooled, &shed, write)?;
@@ -106,8 +117,8 @@ pub(crate) async fn install(
 /// then.
 ///
 /// # Errors
-/// When the file cannot be read: the replica does not start, and is replaced
-/// under a new id (D3).
+/// When the file cannot be read, or covers what another replica holds: the
+/// replica does not start, and is replaced under a new id (D3).
 pub(crate) fn resume(
     storage: &Storage,
     spool: &Arc<Spool>,
@@ -118,6 +129,7 @@ pub(crate) fn resume(
     };
     let shard = ShardId(record.descriptor.shard_id);
     tracing::info!(%shard, file = installing.file, "a snapshot's installation goes on");
+    local::check_install(storage, &installing.descriptor)?;
     let spooled = spool.find(&installing.file, installing.rows);
     let shed = shed(&record, &installing.descriptor);
     let write = |batch| storage.write(batch);
@@ -142,8 +154,10 @@ fn replace(
     // The old range too: after a split further on, the new one is smaller, and
     // what is left over belongs to the child, which is born here later (C4) and
     // gets its rows from its own leader.
-    storage.delete_all(&Bounds::of(&before.descriptor), &write)?;
-    storage.delete_all(&bounds, &write)?;
+    for descriptor in [&before.descriptor, descriptor] {
+        let ranges = local::own_ranges(storage, descriptor)?;
+        storage.delete_all(&ranges, &write)?;
+    }
     let mut batch = WriteBatch::new();
     spooled.for_each(|row| {
         if !bounds.contains(&row.key) {

@@ -4,6 +4,7 @@ use super::ShardCut;
 use super::chunks::checksum;
 use super::spool::{Spool, Writer, tree_of};
 use crate::command::{Malformed, take_u8, take_varint};
+use crate::consensus::bounds::Bounds;
 use crate::consensus::types::{SnapshotMeta, decode_membership, raft_log_id};
 use crate::raft_log::LogId;
 use crate::{Error, Result};
@@ -17,6 +18,7 @@ use std::sync::Arc;
 /// A snapshot that is being received.
 pub struct Assembly {
     meta: SnapshotMeta,
+    bounds: Bounds,
     descriptor: ShardDescriptor,
     rows: Writer,
     complete: bool,
@@ -37,17 +39,23 @@ impl Assembly {
             .map_err(|error| Error::Corrupt(format!("meta of a snapshot: {error}")))?;
         Ok(Assembly {
             meta,
+            bounds: Bounds::of(&descriptor),
             descriptor,
             rows: spool.create()?,
             complete: false,
         })
     }
 
+    /// The shard as the header tells it.
+    pub fn descriptor(&self) -> &ShardDescriptor {
+        &self.descriptor
+    }
+
     /// Takes the next message.
     ///
     /// # Errors
-    /// When a checksum or the count of rows is wrong, or messages are out of
-    /// order.
+    /// When a checksum or the count of rows is wrong, a key is another shard's,
+    /// or messages are out of order.
     pub fn add(&mut self, chunk: proto::SnapshotChunk) -> Result<()> {
         if self.complete {
             return Err(Error::Corrupt("a snapshot goes on after its end".into()));
@@ -59,6 +67,12 @@ impl Assembly {
                 }
                 if tree_of(rows.keyspace).is_none() {
                     return Err(Error::Corrupt("unknown tree in a snapshot".into()));
+                }
+                // Here only the stream breaks; later it would stop the replica.
+                if !rows.keys.iter().all(|key| self.bounds.contains(key)) {
+                    return Err(Error::Corrupt(
+                        "a snapshot with a key of another shard".into(),
+                    ));
                 }
                 self.rows.put(&rows)
             }
@@ -104,4 +118,61 @@ fn decode_meta(mut input: Bytes) -> Result<SnapshotMeta, Malformed> {
         last_log_id: Some(raft_log_id(last)),
         last_membership: decode_membership(input)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::bounds::{local_prefix, range_start};
+    use crate::consensus::types::StoredMembership;
+    use bytes::{BufMut, BytesMut};
+    use lineradb_common::ShardId;
+    use lineradb_lsm::SimVfs;
+    use lineradb_proto::shard::v1::Span;
+    use std::path::Path;
+
+    #[test]
+    fn keys_of_another_shard_are_refused_as_they_arrive() {
+        let spool = Spool::open(Arc::new(SimVfs::new()), Path::new("/snapshots")).unwrap();
+        let descriptor = ShardDescriptor {
+            shard_id: 1,
+            span: Some(Span {
+                start: Bytes::from_static(b"b"),
+                end: Bytes::from_static(b"m"),
+            }),
+            ..ShardDescriptor::default()
+        };
+        let mut meta = BytesMut::from(&[1, 5, 9][..]);
+        meta.put_slice(&crate::consensus::types::encode_membership(
+            &StoredMembership::default(),
+        ));
+        let header = proto::SnapshotHeader {
+            group_id: 1,
+            shard_state: descriptor.encode_to_vec().into(),
+            meta: meta.freeze(),
+            ..proto::SnapshotHeader::default()
+        };
+        let add = |key: Bytes| {
+            let mut rows = proto::SnapshotRows {
+                keyspace: 0,
+                keys: vec![key],
+                values: vec![Bytes::new()],
+                checksum: 0,
+            };
+            rows.checksum = checksum(&rows);
+            let mut assembly = Assembly::begin(&header, &spool).unwrap();
+            assembly.add(proto::SnapshotChunk {
+                part: Some(Part::Rows(rows)),
+            })
+        };
+        add(range_start(b"b")).unwrap();
+        add(local_prefix(ShardId(1))).unwrap();
+        for key in [
+            range_start(b"a"),
+            range_start(b"m"),
+            local_prefix(ShardId(2)),
+        ] {
+            assert!(matches!(add(key), Err(Error::Corrupt(_))));
+        }
+    }
 }

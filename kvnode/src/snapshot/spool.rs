@@ -23,6 +23,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+/// What the files' names end with.
+const SUFFIX: &str = ".snapshot";
+
 /// The folder of the snapshots that are being received or installed.
 pub struct Spool {
     vfs: Arc<dyn Vfs>,
@@ -40,7 +43,7 @@ impl Spool {
         vfs.create_dir_all(dir).map_err(failed)?;
         let names = vfs.list(dir).map_err(failed)?;
         let last = { names.iter() }
-            .filter_map(|name| u64::from_str_radix(name.strip_suffix(".snapshot")?, 16).ok())
+            .filter_map(|name| u64::from_str_radix(name.strip_suffix(SUFFIX)?, 16).ok())
             .max();
         Ok(Arc::new(Spool {
             vfs,
@@ -49,18 +52,22 @@ impl Spool {
         }))
     }
 
-    /// Removes the files that nobody waits for.
-    ///
-    /// # Errors
-    /// When the file system refuses.
-    pub(crate) fn sweep(&self, wanted: &BTreeSet<String>) -> Result<()> {
-        let failed = |error| Error::io(format!("clear {}", self.dir.display()), error);
-        for name in self.vfs.list(&self.dir).map_err(failed)? {
-            if !wanted.contains(&name) {
-                self.vfs.remove(&self.dir.join(&name)).map_err(failed)?;
+    /// Removes the snapshots that nobody waits for. One that cannot be removed
+    /// is in nobody's way: the node starts all the same.
+    pub(crate) fn sweep(&self, wanted: &BTreeSet<String>) {
+        let names = self.vfs.list(&self.dir).unwrap_or_else(|error| {
+            tracing::warn!(dir = %self.dir.display(), %error, "left-over snapshots stay");
+            Vec::new()
+        });
+        for name in names {
+            if !name.ends_with(SUFFIX) || wanted.contains(&name) {
+                continue;
+            }
+            let path = self.dir.join(&name);
+            if let Err(error) = self.vfs.remove(&path) {
+                tracing::warn!(path = %path.display(), %error, "a left-over snapshot stays");
             }
         }
-        Ok(())
     }
 
     /// Begins a file.
@@ -69,7 +76,7 @@ impl Spool {
     /// When the file system refuses.
     pub(crate) fn create(self: &Arc<Self>) -> Result<Writer> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{number:016x}.snapshot");
+        let name = format!("{number:016x}{SUFFIX}");
         let path = self.dir.join(&name);
         let file = { self.vfs.create(&path) }
             .map_err(|error| Error::io(format!("create {}", path.display()), error))?;
@@ -274,8 +281,16 @@ mod tests {
         drop(lingering);
         disk.crash(lineradb_lsm::CrashLoss::Everything);
         let spool = Spool::open(Arc::new(disk.clone()), dir).unwrap();
-        spool.sweep(&BTreeSet::from([name.clone()])).unwrap();
-        assert_eq!(disk.list(dir).unwrap(), std::slice::from_ref(&name));
+        let foreign = dir.join("lost+found");
+        let mut file = disk.create(&foreign).unwrap();
+        file.sync().unwrap();
+        drop(file);
+        spool.sweep(&BTreeSet::from([name.clone()]));
+        // What is not a snapshot is not ours to remove.
+        let mut left = disk.list(dir).unwrap();
+        left.sort();
+        assert_eq!(left, [name.as_str(), "lost+found"]);
+        disk.remove(&foreign).unwrap();
         let found = spool.find(&name, 2);
         assert_eq!(keys(&found).unwrap(), [&b"a"[..], b"b"]);
         // A file of its own again, not the one that waits.

@@ -146,6 +146,11 @@ impl Handler for Router {
         let _one = core.snapshot_permit().await.map_err(|e| e.to_string())?;
         let mut assembly =
             spawn::stalling(|| Assembly::begin(&header, &core.spool)).map_err(|e| e.to_string())?;
+        // C4: refused, the sender comes again with a later one.
+        let fits = |assembly: &Assembly| {
+            spawn::stalling(|| core.check_install(assembly.descriptor())).map_err(|e| e.to_string())
+        };
+        fits(&assembly)?;
         let silent = |_| "the snapshot's sender fell silent".to_owned();
         while let Some(chunk) = { tokio::time::timeout(CHUNK_WAIT, chunks.recv()) }
             .await
@@ -154,6 +159,7 @@ impl Handler for Router {
             let chunk = chunk.map_err(|e| e.to_string())?;
             spawn::stalling(|| assembly.add(chunk)).map_err(|e| e.to_string())?;
         }
+        fits(&assembly)?;
         let (meta, cut) = spawn::stalling(|| assembly.finish()).map_err(|e| e.to_string())?;
         let vote = header
             .vote

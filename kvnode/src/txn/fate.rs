@@ -217,7 +217,8 @@ pub fn intents_at(shard: ShardId, keys: &[Bytes], tables: &[u64]) -> Vec<IntentA
 }
 
 /// Turns the intents of a decided transaction into versions, or removes them.
-/// Those that are gone are skipped.
+/// Those that are gone are skipped. A commit lies at or above all of its
+/// intents: one above it was laid by a late message, and is no version.
 ///
 /// # Errors
 /// When the store fails.
@@ -235,7 +236,7 @@ pub fn resolve(
         if intent.txn != id {
             continue;
         }
-        if let Some(commit_ts) = commit_ts {
+        if let Some(commit_ts) = commit_ts.filter(|at| *at >= intent.timestamp) {
             // The version of an anchor carries the transaction's id.
             let anchors = at.key.as_ref() == Some(&intent.anchor);
             let version = mvcc::Version {

@@ -1,13 +1,19 @@
 //! C4: replicas born by asking. A node that was away while a shard was split
 //! gets a snapshot of the parent as it is now, and so never applies the split.
 
-use crate::cluster::{Cluster, eventually, put, replica_on};
+use crate::cluster::{Cluster, descriptor, eventually, get, put, replica_on};
 use lineradb_common::{NodeId, ShardId};
 use lineradb_kvnode::command::Verdict;
 use lineradb_kvnode::consensus::Retention;
+use lineradb_kvnode::consensus::types::{
+    Membership, StoredMembership, encode_membership, raft_log_id,
+};
+use lineradb_kvnode::raft_log::LogId;
 use lineradb_kvnode::transport::Lane;
 use lineradb_proto::meta::v1 as meta;
-use lineradb_proto::raft::v1::{self as proto, raft_request::Body};
+use lineradb_proto::raft::v1::{self as proto, raft_request::Body, snapshot_chunk::Part};
+use prost::Message;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 fn key(n: u64) -> Vec<u8> {
@@ -170,5 +176,69 @@ async fn a_child_that_has_voted_is_not_born_again() {
     cluster.write(2, vec![put(b"z", b"2")], vec![]).await;
     cluster.holds(away, b"z", b"2").await;
     assert_eq!(cluster.group(away, 2).replica_id(), new);
+    cluster.stop_all().await;
+}
+
+/// An empty snapshot of shard 1 from node 3 for its new replica on node 2.
+fn snapshot(end: &[u8]) -> Vec<Part> {
+    let leader = replica_on(3, 1).0;
+    let nodes = BTreeMap::from([(leader, openraft::BasicNode::new(""))]);
+    let voters = vec![BTreeSet::from([leader])];
+    let at = LogId { term: 1, index: 7 };
+    let membership = StoredMembership::new(
+        Some(raft_log_id(at)),
+        Membership::new(voters, nodes).unwrap(),
+    );
+    let meta = [&[1, 1, 7][..], &encode_membership(&membership)].concat();
+    let header = proto::SnapshotHeader {
+        group_id: 1,
+        to_replica: replica_on(2, 1).0,
+        from_replica: leader,
+        vote: Some(proto::Vote {
+            term: 1,
+            replica_id: leader,
+            committed: true,
+        }),
+        meta: meta.into(),
+        shard_state: descriptor(1, b"", end, &[3]).encode_to_vec().into(),
+    };
+    vec![
+        Part::Header(header),
+        Part::End(proto::SnapshotEnd { rows: 0 }),
+    ]
+}
+
+/// The parent moves to a node that holds its child already, and its leader has
+/// not applied the split yet: what it sends covers the child's rows too. It is
+/// refused, and the one that comes after the split is installed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_cut_before_a_split_is_refused_where_the_child_lives() {
+    let cluster = Cluster::new(&[2, 3]).await;
+    cluster.found(2, b"m", b"", &[2]).await;
+    cluster.write(2, vec![put(b"z", b"kept")], vec![]).await;
+    let there = &cluster.nodes[&2].groups;
+    let create = meta::CreateReplica {
+        shard: Some(descriptor(1, b"", b"m", &[3])),
+        replica_id: replica_on(2, 1).0,
+        founding: false,
+    };
+    there.create_replica(create).await.unwrap();
+    let leader = cluster.network.join(NodeId(3));
+    let send = async |end: &[u8]| {
+        let (tx, rx) = tokio::sync::mpsc::channel(4);
+        for part in snapshot(end) {
+            let chunk = proto::SnapshotChunk { part: Some(part) };
+            tx.send(Ok(chunk)).await.unwrap();
+        }
+        drop(tx);
+        leader.install(NodeId(2), rx).await
+    };
+    let refused = send(b"").await.unwrap_err();
+    assert!(refused.to_string().contains("overlaps"), "{refused}");
+    assert_eq!(cluster.group(2, 1).applied_index(), 0);
+    send(b"m").await.unwrap();
+    assert_eq!(cluster.group(2, 1).applied_index(), 7);
+    let kept = get(&cluster.nodes[&2].db, b"z");
+    assert_eq!(kept.as_deref(), Some(&b"kept"[..]));
     cluster.stop_all().await;
 }

@@ -92,7 +92,7 @@ impl Session {
             read_only,
             idempotency,
             lock_timeout: self.settings.lock_timeout,
-            deadline: None,
+            ..TransactionOptions::default()
         }
     }
 

@@ -148,6 +148,8 @@ impl Inner {
         let room = self.make_room(&mut commit, batch.byte_len());
         let result = room.and_then(|()| {
             followers = self.queue.take_group(batch.byte_len());
+            let along = followers.iter().map(|pending| pending.batch.byte_len());
+            commit.backpressure.came_along(along.sum());
             let group =
                 std::iter::once(batch).chain(followers.iter().map(|pending| &pending.batch));
             let sync = sync || followers.iter().any(|pending| pending.sync);

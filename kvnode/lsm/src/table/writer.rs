@@ -79,11 +79,31 @@ impl TableWriter {
             });
         }
         self.builder.finish(&RangeSet::default())?;
-        let dir = self.path.parent().unwrap_or(Path::new("."));
+        let dir = folder_of(&self.path);
         self.vfs
             .sync_dir(dir)
             .map_err(|error| Error::io("sync", dir, error))?;
         // Whoever says that a table is done has read what it says about itself.
         external_meta(&*self.vfs, &self.path).map(drop)
+    }
+}
+
+/// The folder of a file; that of a bare name is the current one.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_name_lies_in_the_current_folder() {
+        assert_eq!(folder_of(Path::new("table")), Path::new("."));
+        assert_eq!(folder_of(Path::new("in/table")), Path::new("in"));
+        assert_eq!(folder_of(Path::new("/table")), Path::new("/"));
     }
 }

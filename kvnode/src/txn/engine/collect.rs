@@ -158,13 +158,14 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             attempts: before(now, ATTEMPTS),
             outcomes: before(threshold, OUTCOMES),
         };
-        let pending = self.sweep(&leading, horizon).await?;
+        let (pending, own) = self.sweep(&leading, horizon).await?;
         metrics::SWEEPS.inc();
         let next = before(now, kept);
-        if !pending {
-            // Counted with the sweep's own writes; any other begins anew.
+        // What others wrote meanwhile, the sweep may have passed before it came.
+        let after = self.consensus.applied_index();
+        if !pending && after == written + own {
             leading.set_collection(Collection {
-                clean_at: Some(self.consensus.applied_index()),
+                clean_at: Some(after),
                 ..state
             });
         }
@@ -185,15 +186,16 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         Ok(())
     }
 
-    /// Deletes the garbage below a horizon; answers whether more will come.
-    async fn sweep(&self, leading: &Leading, horizon: Horizon) -> Result<bool, Refusal> {
+    /// Deletes the garbage below a horizon; answers whether more will come, and
+    /// in how many proposals it was done.
+    async fn sweep(&self, leading: &Leading, horizon: Horizon) -> Result<(bool, u64), Refusal> {
         let descriptor = self.consensus.descriptor();
         let span = descriptor.span.clone().unwrap_or_default();
         let range = (
             keys::addressable(&span.start),
             keys::addressable_end(&span.end),
         );
-        let mut pending = false;
+        let (mut pending, mut proposals) = (false, 0);
         for (tree, (lower, upper)) in [
             (Tree::Data, keys::schema_range(self.shard)),
             (Tree::Data, range.clone()),
@@ -219,6 +221,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
                 let count = ops.len() as u64;
                 if count > 0 {
                     self.propose_collection(leading, ops).await?;
+                    proposals += 1;
                     metrics::COLLECTED
                         .with_label_values(&[tree.name()])
                         .inc_by(count);
@@ -230,7 +233,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
                 tokio::time::sleep(BREATH).await;
             }
         }
-        Ok(pending)
+        Ok((pending, proposals))
     }
 
     async fn propose_collection(&self, leading: &Leading, ops: Vec<Op>) -> Result<(), Refusal> {

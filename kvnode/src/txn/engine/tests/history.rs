@@ -2,6 +2,7 @@
 //! behind it, the history is also seen to go wrong without.
 
 use super::harness::*;
+use crate::mvcc::{self, Store, keys};
 use crate::rules::{Rule, Rules};
 use crate::txn::HISTORY_MIN;
 use lineradb_common::Timestamp;
@@ -152,4 +153,34 @@ async fn a_threshold_is_in_force_before_it_is_swept() {
         shard.engine.collect().await.unwrap();
     }
     assert_eq!(shard.engine.lead().unwrap().threshold(), idle);
+}
+
+/// A write lands behind the sweep while the sweep is under way: what it
+/// overwrote is collected later, without another write.
+#[tokio::test]
+async fn x5_a_write_during_the_sweep_begins_it_anew() {
+    let shard = Shard::new(Rules::default());
+    let write = |txn, value| {
+        let commit = commit(id(txn), shard.now(), vec![put("x", value)]);
+        shard.call(body(commit))
+    };
+    committed(&write(1, "1").await);
+    committed(&write(2, "2").await);
+    shard.engine.keep_history(HISTORY_MIN);
+    for _ in 0..2 {
+        shard.clock.advance(12 * MINUTE);
+        shard.engine.collect().await.unwrap();
+    }
+    shard.clock.advance(12 * MINUTE);
+    // The sweep has looked at the key and proposes; then comes the write.
+    let (swept, written) = tokio::join!(shard.engine.collect(), write(3, "3"));
+    swept.unwrap();
+    committed(&written);
+    let versions = || {
+        let key = keys::addressable(b"x");
+        mvcc::versions_of(&shard.shared.store.snapshot(), &key, Timestamp::MAX).unwrap()
+    };
+    assert_eq!(versions().len(), 2, "the oldest is gone");
+    collect(&shard, &shard.engine).await;
+    assert_eq!(versions().len(), 1);
 }

@@ -119,7 +119,10 @@ fn replacement(expr: &Expr) -> Option<Expr> {
             Expr::Function(function) => match &function.args {
                 FunctionArguments::Subquery(query) => {
                     let text = query.to_string();
-                    text.contains("'toast.'").then(|| left.as_ref().clone())
+                    let toast = text.contains("'toast.'")
+                        && text.contains("pg_catalog.unnest(")
+                        && text.contains("reloptions");
+                    toast.then(|| left.as_ref().clone())
                 }
                 _ => None,
             },

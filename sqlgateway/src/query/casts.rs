@@ -164,6 +164,14 @@ pub(super) fn implicit_cast(
         return Ok(Transformed::no(Expr::Cast(cast)));
     }
     let from_sql = sql_type_of(&cast.expr, schema)?;
+    if is_text(&to) {
+        // As PostgreSQL writes it, in the encoding that was asked for.
+        let text = cast_to(*cast.expr, from_sql, SqlType::Text, settings)?;
+        return Ok(Transformed::yes(match to == SqlType::Text.arrow_type() {
+            true => text,
+            false => Expr::Cast(Cast::new(Box::new(text), to)),
+        }));
+    }
     let to_sql = match &to {
         DataType::Decimal128(p, s) if *s >= 0 => SqlType::Numeric(Some((*p, *s as u8))),
         other => SqlType::from_arrow(other),

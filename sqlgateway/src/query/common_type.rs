@@ -4,15 +4,18 @@
 //! nanoseconds, which end in 2262.
 
 use super::casts::convert;
-use super::semantics::call;
+use super::operators::{binary_operator, comparable, no_operator, typed};
+use super::semantics::{call, is_interval, is_text, is_untyped, sql_type_of, type_of};
+use super::untyped::{class, is_text_literal, literal_columns, type_literals};
 use crate::settings::Settings;
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{Column, DFSchema, NullEquality};
+use datafusion::common::{Column, DFSchema, NullEquality, ScalarValue};
 use datafusion::error::Result;
-use datafusion::logical_expr::expr::{Case, Cast, InSubquery, ScalarFunction};
+use datafusion::logical_expr::expr::{BinaryExpr, Case, Cast, InSubquery, ScalarFunction};
 use datafusion::logical_expr::{
-    Distinct, Expr, ExprSchemable, Join, JoinType, LogicalPlan, LogicalPlanBuilder, Union,
+    Distinct, Expr, ExprSchemable, Join, JoinType, LogicalPlan, LogicalPlanBuilder, Operator,
+    Union, when,
 };
 use lineradb_common::sql::SqlType;
 use lineradb_functions::nullable::{self, ORIGIN_METADATA_KEY};
@@ -99,8 +102,21 @@ pub fn of_case(
         .map(|(_, then)| then.as_mut())
         .chain(case.else_expr.as_deref_mut())
         .collect();
-    let mut changed = unify(&mut results, schema, settings, Purpose::Result)?;
+    let mut changed = type_literals(&mut results, schema, settings, "CASE")?;
+    changed |= unify(&mut results, schema, settings, Purpose::Result)?;
     if let Some(compared) = case.expr.as_deref_mut() {
+        let (t, sql) = (type_of(compared, schema)?, sql_type_of(compared, schema)?);
+        for (when, _) in &mut case.when_then_expr {
+            let bare = std::mem::take(when.as_mut());
+            let (wt, wsql) = (type_of(&bare, schema)?, sql_type_of(&bare, schema)?);
+            // An untyped literal that is looked at is a text.
+            if is_untyped(compared) && !wt.is_null() && !t.is_null() && class(wsql) != class(sql) {
+                return Err(no_operator("=", &t, &wt));
+            }
+            comparable(Operator::Eq, compared, &t, sql, &bare, &wt, wsql)?;
+            changed |= is_text_literal(&bare);
+            **when = typed(bare, compared, sql, settings)?;
+        }
         let mut compared: Vec<&mut Expr> = std::iter::once(compared)
             .chain(
                 case.when_then_expr
@@ -124,18 +140,51 @@ pub fn of_function(
     schema: &DFSchema,
     settings: &Settings,
 ) -> Result<bool> {
-    if !matches!(
-        function.name(),
-        "coalesce" | "greatest" | "least" | "nullif"
-    ) {
+    if !matches!(function.name(), "coalesce" | "greatest" | "least") {
         return Ok(false);
     }
-    let purpose = match function.name() {
-        "nullif" => Purpose::Compare,
-        _ => Purpose::Result,
-    };
+    let construct = function.name().to_uppercase();
     let mut args: Vec<&mut Expr> = function.args.iter_mut().collect();
-    unify(&mut args, schema, settings, purpose)
+    let changed = type_literals(&mut args, schema, settings, &construct)?;
+    Ok(unify(&mut args, schema, settings, Purpose::Result)? || changed)
+}
+
+/// `nullif(a, b)` is `a` as the operator `a = b` sees it: itself, or what it is
+/// converted to where there is no operator for the two types.
+pub fn of_nullif(
+    function: ScalarFunction,
+    schema: &DFSchema,
+    settings: &Settings,
+) -> Result<Transformed<Expr>> {
+    let [a, b] = &function.args[..] else {
+        return Ok(Transformed::no(Expr::ScalarFunction(function)));
+    };
+    let (at, bt) = (type_of(a, schema)?, type_of(b, schema)?);
+    let (a_sql, b_sql) = (sql_type_of(a, schema)?, sql_type_of(b, schema)?);
+    if at.is_null()
+        || bt.is_null()
+        || (at == bt && !is_interval(&at))
+        || is_text(&at) && is_text(&bt)
+    {
+        return Ok(Transformed::no(Expr::ScalarFunction(function)));
+    }
+    let equal = BinaryExpr::new(Box::new(a.clone()), Operator::Eq, Box::new(b.clone()));
+    let equal = binary_operator(equal, schema, settings)?.data;
+    let (float, exact) = (
+        |t: &DataType| t.is_floating(),
+        |t: &DataType| t.is_integer() || t.is_decimal(),
+    );
+    let value = if (exact(&at) && float(&bt)) || (float(&at) && exact(&bt)) {
+        convert(a.clone(), a_sql, SqlType::Float8, settings)?
+    } else if at.is_integer() && bt.is_decimal() {
+        convert(a.clone(), a_sql, SqlType::Numeric(None), settings)?
+    } else {
+        typed(a.clone(), b, b_sql, settings)?
+    };
+    let none = ScalarValue::try_from(&type_of(&value, schema)?)?;
+    Ok(Transformed::yes(
+        when(equal, Expr::Literal(none, None)).otherwise(value)?,
+    ))
 }
 
 /// `x IN (SELECT y)`.
@@ -150,6 +199,16 @@ pub fn of_in_subquery(
     };
     let mut column = Expr::Column(column.clone());
     let rows = query.schema().as_ref().clone();
+    let (t, sql) = (column.get_type(&rows)?, sql_type_of(&column, &rows)?);
+    if !t.is_null() {
+        let bare = std::mem::take(compared.expr.as_mut());
+        compared.expr = Box::new(typed(bare, &column, sql, settings)?);
+        let (xt, xsql) = (
+            type_of(&compared.expr, schema)?,
+            sql_type_of(&compared.expr, schema)?,
+        );
+        comparable(Operator::Eq, &compared.expr, &xt, xsql, &column, &t, sql)?;
+    }
     let types = [compared.expr.get_type(schema)?, column.get_type(&rows)?];
     let Some(target) = common(&types, Purpose::Compare) else {
         return Ok(Transformed::no(Expr::InSubquery(compared)));
@@ -174,17 +233,26 @@ pub fn of_values(rows: &mut [Vec<Expr>], settings: &Settings) -> Result<()> {
     for column in 0..width {
         let mut values: Vec<&mut Expr> =
             rows.iter_mut().filter_map(|r| r.get_mut(column)).collect();
+        type_literals(&mut values, &empty, settings, "VALUES")?;
         unify(&mut values, &empty, settings, Purpose::Result)?;
     }
     Ok(())
 }
 
-/// Takes off the cast to a decimal that DataFusion put around a float while it
-/// read VALUES. A cast of the user's to a numeric with digits has metadata, and
+/// Takes off the cast that DataFusion put around a value while it read VALUES: to a
+/// decimal around a float, to a text (of an encoding that no cast of the user's
+/// has) around anything beside a text. A cast of the user's to a numeric with digits has metadata, and
 /// one to a bare numeric the digits of that.
-pub fn undo_decimal(expr: Expr) -> Result<Expr> {
+pub fn undo_cast(expr: Expr) -> Result<Expr> {
     let bare = SqlType::Numeric(None).arrow_type();
     match expr {
+        Expr::Cast(Cast { expr, field })
+            if is_text(field.data_type())
+                && *field.data_type() != SqlType::Text.arrow_type()
+                && field.metadata().is_empty() =>
+        {
+            Ok(*expr)
+        }
         Expr::Cast(Cast { expr, field })
             if field.data_type().is_decimal()
                 && *field.data_type() != bare
@@ -202,11 +270,17 @@ fn type_at(plan: &LogicalPlan, column: usize) -> DataType {
 }
 
 /// The target of each column of queries whose rows become one set.
-fn targets(inputs: &[&LogicalPlan], purpose: Purpose) -> Vec<Option<SqlType>> {
+fn targets(
+    inputs: &[&LogicalPlan],
+    literals: &[Vec<Option<SqlType>>],
+    purpose: Purpose,
+) -> Vec<Option<SqlType>> {
     let width = inputs.first().map_or(0, |p| p.schema().fields().len());
     (0..width)
         .map(|i| {
-            let types: Vec<DataType> = inputs.iter().map(|p| type_at(p, i)).collect();
+            let typed = inputs.iter().zip(literals);
+            let typed = typed.filter(|(_, literals)| literals[i].is_none());
+            let types: Vec<DataType> = typed.map(|(p, _)| type_at(p, i)).collect();
             common(&types, purpose)
         })
         .collect()
@@ -216,15 +290,20 @@ fn targets(inputs: &[&LogicalPlan], purpose: Purpose) -> Vec<Option<SqlType>> {
 fn with_columns(
     plan: &Arc<LogicalPlan>,
     targets: &[Option<SqlType>],
+    literals: &[Option<SqlType>],
     computed: &[bool],
     settings: &Settings,
 ) -> Result<Arc<LogicalPlan>> {
     let expressions = plan
         .schema()
         .iter()
-        .zip(targets.iter().zip(computed))
-        .map(|((qualifier, field), (target, computed))| {
+        .zip(targets.iter().zip(literals).zip(computed))
+        .map(|((qualifier, field), ((target, literal), computed))| {
             let column = Expr::Column((qualifier, field).into());
+            if let Some(target) = literal {
+                let value = convert(column, SqlType::Text, *target, settings)?;
+                return Ok(value.alias_qualified(qualifier.cloned(), field.name()));
+            }
             match target {
                 Some(target) if must_convert(field.data_type(), *target) => {
                     let from = SqlType::from_field(field);
@@ -246,7 +325,8 @@ fn with_columns(
 /// The columns of a UNION.
 pub fn of_union(union: Union, settings: &Settings) -> Result<Transformed<LogicalPlan>> {
     let inputs: Vec<&LogicalPlan> = union.inputs.iter().map(AsRef::as_ref).collect();
-    let targets = targets(&inputs, Purpose::Result);
+    let literals = literal_columns(&inputs, "UNION")?;
+    let targets = targets(&inputs, &literals, Purpose::Result);
     // A column that comes from several tables comes from none.
     let origin = |plan: &LogicalPlan, i: usize| {
         let field = plan.schema().field(i);
@@ -259,17 +339,19 @@ pub fn of_union(union: Union, settings: &Settings) -> Result<Transformed<Logical
             origins.any(|o| o != first)
         })
         .collect();
-    if targets.iter().all(Option::is_none) && !mixed.contains(&true) {
+    let typed = literals.iter().flatten().any(Option::is_some);
+    if targets.iter().all(Option::is_none) && !mixed.contains(&true) && !typed {
         return Ok(Transformed::no(LogicalPlan::Union(union)));
     }
     let inputs = union
         .inputs
         .iter()
-        .map(|input| {
+        .zip(&literals)
+        .map(|(input, literals)| {
             let computed: Vec<bool> = (0..targets.len())
                 .map(|i| mixed[i] && origin(input, i).is_some())
                 .collect();
-            with_columns(input, &targets, &computed, settings)
+            with_columns(input, &targets, literals, &computed, settings)
         })
         .collect::<Result<Vec<_>>>()?;
     Ok(Transformed::yes(LogicalPlan::Union(
@@ -284,17 +366,24 @@ pub fn of_join(mut join: Join, settings: &Settings) -> Result<Transformed<Logica
         && join.null_equality == NullEquality::NullEqualsNull
         && join.on.len() == join.left.schema().fields().len();
     if set_operation {
-        let targets = targets(&[&join.left, &join.right], Purpose::Result);
-        if targets.iter().any(Option::is_some) {
+        let construct = match join.join_type {
+            JoinType::LeftSemi => "INTERSECT",
+            _ => "EXCEPT",
+        };
+        let inputs = [join.left.as_ref(), join.right.as_ref()];
+        let literals = literal_columns(&inputs, construct)?;
+        let targets = targets(&inputs, &literals, Purpose::Result);
+        let mut changes = targets.iter().chain(literals.iter().flatten());
+        if changes.any(Option::is_some) {
             let none = vec![false; targets.len()];
             join.left = match join.left.as_ref() {
                 LogicalPlan::Distinct(Distinct::All(input)) => {
-                    let input = with_columns(input, &targets, &none, settings)?;
+                    let input = with_columns(input, &targets, &literals[0], &none, settings)?;
                     Arc::new(LogicalPlan::Distinct(Distinct::All(input)))
                 }
-                _ => with_columns(&join.left, &targets, &none, settings)?,
+                _ => with_columns(&join.left, &targets, &literals[0], &none, settings)?,
             };
-            join.right = with_columns(&join.right, &targets, &none, settings)?;
+            join.right = with_columns(&join.right, &targets, &literals[1], &none, settings)?;
             return Ok(Transformed::yes(
                 LogicalPlan::Join(join).recompute_schema()?,
             ));

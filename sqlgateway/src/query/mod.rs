@@ -44,6 +44,7 @@ mod subqueries;
 mod table;
 mod temporal;
 pub mod types;
+mod untyped;
 mod using;
 mod virtual_tables;
 

@@ -3,11 +3,12 @@
 //! PostgreSQL has no operator for is refused.
 
 use super::arrays::{is_quantified, of_quantified};
-use super::casts::{cast_to, explicit_cast, numeric_literal};
+use super::casts::{cast_to, explicit_cast};
 use super::common_type::{self, Purpose, unify};
 use super::errors::carry;
 use super::semantics::{call, is_interval, is_text, is_untyped, sql_type_of, type_of};
 use super::temporal::{temporal_arithmetic, zoned_function};
+use super::untyped::{class, is_text_literal, literal_as};
 use crate::error::SqlError;
 use crate::settings::Settings;
 use arrow::datatypes::DataType;
@@ -114,12 +115,15 @@ pub(super) fn operator(
             }
         }
         Expr::ScalarFunction(mut function) => {
+            if function.name() == "nullif" {
+                return common_type::of_nullif(function, schema, settings);
+            }
             common_type::of_function(&mut function, schema, settings)?;
             if is_quantified(&function) {
                 of_quantified(&mut function, schema, settings)?;
                 return Ok(Transformed::yes(Expr::ScalarFunction(function)));
             }
-            shown_booleans(&mut function, schema)?;
+            shown_values(&mut function, schema, settings)?;
             zoned_function(function, schema, settings)
         }
         other => Ok(Transformed::no(other)),
@@ -161,18 +165,47 @@ fn padded(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     })
 }
 
-/// What builds texts of any values shows booleans as `t` and `f`; a cast to
-/// text says `true`.
-fn shown_booleans(function: &mut ScalarFunction, schema: &DFSchema) -> Result<()> {
-    if !matches!(function.name(), "concat" | "concat_ws" | "format") {
-        return Ok(());
+/// What builds texts of any values shows booleans as `t` and `f` (a cast to text
+/// says `true`), and everything else as PostgreSQL writes it.
+fn shown_values(
+    function: &mut ScalarFunction,
+    schema: &DFSchema,
+    settings: &Settings,
+) -> Result<()> {
+    let name = function.name().to_owned();
+    match name.as_str() {
+        "concat" | "concat_ws" | "format" => {}
+        "array_to_string" | "list_to_string" | "array_join" | "list_join" => {
+            let elements = function.args.first().map(|a| type_of(a, schema));
+            let simple = match elements.transpose()? {
+                Some(DataType::List(element)) => {
+                    let t = element.data_type();
+                    is_text(t) || t.is_integer() || t.is_null()
+                }
+                _ => true,
+            };
+            if !simple {
+                return Err(carry(SqlError::unsupported(format!(
+                    "{name} of an array of anything but texts and integers"
+                ))));
+            }
+            return Ok(());
+        }
+        _ => return Ok(()),
     }
     for arg in &mut function.args {
-        if type_of(arg, schema)? == DataType::Boolean {
+        let t = type_of(arg, schema)?;
+        if t == DataType::Boolean {
             let bare = std::mem::take(arg);
             *arg = when(bare.clone(), lit("t"))
                 .when(Expr::Not(Box::new(bare)), lit("f"))
                 .end()?;
+        } else if matches!(t, DataType::List(_)) && name != "format" {
+            return Err(carry(SqlError::unsupported(format!("{name} of an array"))));
+        } else if !is_text(&t) && !t.is_null() && !t.is_integer() && !matches!(t, DataType::List(_))
+        {
+            let bare = std::mem::take(arg);
+            *arg = as_text(bare, schema, settings)?;
         }
     }
     Ok(())
@@ -198,24 +231,19 @@ pub(super) fn no_operator(
 }
 
 /// An untyped literal takes the type of what it is compared with.
-fn typed(expr: Expr, other: &Expr, target: SqlType, settings: &Settings) -> Result<Expr> {
-    let is_text_literal =
-        matches!(&expr, Expr::Literal(v, None) if is_text(&v.data_type()) && !v.is_null());
-    if let (true, SqlType::Char(_)) = (is_text_literal, target) {
+pub(super) fn typed(
+    expr: Expr,
+    other: &Expr,
+    target: SqlType,
+    settings: &Settings,
+) -> Result<Expr> {
+    if let (true, SqlType::Char(_)) = (is_text_literal(&expr), target) {
         return Ok(without_blanks(expr));
     }
-    if !is_text_literal || is_untyped(other) || target.is_text() || target == SqlType::Unknown {
+    if !is_text_literal(&expr) || is_untyped(other) || matches!(target, SqlType::Array(_)) {
         return Ok(expr);
     }
-    if matches!(target, SqlType::Array(_)) {
-        return Ok(expr);
-    }
-    // The length or precision of a column does not apply to what it meets.
-    let bare = match target {
-        SqlType::Numeric(_) => return numeric_literal(expr),
-        other => other,
-    };
-    cast_to(expr, SqlType::Text, bare, settings)
+    literal_as(expr, target, settings)
 }
 
 /// A text literal as a value of `char(n)`: blanks at its end do not count.
@@ -260,7 +288,7 @@ fn is_pattern(op: Operator) -> bool {
     )
 }
 
-fn binary_operator(
+pub(super) fn binary_operator(
     binary: BinaryExpr,
     schema: &DFSchema,
     settings: &Settings,
@@ -306,9 +334,7 @@ fn binary_operator(
             if !joinable(&lt) && !joinable(&rt) {
                 return Err(no_operator("||", &lt, &rt));
             }
-            return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr::new(
-                left, op, right,
-            ))));
+            return joined(*left, &lt, *right, &rt, schema, settings);
         }
         op if is_pattern(op) => {
             let left = Box::new(padded(*left, schema)?);
@@ -339,21 +365,53 @@ fn binary_operator(
     Err(no_operator(&op.to_string(), &lt, &rt))
 }
 
+/// `||`: what is joined to a text is one, as PostgreSQL writes it.
+fn joined(
+    mut left: Expr,
+    lt: &DataType,
+    mut right: Expr,
+    rt: &DataType,
+    schema: &DFSchema,
+    settings: &Settings,
+) -> Result<Transformed<Expr>> {
+    let listed = |t: &DataType| matches!(t, DataType::List(_));
+    if !listed(lt) && !listed(rt) {
+        let sides = [(&mut left, lt, rt), (&mut right, rt, lt)];
+        for (side, t, other) in sides {
+            if is_text(other) && *t == DataType::Binary {
+                return Err(carry(SqlError::unsupported(
+                    "|| of a bytea and a text; cast one of them",
+                )));
+            }
+            if !is_text(t) && !t.is_null() && *t != DataType::Binary {
+                let bare = std::mem::take(side);
+                *side = as_text(bare, schema, settings)?;
+            }
+        }
+    }
+    Ok(Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(
+        Box::new(left),
+        Operator::StringConcat,
+        Box::new(right),
+    ))))
+}
+
+/// A value as PostgreSQL writes it in this session.
+fn as_text(expr: Expr, schema: &DFSchema, settings: &Settings) -> Result<Expr> {
+    let from = sql_type_of(&expr, schema)?;
+    cast_to(expr, from, SqlType::Text, settings)
+}
+
 /// An untyped literal beside a number is a number of its type.
 fn number_or_literal(expr: Expr, other: &DataType, settings: &Settings) -> Result<Expr> {
-    let is_text_literal =
-        matches!(&expr, Expr::Literal(v, None) if is_text(&v.data_type()) && !v.is_null());
-    if !is_text_literal {
-        return Ok(expr);
-    }
-    match SqlType::from_arrow(other) {
-        SqlType::Numeric(_) => numeric_literal(expr),
-        target => cast_to(expr, SqlType::Text, target, settings),
+    match is_text_literal(&expr) {
+        true => literal_as(expr, SqlType::from_arrow(other), settings),
+        false => Ok(expr),
     }
 }
 
 /// Comparisons that PostgreSQL refuses and DataFusion answers.
-fn comparable(
+pub(super) fn comparable(
     op: Operator,
     left: &Expr,
     lt: &DataType,
@@ -366,15 +424,9 @@ fn comparable(
         return Ok(());
     }
     let class = |t: SqlType| match t {
-        t if t.is_number() || t == SqlType::Oid => 1,
-        t if t.is_text() => 2,
-        SqlType::Bool => 3,
-        SqlType::Date | SqlType::Timestamp | SqlType::TimestampTz => 4,
-        SqlType::Time => 5,
-        SqlType::Interval => 6,
-        SqlType::Uuid => 7,
-        SqlType::Bytea => 8,
-        _ => 0,
+        SqlType::Oid => class(SqlType::Int4),
+        SqlType::Array(_) => 0,
+        other => class(other),
     };
     if class(ls) != class(rs) && class(ls) != 0 && class(rs) != 0 {
         return Err(no_operator(&op.to_string(), lt, rt));

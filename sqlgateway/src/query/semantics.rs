@@ -62,7 +62,7 @@ fn rewrite(plan: LogicalPlan, settings: &Settings, rule: Rule) -> Result<Logical
                 .into_iter()
                 .map(|row| {
                     row.into_iter()
-                        .map(|e| apply(common_type::undo_decimal(e)?, &schema, settings, rule))
+                        .map(|e| apply(common_type::undo_cast(e)?, &schema, settings, rule))
                         .collect::<Result<Vec<_>>>()
                 })
                 .collect::<Result<Vec<_>>>()?;

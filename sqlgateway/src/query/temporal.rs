@@ -13,7 +13,7 @@ use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{BinaryExpr, Cast, ScalarFunction};
 use datafusion::logical_expr::{Expr, Operator};
-use lineradb_common::sql::SqlType;
+use lineradb_common::sql::{Datum, SqlType};
 use lineradb_functions::arith::is_number;
 use lineradb_functions::temporal;
 
@@ -154,11 +154,11 @@ pub(super) fn zoned_function(
     schema: &DFSchema,
     settings: &Settings,
 ) -> Result<Transformed<Expr>> {
-    if function.name() == "age" && function.args.len() == 1 {
-        let today = settings.transaction_time_us.div_euclid(86_400_000_000) * 86_400_000_000;
-        let midnight = Expr::Literal(ScalarValue::TimestampMicrosecond(Some(today), None), None);
-        let argument = as_timestamp(function.args[0].clone(), schema)?;
-        return Ok(Transformed::yes(call("age", vec![midnight, argument])?));
+    if function.name() == "age" {
+        return age(function, schema, settings);
+    }
+    if function.name() == "to_timestamp" && function.args.len() == 2 && !is_utc(settings) {
+        return zoned_to_timestamp(function, settings);
     }
     let position = match function.name() {
         "pg_extract" | "date_part" | "date_trunc" => 1,
@@ -175,10 +175,8 @@ pub(super) fn zoned_function(
     };
     // Seconds since 1970 are the same everywhere.
     let epoch = position == 1 && function.name() != "date_trunc" && word(0) == "epoch";
-    if zoned && !is_utc(settings) && function.name() == "to_char" && word(1).contains("tz") {
-        return Err(carry(SqlError::unsupported(
-            "the pattern \"TZ\" of to_char in a time zone other than UTC",
-        )));
+    if zoned && !is_utc(settings) && function.name() == "to_char" {
+        known_pattern(&function, "to_char")?;
     }
     if !zoned || is_utc(settings) || epoch {
         return Ok(Transformed::no(Expr::ScalarFunction(function)));
@@ -196,11 +194,62 @@ pub(super) fn zoned_function(
     }))
 }
 
-fn as_timestamp(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+/// A pattern that says nothing of the zone, which a local time does not have.
+fn known_pattern(function: &ScalarFunction, name: &str) -> Result<()> {
+    let pattern = match function.args.get(1) {
+        Some(Expr::Literal(v, _)) => v.try_as_str().flatten().map(str::to_lowercase),
+        _ => None,
+    };
+    let problem = match pattern {
+        None => "a pattern that is no literal",
+        Some(p) if p.contains("tz") => "the pattern \"TZ\"",
+        Some(p) if p.contains("of") => "the pattern \"OF\"",
+        Some(_) => return Ok(()),
+    };
+    Err(carry(SqlError::unsupported(format!(
+        "{problem} of {name} in a time zone other than UTC"
+    ))))
+}
+
+/// The text says a local time of the session.
+fn zoned_to_timestamp(function: ScalarFunction, settings: &Settings) -> Result<Transformed<Expr>> {
+    known_pattern(&function, "to_timestamp")?;
+    let read = Expr::ScalarFunction(function);
+    let local = call("timezone", vec![literal("UTC"), read])?;
+    let zone = literal(settings.time_zone_name.clone());
+    Ok(Transformed::yes(call("timezone", vec![zone, local])?))
+}
+
+/// `age` counts on the session's calendar, by default from the midnight before now.
+fn age(
+    mut function: ScalarFunction,
+    schema: &DFSchema,
+    settings: &Settings,
+) -> Result<Transformed<Expr>> {
+    if function.args.len() == 1 {
+        let now = Datum::TimestampTz(settings.transaction_time_us);
+        let now = now.cast(SqlType::Timestamp, &settings.time_zone);
+        let Datum::Timestamp(now) = now.map_err(carry)? else {
+            return Err(carry(SqlError::internal("the local time")));
+        };
+        let today = now.div_euclid(86_400_000_000) * 86_400_000_000;
+        let midnight = ScalarValue::TimestampMicrosecond(Some(today), None);
+        function.args.insert(0, Expr::Literal(midnight, None));
+    }
+    for arg in &mut function.args {
+        let bare = std::mem::take(arg);
+        *arg = local_time(bare, schema, settings)?;
+    }
+    Ok(Transformed::yes(call("age", function.args)?))
+}
+
+/// A point in time on the session's calendar.
+fn local_time(expr: Expr, schema: &DFSchema, settings: &Settings) -> Result<Expr> {
     Ok(match type_of(&expr, schema)? {
         DataType::Date32 => Expr::Cast(Cast::new(Box::new(expr), temporal::timestamp())),
         DataType::Timestamp(_, Some(_)) => {
-            Expr::Cast(Cast::new(Box::new(expr), temporal::timestamp()))
+            let zone = literal(settings.time_zone_name.clone());
+            call("timezone", vec![zone, expr])?
         }
         _ => expr,
     })

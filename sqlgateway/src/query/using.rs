@@ -10,7 +10,7 @@
 use super::errors::carry;
 use crate::error::SqlError;
 use datafusion::common::Column;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::Result;
 use datafusion::functions::expr_fn::coalesce;
 use datafusion::logical_expr::utils::expand_wildcard;
@@ -293,6 +293,14 @@ fn star_columns(plan: &LogicalPlan, read: &[Column]) -> Vec<Column> {
 
 /// Gives merged columns their values, in every outer join of a plan.
 pub fn merge_columns(plan: LogicalPlan, spelling: &Spelling) -> Result<LogicalPlan> {
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::Join(join) = node
+            && join.join_constraint == JoinConstraint::Using
+        {
+            refuse_second_merge(join)?;
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
     let merged = plan.transform_up_with_subqueries(|plan| match plan {
         LogicalPlan::Join(join) if join.join_constraint == JoinConstraint::Using => {
             merged(join, spelling)
@@ -300,6 +308,35 @@ pub fn merge_columns(plan: LogicalPlan, spelling: &Spelling) -> Result<LogicalPl
         other => Ok(Transformed::no(other)),
     })?;
     Ok(merged.data)
+}
+
+/// A later USING compares the merged column, of which the plan knows only the two
+/// that it is made of: refused where they differ.
+fn refuse_second_merge(join: &Join) -> Result<()> {
+    for (left, right) in &join.on {
+        for (side, key) in [(&join.left, left), (&join.right, right)] {
+            if let Expr::Column(column) = key
+                && merges(side, &column.name)
+            {
+                return Err(carry(SqlError::unsupported(format!(
+                    "USING (\"{0}\") or NATURAL JOIN after a RIGHT or FULL JOIN that merges \"{0}\"",
+                    column.name
+                ))));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a RIGHT or FULL JOIN among these joins merges a column of this name.
+fn merges(plan: &LogicalPlan, name: &str) -> bool {
+    let LogicalPlan::Join(join) = plan else {
+        return false;
+    };
+    let here = join.join_constraint == JoinConstraint::Using
+        && matches!(join.join_type, JoinType::Right | JoinType::Full)
+        && { join.on.iter() }.any(|(l, _)| matches!(l, Expr::Column(c) if c.name == name));
+    here || merges(&join.left, name) || merges(&join.right, name)
 }
 
 fn merged(join: Join, spelling: &Spelling) -> Result<Transformed<LogicalPlan>> {

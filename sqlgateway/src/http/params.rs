@@ -3,7 +3,7 @@
 //! `json` keeps the text as it came.
 
 use crate::encode;
-use lineradb_common::sql::{Datum, Numeric, SqlType, TimeZone, ValueResult};
+use lineradb_common::sql::{Datum, Numeric, SqlType, TimeZone, ValueError, ValueResult};
 
 /// One parameter: the text of a JSON value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,8 +45,9 @@ fn datum(text: &str, sql_type: SqlType, zone: &TimeZone) -> ValueResult<Datum> {
 }
 
 fn other(text: &str, sql_type: SqlType, zone: &TimeZone) -> ValueResult<Datum> {
-    // The whole body was JSON, so its parts are.
-    let value = serde_json::from_str(text).unwrap_or_default();
+    // The body was JSON, but its values were not read: 1e400 is none of a double.
+    let value =
+        serde_json::from_str(text).map_err(|_| ValueError::syntax(&sql_type.name(), text))?;
     encode::from_json(sql_type, &value, zone)
 }
 
@@ -198,6 +199,14 @@ mod tests {
             value("[0.25, null]", SqlType::Array(1700)).unwrap(),
             "{0.25,NULL}"
         );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_and_not_null() {
+        let deep = format!("{{\"a\":{}1{}}}", "[".repeat(1_000), "]".repeat(1_000));
+        for (text, sql_type) in [("1e400", SqlType::Bool), (&*deep, SqlType::Int4)] {
+            assert_eq!(value(text, sql_type).unwrap_err(), "22P02");
+        }
     }
 
     #[test]

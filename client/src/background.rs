@@ -12,7 +12,7 @@ use crate::router::{Context, Routed, Router};
 use crate::transaction::items::WriteItem;
 use bytes::Bytes;
 use lineradb_common::clock::deadline_after;
-use lineradb_common::{TxnId, spawn};
+use lineradb_common::{Timestamp, TxnId, spawn};
 use lineradb_proto::shard::v1 as pb;
 use lineradb_proto::shard::v1::{ShardDescriptor, request};
 use parking_lot::Mutex;
@@ -29,6 +29,14 @@ const PARALLEL_MAX: usize = 64;
 const JOB_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes of keys in one Resolve.
 const RESOLVE_BYTES_MAX: usize = 512 * 1024;
+/// Records of finished commits that wait to be forgotten, and how often they are:
+/// together, since each time costs a round of consensus.
+const RECORDS_MAX: usize = 16 * 1024;
+const FORGET: Duration = Duration::from_secs(2);
+/// A shard without a quorum does not hold up the records of the others for longer.
+const FORGET_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of records in one message.
+const FORGET_BYTES_MAX: usize = 128 * 1024;
 /// Memory locks expire five seconds after the last heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -47,12 +55,11 @@ pub enum Job {
         txn: TxnId,
         /// What was written.
         items: Vec<WriteItem>,
-        /// 0: aborted, or not known.
-        commit_ts: u64,
-        /// Set when it is not known to have committed: the push at its anchor
-        /// says how it ended, or ends it, so that parts that still arrive find
-        /// their fate.
-        decide: Option<pb::Push>,
+        /// When it is known to have committed.
+        committed: Option<Timestamp>,
+        /// Else the push at its anchor says how it ended, or ends it, so that
+        /// parts that still arrive find their fate.
+        push: pb::Push,
     },
 }
 
@@ -87,11 +94,13 @@ impl Janitor {
     }
 }
 
-/// Starts the two tasks; they end when the janitor is dropped.
+/// Starts the tasks; they end when the janitor is dropped.
 pub fn start(router: Arc<Router>) -> Janitor {
     let (jobs, queue) = mpsc::channel(JOBS_MAX);
     let live = Arc::new(Mutex::new(HashMap::new()));
-    spawn::task("clean-up", work_off(router.clone(), queue));
+    let (done, finished) = mpsc::channel(RECORDS_MAX);
+    spawn::task("clean-up", work_off(router.clone(), queue, done));
+    spawn::task("forget-records", forget(router.clone(), finished));
     spawn::task(
         "lock-heartbeat",
         beat(Arc::downgrade(&router), Arc::downgrade(&live)),
@@ -99,21 +108,25 @@ pub fn start(router: Arc<Router>) -> Janitor {
     Janitor { jobs, live }
 }
 
-async fn work_off(router: Arc<Router>, mut queue: mpsc::Receiver<Job>) {
+async fn work_off(
+    router: Arc<Router>,
+    mut queue: mpsc::Receiver<Job>,
+    done: mpsc::Sender<pb::RecordAt>,
+) {
     let permits = Arc::new(Semaphore::new(PARALLEL_MAX));
     while let Some(job) = queue.recv().await {
         let Ok(permit) = permits.clone().acquire_owned().await else {
             return;
         };
-        let router = router.clone();
+        let (router, done) = (router.clone(), done.clone());
         spawn::task("clean-up-job", async move {
             let _permit = permit;
-            run(&router, job).await;
+            run(&router, &done, job).await;
         });
     }
 }
 
-async fn run(router: &Router, job: Job) {
+async fn run(router: &Router, done: &mpsc::Sender<pb::RecordAt>, job: Job) {
     let receipt = Receipt::default();
     let context = Context {
         deadline: deadline_after(JOB_TIMEOUT),
@@ -132,12 +145,17 @@ async fn run(router: &Router, job: Job) {
         Job::Resolve {
             txn,
             items,
-            commit_ts,
-            decide,
+            committed,
+            push,
         } => {
-            let commit_ts = match decide {
-                None => commit_ts,
-                Some(push) => match router.push(push, &context).await {
+            let record = pb::RecordAt {
+                // A copy: it may be a piece of a large reply, and waits.
+                anchor: Bytes::copy_from_slice(&push.anchor),
+                txn_id: push.txn_id.clone(),
+            };
+            let commit_ts = match committed {
+                Some(at) => at.raw(),
+                None => match router.push(push, &context).await {
                     Ok(Fate::Committed(at)) => at,
                     Ok(Fate::Aborted) => 0,
                     undecided => {
@@ -161,7 +179,7 @@ async fn run(router: &Router, job: Job) {
                 (request::Body::Resolve(resolve), Vec::new())
             };
             let keys_only = items.into_iter().map(WriteItem::without_value).collect();
-            if let Err(failure) = router
+            let resolved = router
                 .scatter(
                     keys_only,
                     make,
@@ -169,11 +187,64 @@ async fn run(router: &Router, job: Job) {
                     RESOLVE_BYTES_MAX,
                     &context,
                 )
-                .await
-            {
-                tracing::debug!(?failure, "intents are left for others to resolve");
+                .await;
+            match resolved {
+                Ok(_) if commit_ts != 0 => {
+                    // A full queue, like a dead gateway, leaves records behind.
+                    done.try_send(record).ok();
+                }
+                Ok(_) => {}
+                Err(failure) => {
+                    tracing::debug!(?failure, "intents are left for others to resolve");
+                }
             }
         }
+    }
+}
+
+impl Routed for pb::RecordAt {
+    fn start(&self) -> &Bytes {
+        &self.anchor
+    }
+
+    fn cut(self, _: &Bytes) -> (Self, Option<Self>) {
+        (self, None)
+    }
+
+    fn weight(&self) -> usize {
+        self.anchor.len() + self.txn_id.len() + 8
+    }
+}
+
+async fn forget(router: Arc<Router>, mut finished: mpsc::Receiver<pb::RecordAt>) {
+    let mut records = Vec::new();
+    while finished.recv_many(&mut records, RECORDS_MAX).await > 0 {
+        let receipt = Receipt::default();
+        let context = Context {
+            deadline: deadline_after(FORGET_TIMEOUT),
+            receipt: &receipt,
+            contention: Contention::PATIENT,
+        };
+        let make = |_: &ShardDescriptor, records: &[pb::RecordAt]| {
+            let forget = pb::ForgetRecords {
+                records: records.to_vec(),
+            };
+            (request::Body::ForgetRecords(forget), Vec::new())
+        };
+        let records = std::mem::take(&mut records);
+        if let Err(failure) = router
+            .scatter(
+                records,
+                make,
+                Effect::Repeatable,
+                FORGET_BYTES_MAX,
+                &context,
+            )
+            .await
+        {
+            tracing::debug!(?failure, "records of finished commits stay");
+        }
+        tokio::time::sleep(FORGET).await;
     }
 }
 

@@ -30,6 +30,8 @@ pub enum Rule {
     SeedInParentsBatch,
     /// D2: the log is purged only when the edit that stands for it is durable.
     EditBeforePurge,
+    /// X3: only a confirmed leader says that no intent is left to resolve.
+    NothingLeftConfirmed,
     /// X5: nothing is read below the threshold of the collection.
     ThresholdRefuses,
     /// X5: a delete marker stays while an older version lies deeper.

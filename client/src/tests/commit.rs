@@ -17,6 +17,10 @@ async fn one_shard_takes_one_round_and_several_take_two() {
     assert_eq!(value(&client, "a").await, Some(b("3")));
     assert_eq!(value(&client, "z").await, Some(b("4")));
     eventually("intents are resolved", || fake.intents() == 0).await;
+    eventually("the record is forgotten", || {
+        fake.0.lock().records.is_empty()
+    })
+    .await;
 }
 
 #[tokio::test]

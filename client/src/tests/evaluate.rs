@@ -220,6 +220,12 @@ impl Store {
                 }
                 reply::Body::Resolve(ResolveReply {})
             }
+            request::Body::ForgetRecords(f) => {
+                for record in f.records {
+                    self.records.remove(&(record.anchor, record.txn_id));
+                }
+                reply::Body::ForgetRecords(ForgetRecordsReply {})
+            }
             request::Body::Refresh(r) => {
                 self.check_schema(&request.schema, r.to_ts)?;
                 let mut bad = None;

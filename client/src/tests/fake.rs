@@ -105,6 +105,7 @@ fn kind(body: &request::Body) -> &'static str {
         request::Body::CommitRecord(_) => "record",
         request::Body::Push(_) => "push",
         request::Body::Resolve(_) => "resolve",
+        request::Body::ForgetRecords(_) => "forget",
         request::Body::Refresh(_) => "refresh",
         request::Body::HeartbeatLocks(_) => "heartbeat",
         request::Body::ReleaseLocks(_) => "release",

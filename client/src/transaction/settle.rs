@@ -102,7 +102,7 @@ pub(super) struct Intents {
     txn: TxnId,
     push: pb::Push,
     items: Vec<WriteItem>,
-    commit_ts: Timestamp,
+    committed: Option<Timestamp>,
 }
 
 impl Intents {
@@ -113,12 +113,12 @@ impl Intents {
             txn: inner.id,
             push: forced(meta),
             items: items.map(WriteItem::without_value).collect(),
-            commit_ts: Timestamp::ZERO,
+            committed: None,
         }
     }
 
     pub(super) fn committed(&mut self, at: Timestamp) {
-        self.commit_ts = at;
+        self.committed = Some(at);
     }
 }
 
@@ -126,12 +126,11 @@ impl Drop for Intents {
     fn drop(&mut self) {
         // Not committed: the abort is recorded as well, since a part whose
         // answer was lost may still arrive.
-        let settle = self.commit_ts.is_zero();
         self.shared.clean(Job::Resolve {
             txn: self.txn,
             items: std::mem::take(&mut self.items),
-            commit_ts: self.commit_ts.raw(),
-            decide: settle.then(|| self.push.clone()),
+            committed: self.committed,
+            push: std::mem::take(&mut self.push),
         });
     }
 }

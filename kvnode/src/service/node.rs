@@ -251,6 +251,11 @@ fn extent(request: &proto::Request) -> proto::Span {
                     .map_or(&[], |txn| std::slice::from_ref(&txn.anchor)),
             );
         }
+        Some(Body::ForgetRecords(forget)) => {
+            for record in &forget.records {
+                add(&record.anchor, point(&record.anchor));
+            }
+        }
         Some(Body::Push(push)) => keys(std::slice::from_ref(&push.anchor)),
         Some(Body::OnePhaseCommit(proto::OnePhaseCommit { writes, .. }))
         | Some(Body::Prewrite(proto::Prewrite { writes, .. })) => {

@@ -254,6 +254,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             Some(Body::CommitRecord(record)) => self.commit_record(call, &record).await,
             Some(Body::Push(push)) => self.push(call, &push).await,
             Some(Body::Resolve(resolve)) => self.resolve(call, &resolve).await,
+            Some(Body::ForgetRecords(forget)) => self.forget_records(call, &forget).await,
             Some(Body::HeartbeatLocks(beat)) => {
                 let id = super::placement::txn_id(&beat.txn_id)?;
                 call.leading.locks.heartbeat(id);
@@ -419,6 +420,7 @@ fn kind_of(request: &proto::Request) -> (&'static str, bool) {
         Some(Body::Push(_)) => ("push", false),
         Some(Body::Resolve(_)) => ("resolve", false),
         Some(Body::Refresh(_)) => ("refresh", false),
+        Some(Body::ForgetRecords(_)) => ("forget_records", false),
         Some(Body::HeartbeatLocks(_)) => ("heartbeat_locks", false),
         Some(Body::ReleaseLocks(_)) => ("release_locks", false),
         Some(Body::Split(_)) => ("split", false),

@@ -177,7 +177,7 @@ pub fn push(
     // X1, X5: the version of a commit in one round may be collected by now, so
     // its absence proves nothing. Whoever met an intent, or has left one at the
     // anchor, asks about a commit over several shards, whose record would be
-    // here.
+    // here, or is forgotten since nothing was left to resolve.
     let old = age > Duration::from_micros(ATTEMPT_AGE_MAX_US);
     let laid = mvcc::read_intent(reader, &anchor)?.is_some_and(|intent| intent.txn == id);
     if request.force && old && !laid {
@@ -192,6 +192,38 @@ pub fn push(
         }],
         then: Reply::Aborted(true),
     })
+}
+
+/// Deletes the records of commits that have nothing left to resolve. Each has
+/// done its work but for one thing: a message of the attempt that arrives only
+/// now may lay an intent once more, and whoever meets that asks at the anchor
+/// (X3). There the first version carries the transaction's id and answers
+/// instead; once that is collected (X5), the intent is older than any attempt
+/// that is accepted, and dropping it loses nothing, since its write is a version
+/// already.
+///
+/// # Errors
+/// When the store fails.
+pub fn forget(reader: &impl Reader, records: &[(Bytes, TxnId)]) -> mvcc::Result<Vec<Op>> {
+    let mut ops = Vec::with_capacity(records.len());
+    for (anchor, id) in records {
+        let (key, record) = read_record(reader, anchor, *id)?;
+        let Some(Status::Committed(at)) = record.map(|record| record.status) else {
+            continue;
+        };
+        let version = keys::version_key(&keys::addressable(anchor), at);
+        let Some(version) = reader.get(Tree::Data, &version)? else {
+            continue;
+        };
+        if mvcc::Version::decode(version)?.txn == Some(*id) {
+            ops.push(Op {
+                tree: Tree::Txn,
+                key,
+                value: None,
+            });
+        }
+    }
+    Ok(ops)
 }
 
 /// An intent's place: a key of the shared key space or a schema version.

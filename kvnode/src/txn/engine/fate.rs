@@ -4,6 +4,7 @@
 use super::write::in_proposals;
 use super::{Answer, Call, Engine};
 use crate::mvcc::{Store, keys};
+use crate::rules::Rule;
 use crate::txn::fate::{self, Decision};
 use crate::txn::latches::LatchGuard;
 use crate::txn::leading::Effects;
@@ -11,7 +12,7 @@ use crate::txn::placement::{self, Writer, check_key, txn_id};
 use crate::txn::refusal::Refusal;
 use crate::txn::seam::Consensus;
 use bytes::Bytes;
-use lineradb_common::{TableId, Timestamp};
+use lineradb_common::{TableId, Timestamp, spawn};
 use lineradb_proto::shard::v1::{self as proto, reply};
 use std::sync::Arc;
 
@@ -124,12 +125,40 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         };
         if ops.is_empty() {
             drop(guard);
+            // X3: its sender takes every intent for resolved and forgets the
+            // record. One that leads no more may never have had the intents.
+            if self.rules.hold(Rule::NothingLeftConfirmed) {
+                self.confirm(call).await?;
+            }
             call.leading.applied(&effects);
         } else {
             self.propose(call, guard, in_proposals(ops), effects)
                 .await?;
         }
         let reply = reply::Body::Resolve(proto::ResolveReply {});
+        Ok((reply, Timestamp::ZERO))
+    }
+
+    pub(super) async fn forget_records(
+        self: &Arc<Self>,
+        call: &mut Call,
+        request: &proto::ForgetRecords,
+    ) -> Answer {
+        let mut records = Vec::with_capacity(request.records.len());
+        for record in &request.records {
+            check_key(&call.descriptor, &record.anchor)?;
+            records.push((record.anchor.clone(), txn_id(&record.txn_id)?));
+        }
+        // Without latches: whoever decided on the absence of such a record holds
+        // the anchor's until its verdict is there, and the record came later.
+        let guard = self.latch(call, Vec::new()).await?;
+        let snapshot = self.store.snapshot();
+        let ops = spawn::stalling(|| fate::forget(&snapshot, &records))?;
+        if !ops.is_empty() {
+            self.propose(call, guard, in_proposals(ops), Effects::default())
+                .await?;
+        }
+        let reply = reply::Body::ForgetRecords(proto::ForgetRecordsReply {});
         Ok((reply, Timestamp::ZERO))
     }
 }

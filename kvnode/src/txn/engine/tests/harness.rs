@@ -1,9 +1,10 @@
 //! A shard whose group is simulated: a log in memory, terms, replicas that take
 //! over, proposals and confirmations that wait until the test lets them go.
 
-use crate::command::{Body, Command, Expect, Rejection, Verdict};
+use crate::command::{Body, Command, Expect, Rejection, Tree, Verdict};
 use crate::consensus::{Leadership, ProposeError, ReadError, SplitApplied};
 use crate::mvcc::memory::MemoryStore;
+use crate::mvcc::{Cursor, Reader, Store};
 use crate::rules::Rules;
 use crate::txn::{Consensus, Engine};
 use bytes::Bytes;
@@ -219,6 +220,20 @@ impl Shard {
 
     pub async fn call(&self, body: request::Body) -> proto::Reply {
         call(&self.engine, body, &[]).await
+    }
+
+    /// How many records of transactions and outcomes are stored.
+    pub fn records(&self) -> usize {
+        let snapshot = self.shared.store.snapshot();
+        let end = crate::mvcc::keys::addressable_end(b"");
+        let mut cursor = snapshot.cursor(Tree::Txn, &[0], &end);
+        cursor.seek_to_first().unwrap();
+        let mut count = 0;
+        while cursor.valid() {
+            count += 1;
+            cursor.next().unwrap();
+        }
+        count
     }
 }
 

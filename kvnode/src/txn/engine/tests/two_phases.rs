@@ -2,6 +2,7 @@
 
 use super::harness::*;
 use super::serving::{body, bytes, settle, shard, store};
+use crate::rules::{Rule, Rules};
 use lineradb_common::{Timestamp, TxnId, spawn};
 use lineradb_proto::shard::v1::{self as proto, ErrorCode, reply, request};
 
@@ -110,6 +111,67 @@ async fn two_phases_hide_and_show_everything_together() {
             .call(body(commit(id(2), shard.now(), vec![put("b", "2")])))
             .await,
     );
+}
+
+fn forget(txns: &[TxnId]) -> request::Body {
+    let at = |txn: &TxnId| proto::RecordAt {
+        anchor: "a".into(),
+        txn_id: bytes(*txn),
+    };
+    request::Body::ForgetRecords(proto::ForgetRecords {
+        records: txns.iter().map(at).collect(),
+    })
+}
+
+/// X3: the record of a finished commit is deleted, and then a message of the
+/// attempt arrives a second time.
+#[tokio::test]
+async fn x3_the_first_version_answers_for_a_forgotten_record() {
+    let shard = shard();
+    let r = shard.now();
+    let write = || prewrite(id(1), r, vec![put("a", "1"), put("b", "1")]);
+    let at = laid(&shard.call(write()).await);
+    shard.call(record(id(1), r, at)).await;
+    // Not resolved: the record is all that there is.
+    shard.call(forget(&[id(1)])).await;
+    let fate = shard.call(push(id(1), "a", r, true)).await;
+    let committed = proto::push_reply::Status::Committed(at.raw());
+    assert_eq!(pushed(&fate), committed);
+    assert_eq!(shard.records(), 1);
+    shard.call(resolve(id(1), &["a", "b"], at)).await;
+    // An aborted attempt is not forgotten this way: it may still arrive.
+    shard.call(push(id(2), "a", r, true)).await;
+    shard.call(forget(&[id(1), id(2), id(3)])).await;
+    assert_eq!(shard.records(), 1);
+
+    let again = laid(&shard.call(write()).await);
+    assert!(again > at);
+    let fate = shard.call(push(id(1), "a", r, true)).await;
+    assert_eq!(pushed(&fate), committed);
+    shard.call(resolve(id(1), &["a", "b"], at)).await;
+    let both = [Some("1".into()), Some("1".into())];
+    assert_eq!(
+        values(&shard.call(get(&["a", "b"], shard.now(), None)).await),
+        both
+    );
+    let later = shard.call(get(&["a"], at, None)).await;
+    assert_eq!(values(&later), [Some("1".into())]);
+}
+
+/// X3: the intent was laid at the next leader; the one before it, which never had
+/// it, is asked to resolve it, and the record would be forgotten.
+#[tokio::test]
+async fn x3_a_deposed_leader_does_not_say_that_nothing_is_left() {
+    for rule in [true, false] {
+        let shard = Shard::new(match rule {
+            true => Rules::default(),
+            false => Rules::without(Rule::NothingLeftConfirmed),
+        });
+        let at = shard.now();
+        shard.depose();
+        let reply = shard.call(resolve(id(1), &["a"], at)).await;
+        assert_eq!(code(&reply).is_some(), rule, "{reply:?}");
+    }
 }
 
 #[tokio::test]

@@ -55,6 +55,10 @@ pub struct Options {
     pub table_bytes: u64,
     /// Bits of bloom filter per key; 0 writes no filter.
     pub bloom_bits_per_key: u32,
+    /// Keyspaces whose keys end with a version, and how many bytes that has. Their filters hold keys without it, so
+    /// that [`Snapshot::iter_versions`](crate::Snapshot::iter_versions) passes by the tables that have no version of
+    /// a key.
+    pub version_bytes: Vec<(String, usize)>,
     /// How data blocks are stored, from level `compression_level_min` on.
     pub compression: Compression,
     /// Levels above this one (smaller numbers) are not compressed: their tables are short-lived.
@@ -89,6 +93,7 @@ impl Default for Options {
             block_bytes: 4 << 10,
             table_bytes: 64 << 20,
             bloom_bits_per_key: 10,
+            version_bytes: Vec::new(),
             compression: Compression::Lz4,
             compression_level_min: 2,
             compression_last_level: None,
@@ -109,6 +114,13 @@ impl Options {
             keyspaces: keyspaces.into_iter().map(Into::into).collect(),
             ..Self::default()
         }
+    }
+
+    /// How many bytes of a keyspace's keys are their version.
+    pub(crate) fn version_bytes_of(&self, keyspace: &str) -> usize {
+        let mut all = self.version_bytes.iter();
+        all.find(|(name, _)| name == keyspace)
+            .map_or(0, |(_, bytes)| *bytes)
     }
 
     pub(crate) fn validate(&self) -> Result<()> {

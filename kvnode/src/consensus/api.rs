@@ -2,6 +2,7 @@
 
 use super::Group;
 use crate::command::Tree;
+use crate::mvcc::keys;
 use crate::raft_log;
 use crate::transport::Transport;
 use lineradb_common::{NodeId, ShardId};
@@ -196,6 +197,7 @@ impl GroupsOptions {
 pub fn storage_options() -> lineradb_lsm::Options {
     lineradb_lsm::Options {
         wal: false,
+        version_bytes: vec![(Tree::Data.name().to_owned(), keys::TIMESTAMP_BYTES)],
         ..lineradb_lsm::Options::with_keyspaces(Tree::ALL.map(Tree::name))
     }
 }

@@ -18,7 +18,8 @@ const SCHEMA: u8 = b'v';
 const RECORD: u8 = b'r';
 const OUTCOME: u8 = b'o';
 const THRESHOLD: u8 = b'g';
-const TIMESTAMP_BYTES: usize = 8;
+/// Bytes of a version at the end of its key.
+pub const TIMESTAMP_BYTES: usize = 8;
 
 /// The addressable form of a key of the shared key space.
 pub fn addressable(key: &[u8]) -> Bytes {

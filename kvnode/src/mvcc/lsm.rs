@@ -1,8 +1,9 @@
 //! [`Reader`] over a snapshot of the storage engine.
 
-use super::{Cursor, Reader, Result, Store};
+use super::{Cursor, Reader, Result, Store, keys};
 use crate::command::Tree;
 use bytes::Bytes;
+use lineradb_common::Timestamp;
 use lineradb_lsm::{Db, Iter, KeyspaceId, Snapshot};
 use std::ops::Bound;
 
@@ -70,6 +71,15 @@ impl Reader for LsmReader {
             Bound::Included(lower),
             Bound::Excluded(upper),
         ))
+    }
+
+    fn versions(&self, addressable: &[u8], at: Timestamp) -> LsmCursor {
+        let keyspace = self.keyspace(Tree::Data);
+        let first = keys::version_key(addressable, at);
+        let versions = self
+            .snapshot
+            .iter_versions(keyspace, &first, keys::TIMESTAMP_BYTES);
+        LsmCursor(versions)
     }
 }
 

@@ -48,8 +48,7 @@ pub fn newest_version(
     addressable: &[u8],
     at: Timestamp,
 ) -> Result<Option<Visible>> {
-    let lower = keys::version_key(addressable, at);
-    let mut cursor = reader.cursor(Tree::Data, &lower, &keys::versions_end(addressable));
+    let mut cursor = reader.versions(addressable, at);
     cursor.seek_to_first()?;
     if !cursor.valid() {
         return Ok(None);
@@ -176,8 +175,7 @@ fn walk_versions(
     at: Timestamp,
     mut visit: impl FnMut(Timestamp, Version) -> bool,
 ) -> Result<()> {
-    let lower = keys::version_key(addressable, at);
-    let mut cursor = reader.cursor(Tree::Data, &lower, &keys::versions_end(addressable));
+    let mut cursor = reader.versions(addressable, at);
     cursor.seek_to_first()?;
     while cursor.valid() {
         let (_, timestamp) = keys::split_version_key(cursor.key())?;

@@ -1,9 +1,10 @@
 //! What reading needs from a store: point reads and ordered cursors over one
 //! frozen state.
 
-use super::Result;
+use super::{Result, keys};
 use crate::command::Tree;
 use bytes::Bytes;
+use lineradb_common::Timestamp;
 
 /// Where snapshots come from.
 pub trait Store: Send + Sync + 'static {
@@ -30,6 +31,13 @@ pub trait Reader: Clone + Send + Sync + 'static {
 
     /// A cursor over `[lower, upper)`, not positioned yet.
     fn cursor(&self, tree: Tree, lower: &[u8], upper: &[u8]) -> Self::Cursor;
+
+    /// A cursor over the versions of an addressable key at or below a timestamp,
+    /// newest first, not positioned yet.
+    fn versions(&self, addressable: &[u8], at: Timestamp) -> Self::Cursor {
+        let first = keys::version_key(addressable, at);
+        self.cursor(Tree::Data, &first, &keys::versions_end(addressable))
+    }
 }
 
 /// A position in a tree. It owns what it reads.

@@ -136,7 +136,7 @@ impl Inner {
             let output = Output {
                 table_bytes: u64::MAX,
                 progress: &|_| Ok(()),
-                ..self.output(0, &allocate)
+                ..self.output(keyspace as u32, 0, &allocate)
             };
             for meta in rewrite(&output, &mut input, &mut retention, ranges, |_| true)? {
                 self.counters.flush_bytes_written.add(meta.bytes);
@@ -276,7 +276,7 @@ impl Inner {
         };
         let output = Output {
             progress: &progress,
-            ..self.output(pick.output_level, &allocate)
+            ..self.output(keyspace, pick.output_level, &allocate)
         };
         let is_below = |key: &[u8]| tree.is_below(pick.output_level, key);
         let mut retention = retention.with_filter(filter);
@@ -306,8 +306,13 @@ impl Inner {
         pressed || self.is_stopping() || self.failure.get().is_some()
     }
 
-    /// How tables of a level are written.
-    fn output<'a>(&'a self, level: usize, allocate: &'a dyn Fn() -> u64) -> Output<'a> {
+    /// How tables of a level of a keyspace are written.
+    fn output<'a>(
+        &'a self,
+        keyspace: u32,
+        level: usize,
+        allocate: &'a dyn Fn() -> u64,
+    ) -> Output<'a> {
         let compression = match self.options.compression_last_level {
             Some(compression) if level + 1 == LEVELS => compression,
             _ if level >= self.options.compression_level_min => self.options.compression,
@@ -316,6 +321,8 @@ impl Inner {
         let options = TableOptions {
             block_bytes: self.options.block_bytes,
             bloom_bits_per_key: self.options.bloom_bits_per_key,
+            version_bytes: { self.keyspaces.get(keyspace as usize) }
+                .map_or(0, |name| self.options.version_bytes_of(name)),
             compression,
         };
         let dir: &Path = &self.dir;

@@ -6,9 +6,11 @@
 //! not above it.
 
 use super::Inner;
+use super::view::VersionsOf;
 use crate::error::Result;
 use crate::iter::Iter;
 use crate::slice::Slice;
+use crate::table::without_version;
 use crate::types::{KeyspaceId, SeqNo, Trailer};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -120,7 +122,26 @@ impl Snapshot {
     /// keyspace has no keys.
     pub fn iter(&self, keyspace: KeyspaceId, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Iter {
         let view = self.held.inner.view.load();
-        let (merge, ranges) = view.merge(keyspace, self.held.seqno, (lower, upper));
+        let (merge, ranges) = view.merge(keyspace, self.held.seqno, (lower, upper), None);
         Iter::new(merge, ranges, self.held.seqno, (lower, upper))
+    }
+
+    /// An iterator over the versions of one key, from `first` on: over all keys that share with `first` everything
+    /// but its last `version_bytes` bytes, and are not before it. It starts invalid, so seek first. There must be no
+    /// longer keys among them. Tables whose filter excludes the key are not looked into, if
+    /// [`Options::version_bytes`](crate::Options::version_bytes) says the same of the keyspace.
+    pub fn iter_versions(&self, keyspace: KeyspaceId, first: &[u8], version_bytes: usize) -> Iter {
+        let key = without_version(first, version_bytes);
+        let mut last = Vec::with_capacity(first.len());
+        last.extend_from_slice(key);
+        last.resize(first.len(), 0xff);
+        let bounds = (Bound::Included(first), Bound::Included(&last[..]));
+        let versions = VersionsOf {
+            key,
+            bytes: version_bytes,
+        };
+        let view = self.held.inner.view.load();
+        let (merge, ranges) = view.merge(keyspace, self.held.seqno, bounds, Some(versions));
+        Iter::new(merge, ranges, self.held.seqno, bounds)
     }
 }

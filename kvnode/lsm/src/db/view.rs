@@ -39,6 +39,13 @@ impl Inner {
     }
 }
 
+/// The versions of one key: what follows it are `bytes` bytes, in every key within the bounds.
+#[derive(Clone, Copy)]
+pub(super) struct VersionsOf<'a> {
+    pub key: &'a [u8],
+    pub bytes: usize,
+}
+
 fn unknown(keyspace: KeyspaceId) -> Error {
     Error::UnknownKeyspace {
         name: format!("#{}", keyspace.index()),
@@ -106,12 +113,13 @@ impl View {
     }
 
     /// Merges all sources of a keyspace that may hold keys within the bounds, and gives the range deletes that hide
-    /// some of them; nothing if there is no such keyspace.
+    /// some of them; nothing if there is no such keyspace. With `versions` the filters are asked as well.
     pub fn merge(
         &self,
         keyspace: KeyspaceId,
         seqno: SeqNo,
         (lower, upper): (Bound<&[u8]>, Bound<&[u8]>),
+        versions: Option<VersionsOf<'_>>,
     ) -> (MergeIter, Vec<Arc<RangeSet>>) {
         let Some(tree) = self.version.trees.get(keyspace.index()) else {
             return (MergeIter::new(Vec::new()), Vec::new());
@@ -127,6 +135,9 @@ impl View {
                 Bound::Unbounded => false,
             };
             !above && !below
+        };
+        let may_hold = |table: &&Arc<Table>| {
+            versions.is_none_or(|of| table.may_hold_versions(of.key, of.bytes))
         };
         let memtables = self
             .memtables()
@@ -147,18 +158,24 @@ impl View {
             .map(|memtable| Source::Memtable(MemtableIter::new(Arc::clone(memtable))))
             .collect();
         let [level0, deeper @ ..] = &tree.levels;
-        let level0 = level0.iter().filter(is_inside);
+        let level0 = level0.iter().filter(is_inside).filter(may_hold);
         for table in level0.filter(|table| !is_hidden(table)) {
             sources.push(Source::Run(RunIter::new(Arc::new(vec![Arc::clone(table)]))));
         }
         for level in deeper.iter().filter(|level| !level.is_empty()) {
+            let first = match lower {
+                Bound::Included(key) | Bound::Excluded(key) => {
+                    level.partition_point(|table| table.meta.is_before(key))
+                }
+                Bound::Unbounded => 0,
+            };
+            let inside = level[first..].iter().take_while(is_inside);
+            if versions.is_some() && !inside.clone().any(|table| may_hold(&table)) {
+                continue;
+            }
             let level = match ranges.is_empty() {
                 true => Arc::clone(level),
-                false => {
-                    let tables = level.iter().filter(is_inside);
-                    let seen: Vec<_> = tables.filter(|table| !is_hidden(table)).cloned().collect();
-                    Arc::new(seen)
-                }
+                false => Arc::new(inside.filter(|table| !is_hidden(table)).cloned().collect()),
             };
             sources.push(Source::Run(RunIter::new(level)));
         }

@@ -4,7 +4,7 @@ use super::block::{BlockBuilder, RESTART_INTERVAL, common_prefix};
 use super::format::{
     FORMAT_PLAIN, FORMAT_RANGES, Footer, HEADER_BYTES, Handle, PartKind, encode_header, part_crc,
 };
-use super::{TableMeta, bloom, properties};
+use super::{TableMeta, bloom, properties, without_version};
 use crate::coding::put_varint;
 use crate::error::{Error, Result};
 use crate::options::Compression;
@@ -21,6 +21,8 @@ const WRITE_BYTES: usize = 1 << 20;
 pub(crate) struct TableOptions {
     pub block_bytes: usize,
     pub bloom_bits_per_key: u32,
+    /// Bytes at the end of each key that the filter leaves out.
+    pub version_bytes: usize,
     pub compression: Compression,
 }
 
@@ -108,7 +110,7 @@ impl TableBuilder {
         }
         if self.options.bloom_bits_per_key > 0 {
             // Versions of one key come one after the other.
-            let hash = bloom::hash(user_key);
+            let hash = bloom::hash(without_version(user_key, self.options.version_bytes));
             if self.hashes.last() != Some(&hash) {
                 self.hashes.push(hash);
             }
@@ -233,7 +235,10 @@ impl TableBuilder {
         self.note_ranges(ranges);
         let filter = bloom::build(&self.hashes, self.options.bloom_bits_per_key);
         let filter = self.write_part(&filter, PartKind::Raw)?;
-        let properties = self.write_part(&properties::encode(&self.meta), PartKind::Raw)?;
+        let properties = self.write_part(
+            &properties::encode(&self.meta, self.options.version_bytes),
+            PartKind::Raw,
+        )?;
         let ranges = match self.has_ranges {
             true => Some(self.write_part(&ranges.encode(), PartKind::Raw)?),
             false => None,

@@ -35,6 +35,11 @@ pub use writer::TableWriter;
 
 use crate::types::{Kind, SeqNo, Trailer};
 
+/// The part of a key that the filter of a table holds.
+pub(crate) fn without_version(user_key: &[u8], version_bytes: usize) -> &[u8] {
+    &user_key[..user_key.len().saturating_sub(version_bytes)]
+}
+
 /// What the manifest knows about a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TableMeta {

@@ -12,9 +12,10 @@ const LARGEST_SEQNO: u64 = 4;
 const SMALLEST_KEY: u64 = 5;
 const LARGEST_KEY: u64 = 6;
 const RANGE_DELETES: u64 = 7;
+const VERSION_BYTES: u64 = 8;
 
 /// `(tag varint | length varint | body)*`; numbers are u64.
-pub(super) fn encode(meta: &TableMeta) -> Vec<u8> {
+pub(super) fn encode(meta: &TableMeta, version_bytes: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     let numbers = [
         (ENTRIES, meta.entries),
@@ -22,6 +23,7 @@ pub(super) fn encode(meta: &TableMeta) -> Vec<u8> {
         (SMALLEST_SEQNO, meta.smallest_seqno),
         (LARGEST_SEQNO, meta.largest_seqno),
         (RANGE_DELETES, meta.range_deletes),
+        (VERSION_BYTES, version_bytes as u64),
     ];
     for (tag, number) in numbers {
         put_varint(&mut bytes, tag);
@@ -37,10 +39,11 @@ pub(super) fn encode(meta: &TableMeta) -> Vec<u8> {
     bytes
 }
 
-/// Reads what [`encode`] wrote; `None` if the bytes are no such fields. Number and length of the file are the
-/// caller's to fill in.
-pub(super) fn decode(mut input: &[u8]) -> Option<TableMeta> {
+/// Reads what [`encode`] wrote: the table, and how many bytes of its keys the filter leaves out. `None` if the bytes
+/// are no such fields. Number and length of the file are the caller's to fill in.
+pub(super) fn decode(mut input: &[u8]) -> Option<(TableMeta, usize)> {
     let input = &mut input;
+    let mut version_bytes = 0;
     let mut meta = TableMeta {
         number: 0,
         bytes: 0,
@@ -64,12 +67,13 @@ pub(super) fn decode(mut input: &[u8]) -> Option<TableMeta> {
             SMALLEST_SEQNO => meta.smallest_seqno = number?,
             LARGEST_SEQNO => meta.largest_seqno = number?,
             RANGE_DELETES => meta.range_deletes = number?,
+            VERSION_BYTES => version_bytes = usize::try_from(number?).ok()?,
             SMALLEST_KEY => meta.smallest_key = body.to_vec(),
             LARGEST_KEY => meta.largest_key = body.to_vec(),
             _ => {}
         }
     }
-    Some(meta)
+    Some((meta, version_bytes))
 }
 
 #[cfg(test)]
@@ -80,14 +84,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn fields_come_back_and_any_bytes_are_read_without_a_panic(bytes: Vec<u8>, numbers: [u64; 5]) {
+        fn fields_come_back_and_any_bytes_are_read_without_a_panic(bytes: Vec<u8>, numbers: [u64; 5], version_bytes: u32) {
             let _ = decode(&bytes);
-            let mut meta = decode(b"").unwrap();
+            let version_bytes = version_bytes as usize;
+            let (mut meta, _) = decode(b"").unwrap();
             [meta.entries, meta.tombstones, meta.smallest_seqno, meta.largest_seqno, meta.range_deletes] = numbers;
             meta.smallest_key = bytes.clone();
             meta.largest_key = [&bytes[..], b"z"].concat();
-            let mut encoded = encode(&meta);
-            prop_assert_eq!(decode(&encoded).unwrap(), meta);
+            let mut encoded = encode(&meta, version_bytes);
+            prop_assert_eq!(decode(&encoded).unwrap(), (meta, version_bytes));
             encoded.extend_from_slice(&[99, 1, 0]);
             prop_assert!(decode(&encoded).is_some(), "an unknown tag is skipped");
         }

@@ -10,7 +10,7 @@ use super::format::{
     FORMAT_PLAIN, FORMAT_RANGES, Footer, HEADER_BYTES, HEADER_MAGIC, Handle, PART_TRAILER_BYTES,
     PartKind, footer_bytes, part_crc,
 };
-use super::{TableMeta, bloom, properties};
+use super::{TableMeta, bloom, properties, without_version};
 use crate::cache::{BlockCache, Slots};
 use crate::coding::u32_at;
 use crate::error::{Error, Result};
@@ -47,6 +47,8 @@ pub(crate) struct Table {
     /// Range deletes.
     pub ranges: Arc<RangeSet>,
     filter: Range<usize>,
+    /// Bytes at the end of each key that the filter leaves out.
+    version_bytes: usize,
     /// One bit per data block: its checksum was found right.
     verified: Vec<AtomicU64>,
     /// Where the block cache keeps the blocks of this table; made with the first compressed one.
@@ -73,9 +75,13 @@ impl Table {
         let Parts {
             footer,
             filter,
+            properties,
             ranges,
-            ..
         } = Parts::verify(&map, path)?;
+        let Some((_, version_bytes)) = properties::decode(&map[properties]) else {
+            let offset = footer.properties.offset;
+            return Err(Error::corruption(path, "properties", offset, "malformed"));
+        };
         if ranges.count() != meta.range_deletes {
             let offset = footer.ranges.unwrap_or_default().offset;
             let what = "not as many as the manifest says";
@@ -100,6 +106,7 @@ impl Table {
             index_offset: footer.index.offset,
             ranges: Arc::new(ranges),
             filter,
+            version_bytes,
             verified,
             slots: OnceLock::new(),
             context,
@@ -112,15 +119,30 @@ impl Table {
         self.obsolete.store(true, Ordering::Release);
     }
 
+    /// False only if no key is there that is `versionless` and so many bytes after it.
+    pub fn may_hold_versions(&self, versionless: &[u8], version_bytes: usize) -> bool {
+        self.version_bytes != version_bytes || self.passes_filter(versionless)
+    }
+
+    fn passes_filter(&self, versionless: &[u8]) -> bool {
+        if self.filter.is_empty() {
+            return true;
+        }
+        let filter = &self.map[self.filter.clone()];
+        let passes = bloom::may_contain(filter, bloom::hash(versionless));
+        let counters = &self.context.counters;
+        match passes {
+            true => counters.bloom_passed.add(1),
+            false => counters.bloom_useful.add(1),
+        }
+        passes
+    }
+
     /// The newest entry of a key that a reader starting at `trailer` sees.
     pub fn get(&self, user_key: &[u8], trailer: Trailer) -> Result<Option<(Trailer, Slice)>> {
         let counters = &self.context.counters;
-        if !self.filter.is_empty() {
-            if !bloom::may_contain(&self.map[self.filter.clone()], bloom::hash(user_key)) {
-                counters.bloom_useful.add(1);
-                return Ok(None);
-            }
-            counters.bloom_passed.add(1);
+        if !self.passes_filter(without_version(user_key, self.version_bytes)) {
+            return Ok(None);
         }
         let index = self.index.view();
         let trailer = self.meta.to_file(trailer);
@@ -357,7 +379,7 @@ pub(crate) fn external_meta(vfs: &dyn Vfs, path: &Path) -> Result<TableMeta> {
     let Parts {
         footer, properties, ..
     } = Parts::verify(&map, path)?;
-    let Some(mut meta) = properties::decode(&map[properties]) else {
+    let Some((mut meta, _)) = properties::decode(&map[properties]) else {
         let offset = footer.properties.offset;
         return Err(Error::corruption(path, "properties", offset, "malformed"));
     };

@@ -28,6 +28,8 @@ impl TableWriter {
         let options = TableOptions {
             block_bytes: options.block_bytes,
             bloom_bits_per_key: options.bloom_bits_per_key,
+            // It is not known yet which keyspace the keys are for.
+            version_bytes: 0,
             compression: options.compression,
         };
         Ok(Self {

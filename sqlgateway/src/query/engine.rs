@@ -12,7 +12,7 @@ use super::pushdown::ShipFragments;
 use super::rewrite::{Locking, rewrite_query, take_locking};
 use super::scan::Binding;
 use super::semantics::{after_coercion, before_coercion};
-use super::using::{Spelling, merge_columns, order_star, qualify};
+use super::using::write_out_joins;
 use crate::error::{Result, SqlError};
 use crate::session::ResultColumn;
 use arrow::datatypes::{DataType, Field};
@@ -219,17 +219,14 @@ fn plan_now(
     crate::pg_catalog::rewrite_query(&mut query);
     name_outputs(&mut query);
     rewrite_query(&mut query)?;
-    let spelling = Spelling::of(&query);
-    qualify(&mut query);
     let names = Names::new(state, context);
+    write_out_joins(&mut query, &names)?;
     let relations = SqlToRel::new_with_options(&names, parser_options());
     let plan = relations
         .sql_statement_to_plan_with_context(
             Statement::Query(Box::new(query)),
             &mut planner_context(parameter_types),
         )
-        .and_then(|plan| order_star(plan, &spelling))
-        .and_then(|plan| merge_columns(plan, &spelling))
         .map_err(sql_error)?;
     drop(relations);
     let Notes {

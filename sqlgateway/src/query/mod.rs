@@ -37,6 +37,7 @@ mod quantified;
 pub mod rewrite;
 mod rows;
 mod scan;
+mod scope;
 mod semantics;
 mod series;
 mod spans;

@@ -19,6 +19,11 @@ pub fn plain(name: &str) -> &str {
     name.split(MARK).next().unwrap_or(name)
 }
 
+/// The name of a column that has the name of one before it.
+pub fn repeated(name: &str, times: usize) -> String {
+    format!("{name}{MARK}{times}")
+}
+
 /// Names the outputs of every SELECT in a query.
 pub fn name_outputs(query: &mut Query) {
     struct Names;
@@ -42,31 +47,29 @@ pub fn name_items(items: &mut [SelectItem]) {
     });
     let mut seen: HashMap<String, usize> = HashMap::new();
     for item in items.iter() {
-        if let Some(name) = label(item) {
+        if let Some(name) = output_name(item) {
             *seen.entry(name).or_default() += 1;
         }
     }
     let mut used: HashMap<String, usize> = HashMap::new();
     for item in items.iter_mut() {
-        let Some(name) = label(item) else { continue };
+        let Some(name) = output_name(item) else {
+            continue;
+        };
         let n = used.entry(name.clone()).or_default();
         *n += 1;
-        let repeated = seen.get(&name).copied().unwrap_or(0) > 1;
+        let again = seen.get(&name).copied().unwrap_or(0) > 1;
         let is_column = matches!(
             item,
             SelectItem::UnnamedExpr(Expr::Identifier(_) | Expr::CompoundIdentifier(_))
         ) && !matches!(item, SelectItem::UnnamedExpr(e) if bare_function(e).is_some());
         let is_alias = matches!(item, SelectItem::ExprWithAlias { .. });
         // A column next to `*` is there twice.
-        let hide = (repeated && *n > 1) || (wildcard && is_column);
+        let hide = (again && *n > 1) || (wildcard && is_column);
         if !hide && (is_column || is_alias) {
             continue;
         }
-        let alias = if hide {
-            format!("{name}{MARK}{n}")
-        } else {
-            name
-        };
+        let alias = if hide { repeated(&name, *n) } else { name };
         let expr = match item {
             SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => expr.clone(),
             _ => continue,
@@ -97,7 +100,8 @@ fn fold(ident: &Ident) -> String {
     }
 }
 
-fn label(item: &SelectItem) -> Option<String> {
+/// The name of one item of a select list; `None`: it is many.
+pub fn output_name(item: &SelectItem) -> Option<String> {
     match item {
         SelectItem::UnnamedExpr(expr) => {
             Some(expression_name(expr).unwrap_or_else(|| "?column?".to_owned()))
@@ -207,7 +211,7 @@ mod tests {
         let SetExpr::Select(select) = *query.body else {
             panic!("no select");
         };
-        select.projection.iter().filter_map(label).collect()
+        select.projection.iter().filter_map(output_name).collect()
     }
 
     #[test]

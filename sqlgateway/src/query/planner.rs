@@ -6,13 +6,14 @@
 //! the requests of the plan carry the versions of the tables.
 
 use super::context::QueryContext;
-use super::errors::carry;
+use super::errors::{carry, sql_error};
 use super::functions::{depends_on_statement, session_function};
 use super::table::ShardTable;
 use super::types::Types;
 use super::virtual_tables::VirtualProvider;
-use crate::error::SqlError;
+use crate::error::{Result as SqlResult, SqlError};
 use crate::settings::Settings;
+use crate::statement::object_name;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::TableFunctionArgs;
 use datafusion::catalog::cte_worktable::CteWorkTable;
@@ -35,7 +36,7 @@ use datafusion::logical_expr::{
     WindowFunctionDefinition, WindowUDF,
 };
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
-use datafusion::sql::sqlparser::ast::BinaryOperator;
+use datafusion::sql::sqlparser::ast::{BinaryOperator, ObjectName};
 use lineradb_client::TableVersion;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -78,6 +79,30 @@ impl<'a> Names<'a> {
     /// What was looked up.
     pub fn into_notes(self) -> Notes {
         self.notes.into_inner()
+    }
+
+    /// The names of a table's columns, in order.
+    ///
+    /// # Errors
+    /// 42P01 when there is no such table.
+    pub fn column_names(&self, name: &ObjectName) -> SqlResult<Vec<String>> {
+        let (schema, table) = object_name(name)?;
+        let catalog = &self.context.catalog;
+        let path = &self.context.settings.search_path;
+        let source = self.get_table_source(match &schema {
+            Some(schema) => TableReference::partial(schema.as_str(), table.as_str()),
+            None => TableReference::bare(table.as_str()),
+        });
+        let schema_of = source.map_err(sql_error)?.schema();
+        let mut names: Vec<String> = { schema_of.fields().iter() }
+            .map(|field| field.name().clone())
+            .collect();
+        if self.context.row_ids
+            && let Some(descriptor) = catalog.resolve(schema.as_deref(), &table, path)
+        {
+            names.retain(|name| descriptor.column(name).is_some());
+        }
+        Ok(names)
     }
 
     fn virtual_table(&self, schema: &str, name: &str) -> Option<Arc<dyn TableSource>> {

@@ -1,388 +1,469 @@
-//! The one column that `USING` and `NATURAL` make of two: that of the left side in
-//! a left join, of the right side in a right join, and the one that is there in a
-//! full join. DataFusion takes the left one for a bare name, and for `*` the one
-//! whose table comes first in the alphabet, whatever the join.
+//! Joins with `USING` and `NATURAL`, written out as PostgreSQL reads them
+//! (`transformFromClauseItem`): the condition becomes an `ON`, `*` the list of its
+//! columns with the merged ones first, and a bare name of a merged column what it
+//! stands for: the left column of an inner or a left join, the right one of a right
+//! join, the first that is there of a full join. The engine has a notion of `USING`
+//! of its own, in which the merged column is always the left one and `*` has
+//! another order, so none of it may be left when the engine reads the query.
 //!
-//! Both names of the two columns stay in the plan; the one that a bare name or
-//! `*` was read as gets the merged value. Where the text names that column with
-//! its table as well, it would have to be two things: that is refused.
+//! It works on the syntax, from the innermost FROM outwards, since that is where
+//! names are still names. [`super::scope`] says which columns there are.
 
-use super::errors::carry;
-use crate::error::SqlError;
-use datafusion::common::Column;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::error::Result;
-use datafusion::functions::expr_fn::coalesce;
-use datafusion::logical_expr::utils::expand_wildcard;
-use datafusion::logical_expr::{
-    Distinct, Expr, Join, JoinConstraint, JoinType, LogicalPlan, LogicalPlanBuilder, Projection,
-};
+use super::names::{output_name, repeated};
+use super::planner::Names;
+use super::rewrite::{call, finish, parse_query};
+use super::scope::{Around, Column, Scope, quoted};
+use crate::error::{Result, SqlError};
+use crate::statement::ident;
 use datafusion::sql::sqlparser::ast::{
-    self, Ident, JoinConstraint as JoinConstraintSql, JoinOperator, OrderByKind, Query, Select,
-    SelectItem, SelectItemQualifiedWildcardKind, TableFactor, Value, Visit, VisitMut, Visitor,
-    VisitorMut,
+    BinaryOperator, Expr, JoinConstraint, JoinOperator, OrderByKind, Query, Select, SelectItem,
+    SelectItemQualifiedWildcardKind, SetExpr, TableAlias, TableFactor, TableWithJoins, Value,
+    Visit, VisitMut, Visitor, VisitorMut,
 };
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-/// How a query names columns.
-#[derive(Debug, Default)]
-pub struct Spelling {
-    bare: HashSet<String>,
-    qualified: HashSet<(String, String)>,
-    tables: HashSet<String>,
-    star: bool,
-    /// The outermost ORDER BY counts columns.
-    ordinal: bool,
-}
-
-fn folded(ident: &Ident) -> String {
-    match ident.quote_style {
-        Some(_) => ident.value.clone(),
-        None => ident.value.to_lowercase(),
+/// Writes out all such joins of a query.
+///
+/// # Errors
+/// 42703 and 42702 for columns that are not there once on each side; 42P01;
+/// 0A000 where the columns of one side are not known.
+pub fn write_out_joins(query: &mut Query, names: &Names<'_>) -> Result<()> {
+    if !has_merging_join(query) {
+        return Ok(());
+    }
+    Writer { names }.query(query, &Around::default())?;
+    match has_merging_join(query) {
+        true => Err(SqlError::unsupported("JOIN USING or NATURAL JOIN here")),
+        false => Ok(()),
     }
 }
 
-impl Spelling {
-    /// Of a query and all queries inside of it.
-    pub fn of(query: &Query) -> Self {
-        let mut spelling = Self::default();
-        let _ = Visit::visit(query, &mut spelling);
-        if let Some(order) = &query.order_by
-            && let OrderByKind::Expressions(by) = &order.kind
-        {
-            let number = |e: &ast::Expr| matches!(e, ast::Expr::Value(v) if matches!(v.value, Value::Number(..)));
-            spelling.ordinal = by.iter().any(|by| number(&by.expr));
-        }
-        spelling
-    }
-
-    fn names(&self, column: &Column) -> bool {
-        let table = column.relation.as_ref().map_or("", |r| r.table());
-        self.tables.contains(table)
-            || self
-                .qualified
-                .contains(&(table.to_owned(), column.name.clone()))
-    }
-}
-
-impl Visitor for Spelling {
-    type Break = ();
-
-    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
-        for item in &select.projection {
-            match item {
-                SelectItem::Wildcard(_) => self.star = true,
-                SelectItem::QualifiedWildcard(
-                    SelectItemQualifiedWildcardKind::ObjectName(name),
-                    _,
-                ) => {
-                    let last = name.0.last().and_then(|p| p.as_ident());
-                    self.tables.extend(last.map(folded));
-                }
-                _ => {}
-            }
-        }
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_expr(&mut self, expr: &ast::Expr) -> ControlFlow<()> {
-        match expr {
-            ast::Expr::Identifier(name) => {
-                self.bare.insert(folded(name));
-            }
-            ast::Expr::CompoundIdentifier(parts) => {
-                if let [.., table, column] = parts.as_slice() {
-                    self.qualified.insert((folded(table), folded(column)));
-                }
-            }
-            _ => {}
-        }
-        ControlFlow::Continue(())
-    }
-}
-
-/// Writes a column of `USING` that is named without a table with that of the left
-/// side: the engine takes it for ambiguous in WHERE, and after several joins. Which
-/// of the two has the merged value is [`merge_columns`]' business.
-pub fn qualify(query: &mut Query) {
-    struct Qualify;
-    impl VisitorMut for Qualify {
+fn has_merging_join(query: &Query) -> bool {
+    struct Find;
+    impl Visitor for Find {
         type Break = ();
-        fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
-            let mut tables: HashMap<String, Ident> = HashMap::new();
-            for from in &select.from {
-                let Some(left) = name_of(&from.relation) else {
-                    continue;
-                };
-                for (at, join) in from.joins.iter().enumerate() {
-                    for column in using_columns(&join.join_operator) {
-                        if at == 0 || tables.contains_key(&column) {
-                            tables.insert(column, left.clone());
-                        }
-                    }
-                }
+        fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
+            match select.from.iter().any(merges) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
             }
-            if tables.is_empty() {
-                return ControlFlow::Continue(());
-            }
-            let mut name = Name(&tables, 0);
-            for item in &mut select.projection {
-                let _ = VisitMut::visit(item, &mut name);
-            }
-            if let Some(condition) = &mut select.selection {
-                let _ = VisitMut::visit(condition, &mut name);
-            }
-            if let Some(condition) = &mut select.having {
-                let _ = VisitMut::visit(condition, &mut name);
-            }
-            let _ = VisitMut::visit(&mut select.group_by, &mut name);
-            ControlFlow::Continue(())
         }
     }
-    struct Name<'a>(&'a HashMap<String, Ident>, usize);
-    impl VisitorMut for Name<'_> {
-        type Break = ();
-        fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
-            self.1 += 1;
-            ControlFlow::Continue(())
-        }
-        fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
-            self.1 -= 1;
-            ControlFlow::Continue(())
-        }
-        fn post_visit_expr(&mut self, expr: &mut ast::Expr) -> ControlFlow<()> {
-            if self.1 == 0
-                && let ast::Expr::Identifier(column) = expr
-                && let Some(table) = self.0.get(&folded(column))
-            {
-                *expr = ast::Expr::CompoundIdentifier(vec![table.clone(), column.clone()]);
-            }
-            ControlFlow::Continue(())
-        }
-    }
-    let _ = VisitMut::visit(query, &mut Qualify);
+    Visit::visit(query, &mut Find).is_break()
 }
 
-/// The name that columns of a table have in front.
-fn name_of(table: &TableFactor) -> Option<Ident> {
-    match table {
-        TableFactor::Table { name, alias, .. } => match alias {
-            Some(alias) => Some(alias.name.clone()),
-            None => name.0.last()?.as_ident().cloned(),
-        },
-        TableFactor::Derived {
-            alias: Some(alias), ..
-        } => Some(alias.name.clone()),
-        _ => None,
-    }
+fn merges(from: &TableWithJoins) -> bool {
+    let nested = |factor: &TableFactor| match factor {
+        TableFactor::NestedJoin {
+            table_with_joins, ..
+        } => merges(table_with_joins),
+        _ => false,
+    };
+    nested(&from.relation)
+        || from.joins.iter().any(|join| {
+            nested(&join.relation)
+                || matches!(
+                    constraint(&join.join_operator),
+                    Some((_, JoinConstraint::Using(_) | JoinConstraint::Natural))
+                )
+        })
 }
 
-fn using_columns(join: &JoinOperator) -> Vec<String> {
-    let constraint = match join {
+/// Whose value a merged column has.
+#[derive(Clone, Copy, PartialEq)]
+enum Keeps {
+    Left,
+    Right,
+    Either,
+}
+
+fn constraint(join: &JoinOperator) -> Option<(Keeps, &JoinConstraint)> {
+    Some(match join {
+        JoinOperator::Join(c)
+        | JoinOperator::Inner(c)
+        | JoinOperator::Left(c)
+        | JoinOperator::LeftOuter(c) => (Keeps::Left, c),
+        JoinOperator::Right(c) | JoinOperator::RightOuter(c) => (Keeps::Right, c),
+        JoinOperator::FullOuter(c) => (Keeps::Either, c),
+        _ => return None,
+    })
+}
+
+fn constraint_mut(join: &mut JoinOperator) -> Option<&mut JoinConstraint> {
+    match join {
         JoinOperator::Join(c)
         | JoinOperator::Inner(c)
         | JoinOperator::Left(c)
         | JoinOperator::LeftOuter(c)
         | JoinOperator::Right(c)
         | JoinOperator::RightOuter(c)
-        | JoinOperator::FullOuter(c) => c,
-        _ => return Vec::new(),
-    };
-    match constraint {
-        JoinConstraintSql::Using(columns) => columns
-            .iter()
-            .filter_map(|c| c.0.last()?.as_ident().map(folded))
-            .collect(),
-        _ => Vec::new(),
+        | JoinOperator::FullOuter(c) => Some(c),
+        _ => None,
     }
 }
 
-/// Puts the columns of `*` over joins with `USING` into PostgreSQL's order, the
-/// merged ones first, where it is the outermost select list.
-pub fn order_star(plan: LogicalPlan, spelling: &Spelling) -> Result<LogicalPlan> {
-    if !spelling.star {
-        return Ok(plan);
-    }
-    match plan {
-        LogicalPlan::Projection(projection) => ordered(projection, spelling),
-        LogicalPlan::Sort(_) | LogicalPlan::Limit(_) | LogicalPlan::Distinct(Distinct::All(_)) => {
-            plan.map_children(|child| Ok(Transformed::yes(order_star(child, spelling)?)))?
-                .data
-                .recompute_schema()
+struct Writer<'a> {
+    names: &'a Names<'a>,
+}
+
+impl Writer<'_> {
+    /// Writes a query out; answers the names of its columns, if they are known.
+    fn query(&self, query: &mut Query, around: &Around) -> Result<Option<Vec<String>>> {
+        let mut around = around.clone();
+        if let Some(with) = &mut query.with {
+            for cte in &mut with.cte_tables {
+                let mut inside = around.clone();
+                if with.recursive {
+                    // Its own name stands for what its first part returns.
+                    let mut first = cte.query.clone();
+                    first.order_by = None;
+                    while let SetExpr::SetOperation { left, .. } = *first.body {
+                        first.body = left;
+                    }
+                    let columns = self.query(&mut first, &around)?;
+                    inside.define(&cte.alias, columns);
+                }
+                let columns = self.query(&mut cte.query, &inside)?;
+                around.define(&cte.alias, columns);
+            }
         }
-        other => Ok(other),
+        let (columns, scope) = self.body(&mut query.body, &around)?;
+        if let (Some(scope), Some(order)) = (scope, &mut query.order_by)
+            && let OrderByKind::Expressions(by) = &mut order.kind
+        {
+            let around = around.within(scope);
+            for by in by {
+                // A name alone is a column of the result, when there is one.
+                let output = matches!(&by.expr, Expr::Identifier(name)
+                    if columns.as_ref().is_none_or(|c| c.contains(&ident(name))));
+                if !output {
+                    self.write(&mut by.expr, &around)?;
+                }
+            }
+        }
+        Ok(columns)
+    }
+
+    fn body(
+        &self,
+        body: &mut SetExpr,
+        around: &Around,
+    ) -> Result<(Option<Vec<String>>, Option<Scope>)> {
+        match body {
+            SetExpr::Select(select) => {
+                let (columns, scope) = self.select(select, around)?;
+                Ok((columns, Some(scope)))
+            }
+            SetExpr::Query(query) => Ok((self.query(query, around)?, None)),
+            SetExpr::SetOperation { left, right, .. } => {
+                let (columns, _) = self.body(left, around)?;
+                self.body(right, around)?;
+                Ok((columns, None))
+            }
+            SetExpr::Values(values) => {
+                let width = values.rows.first().map_or(0, |row| row.len());
+                self.write(values, around)?;
+                let columns = (1..=width).map(|at| format!("column{at}"));
+                Ok((Some(columns.collect()), None))
+            }
+            _ => Ok((None, None)),
+        }
+    }
+
+    fn select(&self, select: &mut Select, around: &Around) -> Result<(Option<Vec<String>>, Scope)> {
+        let mut scope = Scope::default();
+        for from in &mut select.from {
+            let joined = self.joined(from, around, &scope)?;
+            scope.append(joined);
+        }
+        let inside = around.within(scope.clone());
+        let from = std::mem::take(&mut select.from);
+        for item in &mut select.projection {
+            keep_name(item, &inside);
+        }
+        let written = self.write(select, &inside);
+        select.from = from;
+        written?;
+        if scope.has_merged() || scope.repeats() {
+            expand(&mut select.projection, &scope)?;
+        }
+        let columns = outputs(&select.projection, &scope);
+        Ok((columns, scope))
+    }
+
+    /// Writes a table and what is joined to it; answers their columns. `before`:
+    /// those of the tables to the left, for LATERAL.
+    fn joined(&self, from: &mut TableWithJoins, around: &Around, before: &Scope) -> Result<Scope> {
+        let mut left = self.factor(&mut from.relation, around, before)?;
+        for join in &mut from.joins {
+            let mut seen = before.clone();
+            seen.append(left.clone());
+            let right = self.factor(&mut join.relation, around, &seen)?;
+            let how = constraint(&join.join_operator).map(|(keeps, c)| (keeps, c.clone()));
+            let common = match &how {
+                Some((keeps, JoinConstraint::Using(columns))) => {
+                    let names = columns.iter().filter_map(|c| c.0.last()?.as_ident());
+                    Some((*keeps, names.map(ident).collect::<Vec<_>>()))
+                }
+                Some((keeps, JoinConstraint::Natural)) => Some((*keeps, left.common(&right)?)),
+                _ => None,
+            };
+            left = match common {
+                Some((keeps, names)) => {
+                    let (scope, condition) = merge(keeps, &names, left, right)?;
+                    if let Some(constraint) = constraint_mut(&mut join.join_operator) {
+                        *constraint = JoinConstraint::On(condition);
+                    }
+                    scope
+                }
+                None => {
+                    left.append(right);
+                    left
+                }
+            };
+            if matches!(how, Some((_, JoinConstraint::On(_))))
+                && let Some(JoinConstraint::On(condition)) = constraint_mut(&mut join.join_operator)
+            {
+                let mut here = before.clone();
+                here.append(left.clone());
+                self.write(condition, &around.within(here))?;
+            }
+        }
+        Ok(left)
+    }
+
+    fn factor(&self, factor: &mut TableFactor, around: &Around, before: &Scope) -> Result<Scope> {
+        match factor {
+            TableFactor::Table {
+                name,
+                alias,
+                args: None,
+                ..
+            } => {
+                let columns = match around.defined(name) {
+                    Some(columns) => columns.clone(),
+                    None => Some(self.names.column_names(name)?),
+                };
+                let called = name.0.last().and_then(|part| part.as_ident());
+                Ok(Scope::of_table(called, alias.as_ref(), columns))
+            }
+            TableFactor::Derived {
+                lateral,
+                subquery,
+                alias,
+                ..
+            } => {
+                let columns = match lateral {
+                    true => self.query(subquery, &around.within(before.clone()))?,
+                    false => self.query(subquery, around)?,
+                };
+                Ok(Scope::of_table(None, alias.as_ref(), columns))
+            }
+            TableFactor::NestedJoin {
+                table_with_joins,
+                alias: None,
+            } => self.joined(table_with_joins, around, before),
+            TableFactor::NestedJoin {
+                table_with_joins,
+                alias: Some(alias),
+            } => {
+                let alias = alias.clone();
+                let scope = self.joined(table_with_joins, around, before)?;
+                let (subquery, columns) = nested(table_with_joins, &scope, &alias)?;
+                *factor = subquery;
+                Ok(Scope::of_table(None, Some(&alias), columns))
+            }
+            other => {
+                self.write(other, &around.within(before.clone()))?;
+                let (called, alias) = match other {
+                    TableFactor::Table { name, alias, .. }
+                    | TableFactor::Function { name, alias, .. } => {
+                        (name.0.last().and_then(|p| p.as_ident()), alias.as_ref())
+                    }
+                    TableFactor::UNNEST { alias, .. } => (None, alias.as_ref()),
+                    _ => (None, None),
+                };
+                Ok(Scope::of_table(called, alias, None))
+            }
+        }
+    }
+
+    /// Replaces the bare names of merged columns in expressions, and writes out
+    /// the queries inside of them.
+    fn write<T: VisitMut>(&self, part: &mut T, around: &Around) -> Result<()> {
+        struct Visiting<'a> {
+            writer: &'a Writer<'a>,
+            around: &'a Around,
+            depth: usize,
+        }
+        impl VisitorMut for Visiting<'_> {
+            type Break = SqlError;
+            fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
+                self.depth += 1;
+                if self.depth == 1
+                    && let Err(error) = self.writer.query(query, self.around)
+                {
+                    return ControlFlow::Break(error);
+                }
+                ControlFlow::Continue(())
+            }
+            fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<SqlError> {
+                self.depth -= 1;
+                ControlFlow::Continue(())
+            }
+            fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
+                if self.depth == 0
+                    && let Expr::Identifier(name) = expr
+                    && let Some(value) = self.around.merged(&ident(name))
+                {
+                    *expr = value.clone();
+                }
+                ControlFlow::Continue(())
+            }
+        }
+        finish(VisitMut::visit(
+            part,
+            &mut Visiting {
+                writer: self,
+                around,
+                depth: 0,
+            },
+        ))
     }
 }
 
-fn ordered(projection: Projection, spelling: &Spelling) -> Result<LogicalPlan> {
-    let input = &projection.input;
-    let read: Vec<Column> = expand_wildcard(input.schema(), input, None)?
-        .into_iter()
-        .filter_map(|e| match e {
-            Expr::Column(column) => Some(column),
-            _ => None,
-        })
-        .collect();
-    let wanted = star_columns(input, &read);
-    let sorted = |columns: &[Column]| {
-        let mut columns = columns.to_vec();
-        columns.sort();
-        columns
-    };
-    let width = read.len();
-    let run: Vec<Expr> = read.iter().cloned().map(Expr::Column).collect();
-    let start = (0..(projection.expr.len() + 1).saturating_sub(width))
-        .find(|at| projection.expr[*at..*at + width] == run[..]);
-    let (Some(start), true) = (start, width > 0 && sorted(&wanted) == sorted(&read)) else {
-        return Ok(LogicalPlan::Projection(projection));
-    };
-    if wanted == read {
-        return Ok(LogicalPlan::Projection(projection));
-    }
-    if spelling.ordinal {
-        // The position was read in the order that changes here.
-        return Err(carry(SqlError::unsupported(
-            "ORDER BY a position beside * over a join with USING",
+/// The columns of a join whose common ones become one, and its condition.
+fn merge(keeps: Keeps, names: &[String], left: Scope, right: Scope) -> Result<(Scope, Expr)> {
+    // Both would be named in the same way.
+    if let Some(table) = left.same_table(&right) {
+        return Err(SqlError::unsupported(format!(
+            "JOIN USING of two tables that are both called \"{table}\": give one an alias"
         )));
     }
-    let mut expressions = projection.expr;
-    for (place, column) in expressions[start..start + width].iter_mut().zip(wanted) {
-        *place = Expr::Column(column);
+    let mut merged = Vec::with_capacity(names.len());
+    let mut condition: Option<Expr> = None;
+    for name in names {
+        let (l, r) = (
+            left.common_column(name, "left")?,
+            right.common_column(name, "right")?,
+        );
+        let equal = binary(l.clone(), BinaryOperator::Eq, r.clone());
+        condition = Some(match condition {
+            Some(before) => binary(before, BinaryOperator::And, equal),
+            None => equal,
+        });
+        merged.push(Column {
+            name: name.clone(),
+            value: match keeps {
+                Keeps::Left => l.clone(),
+                Keeps::Right => r.clone(),
+                Keeps::Either => call("coalesce", vec![l.clone(), r.clone()]),
+            },
+            merged: true,
+        });
     }
-    Ok(LogicalPlan::Projection(Projection::try_new(
-        expressions,
-        projection.input,
-    )?))
+    let condition = condition.unwrap_or_else(|| Expr::value(Value::Boolean(true)));
+    Ok((left.merged_with(right, merged), condition))
 }
 
-/// The columns of `*` in PostgreSQL's order, out of those that are read.
-fn star_columns(plan: &LogicalPlan, read: &[Column]) -> Vec<Column> {
-    match plan {
-        LogicalPlan::Join(join) if join.join_constraint == JoinConstraint::Using => {
-            let (left, right) = (
-                star_columns(&join.left, read),
-                star_columns(&join.right, read),
-            );
-            let mut columns = Vec::with_capacity(read.len());
-            for (l, r) in &join.on {
-                if let (Expr::Column(l), Expr::Column(r)) = (l, r) {
-                    let kept = [l, r].into_iter().find(|c| read.contains(c));
-                    columns.extend(kept.cloned());
-                }
-            }
-            for column in left.into_iter().chain(right) {
-                if !columns.contains(&column) {
-                    columns.push(column);
-                }
-            }
-            columns
-        }
-        LogicalPlan::Join(join) => {
-            let mut columns = star_columns(&join.left, read);
-            columns.extend(star_columns(&join.right, read));
-            columns
-        }
-        LogicalPlan::Filter(filter) => star_columns(&filter.input, read),
-        other => {
-            let columns = other.schema().columns();
-            columns.into_iter().filter(|c| read.contains(c)).collect()
-        }
+fn binary(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
+    Expr::BinaryOp {
+        left: Box::new(left),
+        op,
+        right: Box::new(right),
     }
 }
 
-/// Gives merged columns their values, in every outer join of a plan.
-pub fn merge_columns(plan: LogicalPlan, spelling: &Spelling) -> Result<LogicalPlan> {
-    plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::Join(join) = node
-            && join.join_constraint == JoinConstraint::Using
-        {
-            refuse_second_merge(join)?;
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    let merged = plan.transform_up_with_subqueries(|plan| match plan {
-        LogicalPlan::Join(join) if join.join_constraint == JoinConstraint::Using => {
-            merged(join, spelling)
-        }
-        other => Ok(Transformed::no(other)),
-    })?;
-    Ok(merged.data)
+/// A merged column in a select list is called as it was written.
+fn keep_name(item: &mut SelectItem, around: &Around) {
+    if let SelectItem::UnnamedExpr(Expr::Identifier(name)) = item
+        && let Some(value) = around.merged(&ident(name))
+    {
+        *item = named(&ident(name), value);
+    }
 }
 
-/// A later USING compares the merged column, of which the plan knows only the two
-/// that it is made of: refused where they differ.
-fn refuse_second_merge(join: &Join) -> Result<()> {
-    for (left, right) in &join.on {
-        for (side, key) in [(&join.left, left), (&join.right, right)] {
-            if let Expr::Column(column) = key
-                && merges(side, &column.name)
-            {
-                return Err(carry(SqlError::unsupported(format!(
-                    "USING (\"{0}\") or NATURAL JOIN after a RIGHT or FULL JOIN that merges \"{0}\"",
-                    column.name
-                ))));
-            }
+fn named(name: &str, value: &Expr) -> SelectItem {
+    match value {
+        // A column has the name already, and its table's in front.
+        Expr::CompoundIdentifier(_) => SelectItem::UnnamedExpr(value.clone()),
+        value => SelectItem::ExprWithAlias {
+            expr: value.clone(),
+            alias: quoted(name),
+        },
+    }
+}
+
+/// The columns of `*`. A name that was there already gets a suffix that is not
+/// shown: by its name alone nobody can mean it.
+fn list(scope: &Scope) -> Result<Vec<SelectItem>> {
+    if scope.is_open() {
+        return Err(SqlError::unsupported(
+            "* over JOIN USING and a function whose columns are not named",
+        ));
+    }
+    let mut seen: HashMap<&str, usize> = HashMap::new();
+    let items = scope.columns().iter().map(|column| {
+        let times = seen.entry(&column.name).or_default();
+        *times += 1;
+        match *times {
+            1 => named(&column.name, &column.value),
+            times => SelectItem::ExprWithAlias {
+                expr: column.value.clone(),
+                alias: quoted(&repeated(&column.name, times)),
+            },
+        }
+    });
+    Ok(items.collect())
+}
+
+/// Writes `*` as the list of its columns.
+fn expand(projection: &mut Vec<SelectItem>, scope: &Scope) -> Result<()> {
+    for item in std::mem::take(projection) {
+        match item {
+            SelectItem::Wildcard(_) => projection.extend(list(scope)?),
+            other => projection.push(other),
         }
     }
     Ok(())
 }
 
-/// Whether a RIGHT or FULL JOIN among these joins merges a column of this name.
-fn merges(plan: &LogicalPlan, name: &str) -> bool {
-    let LogicalPlan::Join(join) = plan else {
-        return false;
-    };
-    let here = join.join_constraint == JoinConstraint::Using
-        && matches!(join.join_type, JoinType::Right | JoinType::Full)
-        && { join.on.iter() }.any(|(l, _)| matches!(l, Expr::Column(c) if c.name == name));
-    here || merges(&join.left, name) || merges(&join.right, name)
+/// The names of a select list's columns; `None`: not all are known.
+fn outputs(projection: &[SelectItem], scope: &Scope) -> Option<Vec<String>> {
+    let mut columns = Vec::with_capacity(projection.len());
+    for item in projection {
+        match item {
+            SelectItem::Wildcard(_) if scope.is_open() => return None,
+            SelectItem::Wildcard(_) => columns.extend(scope.names()),
+            SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(name), _) => {
+                let table = name.0.last().and_then(|part| part.as_ident()).map(ident)?;
+                columns.extend(scope.of(&table)?.iter().cloned());
+            }
+            other => columns.push(output_name(other)?),
+        }
+    }
+    Some(columns)
 }
 
-fn merged(join: Join, spelling: &Spelling) -> Result<Transformed<LogicalPlan>> {
-    let mut values: HashMap<Column, Expr> = HashMap::new();
-    for (left, right) in &join.on {
-        let (Expr::Column(left), Expr::Column(right)) = (left, right) else {
-            continue;
-        };
-        let (l, r) = (Expr::Column(left.clone()), Expr::Column(right.clone()));
-        let value = match join.join_type {
-            JoinType::Left => l,
-            JoinType::Right => r,
-            JoinType::Full => coalesce(vec![l, r]),
-            _ => continue,
-        };
-        let mut read_as = Vec::new();
-        if spelling.bare.contains(&left.name) {
-            read_as.push(left);
-        }
-        if spelling.star {
-            read_as.push(left.min(right));
-        }
-        for column in read_as {
-            if value == Expr::Column(column.clone()) {
-                continue;
-            }
-            if spelling.names(column) {
-                return Err(carry(SqlError::unsupported(format!(
-                    "the merged column \"{}\" of an outer join beside that of one table",
-                    column.name
-                ))));
-            }
-            values.insert(column.clone(), value.clone());
-        }
+/// A join in brackets with a name of its own, as a subquery, and its columns.
+fn nested(
+    from: &mut TableWithJoins,
+    scope: &Scope,
+    alias: &TableAlias,
+) -> Result<(TableFactor, Option<Vec<String>>)> {
+    let items = list(scope)?;
+    let columns = outputs(&items, scope);
+    let mut subquery = parse_query("SELECT 1")?;
+    if let SetExpr::Select(select) = subquery.body.as_mut() {
+        select.projection = items;
+        select.from = vec![from.clone()];
     }
-    if values.is_empty() {
-        return Ok(Transformed::no(LogicalPlan::Join(join)));
-    }
-    let columns = join.schema.columns();
-    let expressions = columns
-        .into_iter()
-        .map(|column| match values.remove(&column) {
-            Some(value) => value.alias_qualified(column.relation, column.name),
-            None => Expr::Column(column),
-        });
-    let expressions: Vec<Expr> = expressions.collect();
-    let plan = LogicalPlanBuilder::from(LogicalPlan::Join(join)).project(expressions)?;
-    Ok(Transformed::yes(plan.build()?))
+    let factor = TableFactor::Derived {
+        lateral: false,
+        subquery: Box::new(subquery),
+        alias: Some(alias.clone()),
+        sample: None,
+    };
+    Ok((factor, columns))
 }

@@ -87,7 +87,10 @@ pub(super) fn explicit_cast(
     };
     if nested(&from_type) {
         return match cast.field.data_type() {
-            t if nested(t) => Ok(Transformed::no(Expr::Cast(cast))),
+            t if elements_keep_values(&from_type, t) => Ok(Transformed::no(Expr::Cast(cast))),
+            t if nested(t) => Err(carry(SqlError::unsupported(
+                "a cast between arrays that changes their elements; unnest, cast and array_agg them",
+            ))),
             _ => Err(carry(SqlError::unsupported(format!(
                 "a cast from an array to {}",
                 target.name()
@@ -183,6 +186,34 @@ pub(super) fn implicit_cast(
     Ok(Transformed::yes(cast_to(
         *cast.expr, from_sql, to_sql, settings,
     )?))
+}
+
+/// The engine casts the elements of arrays by itself: that is right where the
+/// values stay as they are, or are written as texts in the one way there is.
+fn elements_keep_values(from: &DataType, to: &DataType) -> bool {
+    let item = |t: &DataType| match t {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            Some(item.data_type().clone())
+        }
+        _ => None,
+    };
+    match (item(from), item(to)) {
+        (Some(from), Some(to)) if is_text(&to) => {
+            from.is_integer()
+                || is_text(&from)
+                || from.is_null()
+                || matches!(from, DataType::Boolean | DataType::Date32)
+        }
+        (Some(from), Some(to)) => {
+            keeps_values(&from, &to)
+                || (is_text(&from) && to.is_integer())
+                || matches!(
+                    (&from, &to),
+                    (DataType::Date32, DataType::Timestamp(_, None))
+                )
+        }
+        _ => from == to,
+    }
 }
 
 fn keeps_values(from: &DataType, to: &DataType) -> bool {

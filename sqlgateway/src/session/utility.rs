@@ -209,10 +209,11 @@ impl Session {
                         "VACUUM cannot run inside a transaction block",
                     ));
                 }
-                self.notice(
-                    "00000",
-                    format!("{tag} has nothing to do: old versions are not collected yet"),
-                );
+                let why = match *tag {
+                    "ANALYZE" => "no statistics are kept",
+                    _ => "old versions are collected in the background",
+                };
+                self.notice("00000", format!("{tag} has nothing to do: {why}"));
                 Ok(Outcome::command(*tag))
             }
             Command::Nothing(tag) => Ok(Outcome::command(*tag)),

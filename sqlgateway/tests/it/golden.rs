@@ -138,6 +138,16 @@ fn fidelity() {
 }
 
 #[test]
+fn joins() {
+    holds(include_str!("../slt/joins.slt"));
+}
+
+#[test]
+fn literals() {
+    holds(include_str!("../slt/literals.slt"));
+}
+
+#[test]
 fn point_statements() {
     holds(include_str!("../slt/point.slt"));
 }

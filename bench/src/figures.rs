@@ -33,6 +33,15 @@ impl Figure {
             ratio: None,
         }
     }
+
+    /// The same measurement of a peer, and the ratio.
+    #[must_use]
+    pub fn beside(mut self, name: &str, peer: f64, ratio: f64) -> Self {
+        self.peer = Some(peer);
+        self.peer_name = Some(name.to_owned());
+        self.ratio = Some(ratio);
+        self
+    }
 }
 
 /// Prints the table and writes the file, if one is asked for.

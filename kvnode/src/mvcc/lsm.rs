@@ -7,6 +7,9 @@ use lineradb_common::Timestamp;
 use lineradb_lsm::{Db, Iter, KeyspaceId, Snapshot};
 use std::ops::Bound;
 
+/// Deleted keys that a patient cursor passes by in one move.
+const DELETED_KEYS_AT_ONCE: usize = 32;
+
 /// The node's storage engine with the keyspaces of all trees.
 #[derive(Clone)]
 pub struct LsmStore {
@@ -73,6 +76,12 @@ impl Reader for LsmReader {
         ))
     }
 
+    fn patient_cursor(&self, tree: Tree, lower: &[u8], upper: &[u8]) -> LsmCursor {
+        let mut cursor = self.cursor(tree, lower, upper);
+        cursor.0.set_patience(DELETED_KEYS_AT_ONCE);
+        cursor
+    }
+
     fn versions(&self, addressable: &[u8], at: Timestamp) -> LsmCursor {
         let keyspace = self.keyspace(Tree::Data);
         let first = keys::version_key(addressable, at);
@@ -107,6 +116,12 @@ impl Cursor for LsmCursor {
     }
     fn valid(&self) -> bool {
         self.0.valid()
+    }
+    fn paused_at(&self) -> Option<&[u8]> {
+        self.0.paused_at()
+    }
+    fn resume(&mut self) -> Result<()> {
+        Ok(self.0.resume()?)
     }
     fn key(&self) -> &[u8] {
         self.0.key()

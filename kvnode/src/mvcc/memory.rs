@@ -68,6 +68,16 @@ impl Reader for MemoryReader {
             lower: Bytes::copy_from_slice(lower),
             upper: Bytes::copy_from_slice(upper),
             at: None,
+            patient: false,
+            paused: false,
+        }
+    }
+
+    /// Pauses before each key that it finds.
+    fn patient_cursor(&self, tree: Tree, lower: &[u8], upper: &[u8]) -> MemoryCursor {
+        MemoryCursor {
+            patient: true,
+            ..self.cursor(tree, lower, upper)
         }
     }
 }
@@ -78,6 +88,8 @@ pub struct MemoryCursor {
     lower: Bytes,
     upper: Bytes,
     at: Option<(Bytes, Bytes)>,
+    patient: bool,
+    paused: bool,
 }
 
 impl MemoryCursor {
@@ -87,6 +99,7 @@ impl MemoryCursor {
         self.at = found
             .filter(|(k, _)| **k < self.upper)
             .map(|(k, v)| (k.clone(), v.clone()));
+        self.paused = self.patient && self.at.is_some();
     }
 
     fn backward(&mut self, to: Bound<&[u8]>) {
@@ -95,6 +108,7 @@ impl MemoryCursor {
         self.at = found
             .filter(|(k, _)| **k >= self.lower)
             .map(|(k, v)| (k.clone(), v.clone()));
+        self.paused = self.patient && self.at.is_some();
     }
 
     fn position(&self) -> &(Bytes, Bytes) {
@@ -136,7 +150,14 @@ impl Cursor for MemoryCursor {
         Ok(())
     }
     fn valid(&self) -> bool {
-        self.at.is_some()
+        self.at.is_some() && !self.paused
+    }
+    fn paused_at(&self) -> Option<&[u8]> {
+        self.paused.then(|| self.position().0.as_ref())
+    }
+    fn resume(&mut self) -> Result<()> {
+        self.paused = false;
+        Ok(())
     }
     fn key(&self) -> &[u8] {
         &self.position().0

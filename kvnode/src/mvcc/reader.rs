@@ -32,6 +32,9 @@ pub trait Reader: Clone + Send + Sync + 'static {
     /// A cursor over `[lower, upper)`, not positioned yet.
     fn cursor(&self, tree: Tree, lower: &[u8], upper: &[u8]) -> Self::Cursor;
 
+    /// The same, but a move over many deleted keys pauses ([`Cursor::paused_at`]).
+    fn patient_cursor(&self, tree: Tree, lower: &[u8], upper: &[u8]) -> Self::Cursor;
+
     /// A cursor over the versions of an addressable key at or below a timestamp,
     /// newest first, not positioned yet.
     fn versions(&self, addressable: &[u8], at: Timestamp) -> Self::Cursor {
@@ -74,6 +77,14 @@ pub trait Cursor: Send + 'static {
     fn prev(&mut self) -> Result<()>;
     /// True while it stands on a key of the range.
     fn valid(&self) -> bool;
+    /// Where a patient cursor has paused, not being valid: it has found no key
+    /// before this one (after this one, going back).
+    fn paused_at(&self) -> Option<&[u8]>;
+    /// Goes on with a move that has paused.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn resume(&mut self) -> Result<()>;
     /// The key. Only while valid.
     fn key(&self) -> &[u8];
     /// The value. Only while valid.

@@ -10,6 +10,7 @@ use super::{Cursor, Error, Intent, Reader, Result, Version, keys};
 use crate::command::Tree;
 use bytes::Bytes;
 use lineradb_common::{Timestamp, TxnId};
+use std::cmp::Ordering;
 
 /// Single steps past versions of one key before a seek.
 const STEPS_BEFORE_SEEK: usize = 4;
@@ -58,6 +59,17 @@ struct Stored {
     version: Version,
 }
 
+/// The next intent on the way.
+enum NextIntent {
+    /// There is none.
+    None,
+    /// This one.
+    At(Bytes, Intent),
+    /// None before this key (after it, in reverse); beyond nobody has looked yet.
+    /// Where many intents were resolved, looking takes long.
+    NotBefore(Bytes),
+}
+
 /// A scan of the rows visible at a timestamp.
 pub struct VersionScan<R: Reader> {
     reader: R,
@@ -66,7 +78,7 @@ pub struct VersionScan<R: Reader> {
     intents: R::Cursor,
     started: bool,
     stored: Option<Stored>,
-    intent: Option<(Bytes, Intent)>,
+    intent: NextIntent,
     observed: Timestamp,
     examined: u64,
 }
@@ -78,12 +90,12 @@ impl<R: Reader> VersionScan<R> {
         let upper = keys::addressable_end(&options.end);
         VersionScan {
             data: reader.cursor(Tree::Data, &lower, &upper),
-            intents: reader.cursor(Tree::Intent, &lower, &upper),
+            intents: reader.patient_cursor(Tree::Intent, &lower, &upper),
             reader,
             options,
             started: false,
             stored: None,
-            intent: None,
+            intent: NextIntent::None,
             observed: Timestamp::ZERO,
             examined: 0,
         }
@@ -110,16 +122,19 @@ impl<R: Reader> VersionScan<R> {
         }
         loop {
             let order = match (&self.stored, &self.intent) {
-                (None, None) => return Ok(None),
-                (Some(_), None) => std::cmp::Ordering::Less,
-                (None, Some(_)) => std::cmp::Ordering::Greater,
-                (Some(stored), Some((key, _))) => {
-                    let order = stored.addressable.cmp(key);
-                    if self.options.reverse {
-                        order.reverse()
-                    } else {
-                        order
-                    }
+                (None, NextIntent::None) => return Ok(None),
+                (Some(_), NextIntent::None) => Ordering::Less,
+                (None, NextIntent::At(..)) => Ordering::Greater,
+                (Some(stored), NextIntent::At(key, _)) => self.order(&stored.addressable, key),
+                (Some(stored), NextIntent::NotBefore(key))
+                    if self.order(&stored.addressable, key).is_lt() =>
+                {
+                    Ordering::Less
+                }
+                (_, NextIntent::NotBefore(_)) => {
+                    self.intents.resume()?;
+                    self.load_intent()?;
+                    continue;
                 }
             };
             self.examined += 1;
@@ -134,7 +149,8 @@ impl<R: Reader> VersionScan<R> {
                 self.advance_data()?;
             }
             if order.is_ge()
-                && let Some((key, intent)) = self.intent.take()
+                && let NextIntent::At(key, intent) =
+                    std::mem::replace(&mut self.intent, NextIntent::None)
             {
                 if self.options.own == Some(intent.txn) {
                     row = intent.value().map(|value| (value, Timestamp::ZERO));
@@ -180,11 +196,21 @@ impl<R: Reader> VersionScan<R> {
     fn load_intent(&mut self) -> Result<()> {
         self.intent = if self.intents.valid() {
             let key = Bytes::copy_from_slice(self.intents.key());
-            Some((key, Intent::decode(self.intents.value())?))
+            NextIntent::At(key, Intent::decode(self.intents.value())?)
+        } else if let Some(key) = self.intents.paused_at() {
+            NextIntent::NotBefore(Bytes::copy_from_slice(key))
         } else {
-            None
+            NextIntent::None
         };
         Ok(())
+    }
+
+    /// Which of two keys comes first on this way.
+    fn order(&self, left: &Bytes, right: &Bytes) -> Ordering {
+        match self.options.reverse {
+            true => right.cmp(left),
+            false => left.cmp(right),
+        }
     }
 
     fn advance_intents(&mut self) -> Result<()> {

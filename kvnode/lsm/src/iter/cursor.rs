@@ -27,6 +27,12 @@ pub struct Iter {
     upper: Bound<Vec<u8>>,
     forward: bool,
     valid: bool,
+    /// How many entries that are not shown one move may pass by.
+    patience: usize,
+    /// A move has ended for that reason, and stands before what it has not looked at.
+    paused: bool,
+    /// Walking forward: other versions of `key` are not to be shown.
+    skipping: bool,
     /// Walking back: the key shown. Walking forward: scratch for the key whose other versions are skipped.
     key: Vec<u8>,
     /// Walking back: the value shown.
@@ -54,8 +60,32 @@ impl Iter {
             upper,
             forward: true,
             valid: false,
+            patience: usize::MAX,
+            paused: false,
+            skipping: false,
             key,
             value,
+        }
+    }
+
+    /// From now on no move passes by more than about so many entries that are not shown (deleted ones, old versions):
+    /// it pauses there. For those who walk something else beside it, and may never need to know what comes.
+    pub fn set_patience(&mut self, entries: usize) {
+        self.patience = entries;
+    }
+
+    /// Where a move has paused: it has found no key before this one (after this one, walking back), and
+    /// [`Iter::resume`] goes on. While it is paused the iterator is not valid.
+    pub fn paused_at(&self) -> Option<&[u8]> {
+        self.paused.then(|| self.merge.user_key())
+    }
+
+    /// Goes on with a move that has paused.
+    pub fn resume(&mut self) -> Result<()> {
+        match (self.paused, self.forward) {
+            (false, _) => Ok(()),
+            (true, true) => self.settle_forward(),
+            (true, false) => self.settle_backward(),
         }
     }
 
@@ -99,7 +129,7 @@ impl Iter {
             Bound::Excluded(key) => self.merge.seek(key, Trailer::OLDEST)?,
             Bound::Unbounded => self.merge.seek_to_first()?,
         }
-        self.settle_forward(false)
+        self.settle_forward()
     }
 
     /// To the last key.
@@ -120,7 +150,7 @@ impl Iter {
         }
         self.begin(true);
         self.merge.seek(key, Trailer::at(self.seqno))?;
-        self.settle_forward(false)
+        self.settle_forward()
     }
 
     /// To the last key that is not after `key`.
@@ -144,12 +174,14 @@ impl Iter {
         if self.forward {
             self.key.clear();
             self.key.extend_from_slice(self.merge.user_key());
+            self.skipping = true;
             self.merge.next()?;
-            self.settle_forward(true)
+            self.settle_forward()
         } else {
             self.forward = true;
+            self.skipping = true;
             self.merge.seek(&self.key, Trailer::OLDEST)?;
-            self.settle_forward(true)
+            self.settle_forward()
         }
     }
 
@@ -171,6 +203,8 @@ impl Iter {
     fn begin(&mut self, forward: bool) {
         self.forward = forward;
         self.valid = false;
+        self.paused = false;
+        self.skipping = false;
     }
 
     fn before_lower(&self, key: &[u8]) -> bool {
@@ -196,12 +230,18 @@ impl Iter {
         trailer.is_delete() || self.ranges.iter().any(hides)
     }
 
-    /// Moves the merge forward to the first entry to be shown. With `skipping`, versions of `self.key` are not.
-    fn settle_forward(&mut self, mut skipping: bool) -> Result<()> {
-        let mut steps = 0;
+    /// Moves the merge forward to the first entry to be shown.
+    fn settle_forward(&mut self) -> Result<()> {
+        self.paused = false;
+        let (mut steps, mut passed) = (0, 0);
         while self.merge.valid() {
             let (key, trailer) = (self.merge.user_key(), self.merge.trailer());
-            if skipping && key == self.key {
+            if passed > self.patience && !self.after_upper(key) {
+                self.paused = true;
+                return Ok(());
+            }
+            passed += 1;
+            if self.skipping && key == self.key {
                 steps += 1;
                 if steps > STEPS_BEFORE_SEEK {
                     self.merge.seek(&self.key, Trailer::OLDEST)?;
@@ -230,7 +270,7 @@ impl Iter {
             }
             self.key.clear();
             self.key.extend_from_slice(self.merge.user_key());
-            skipping = true;
+            self.skipping = true;
             steps = 0;
             self.merge.next()?;
         }
@@ -239,10 +279,17 @@ impl Iter {
 
     /// Moves the merge back over one key after the other until one is to be shown.
     fn settle_backward(&mut self) -> Result<()> {
+        self.paused = false;
+        let mut passed = 0;
         while self.merge.valid() {
             if self.before_lower(self.merge.user_key()) {
                 return Ok(());
             }
+            if passed > self.patience {
+                self.paused = true;
+                return Ok(());
+            }
+            passed += 1;
             self.key.clear();
             self.key.extend_from_slice(self.merge.user_key());
             let mut newest = None;

@@ -68,6 +68,12 @@ impl Tree {
             .collect()
     }
 
+    /// True if any table may say something about the key.
+    pub fn covers(&self, user_key: &[u8]) -> bool {
+        let mut level0 = self.levels[0].iter();
+        level0.any(|table| table.meta.covers(user_key)) || self.is_below(0, user_key)
+    }
+
     /// True if a level deeper than `level` may hold the key.
     pub fn is_below(&self, level: usize, user_key: &[u8]) -> bool {
         let mut deeper = self.levels.iter().skip(level + 1);

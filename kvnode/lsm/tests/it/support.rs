@@ -206,9 +206,12 @@ pub fn walk(rng: &mut StdRng, snapshot: &Snapshot, keyspace: KeyspaceId, map: &M
     let visible: Vec<_> = map.iter().filter(|(key, _)| inside(key)).collect();
     let mut iter = snapshot.iter(keyspace, as_slice(&lower), as_slice(&upper));
     assert!(!iter.valid());
+    iter.set_patience([usize::MAX, 0, 1, 5][rng.random_range(0..4)]);
     let mut position: Option<usize> = None;
     for _ in 0..40 {
-        match rng.random_range(0..12) {
+        let step = rng.random_range(0..12);
+        let forward = matches!(step, 0 | 2 | 4..8);
+        match step {
             0 => {
                 iter.seek_to_first().unwrap();
                 position = (!visible.is_empty()).then_some(0);
@@ -235,6 +238,12 @@ pub fn walk(rng: &mut StdRng, snapshot: &Snapshot, keyspace: KeyspaceId, map: &M
                 iter.prev().unwrap();
                 position = position.and_then(|at| at.checked_sub(1));
             }
+        }
+        while let Some(at) = iter.paused_at().map(<[u8]>::to_vec) {
+            // What is found lies beyond, on either way.
+            let found = position.map(|at| visible[at].0);
+            assert!(found.is_none_or(|found| forward == (*found >= at) || *found == at));
+            iter.resume().unwrap();
         }
         assert_at(&iter, position.map(|at| visible[at]));
     }

@@ -45,6 +45,8 @@ mod compaction;
 mod db;
 mod error;
 mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod iter;
 mod log;
 mod manifest;

@@ -22,6 +22,8 @@ mod block_iter;
 mod bloom;
 mod builder;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod iter;
 mod properties;
 mod reader;

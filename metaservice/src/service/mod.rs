@@ -84,6 +84,12 @@ impl MetaApi {
         if request.address.is_empty() {
             return Err(Error::Invalid("a node must say its address".to_owned()));
         }
+        if self.member.shared.state().header.cluster_id.is_empty() {
+            // A folder that did not learn its cluster's id could join another one.
+            return Err(Error::Unavailable(
+                "the cluster has no name yet; it is being born".to_owned(),
+            ));
+        }
         let reply = self
             .member
             .propose(Body::RegisterNode(RegisterNode {

@@ -127,8 +127,8 @@ impl Snapshot {
     }
 
     /// An iterator over the versions of one key, from `first` on: over all keys that share with `first` everything
-    /// but its last `version_bytes` bytes, and are not before it. It starts invalid, so seek first. There must be no
-    /// longer keys among them. Tables whose filter excludes the key are not looked into, if
+    /// but its last `version_bytes` bytes, and are not before it. It starts invalid, so seek first. All keys there must
+    /// have the same length. Tables whose filter excludes the key are not looked into, if
     /// [`Options::version_bytes`](crate::Options::version_bytes) says the same of the keyspace.
     pub fn iter_versions(&self, keyspace: KeyspaceId, first: &[u8], version_bytes: usize) -> Iter {
         let key = without_version(first, version_bytes);

@@ -10,3 +10,4 @@ mod real;
 mod seeds;
 mod support;
 mod threads;
+mod versions;

@@ -145,8 +145,6 @@ fn random_options(rng: &mut StdRng, wal: bool) -> Options {
         level0_compaction_tables: rng.random_range(1..5),
         level_base_bytes: rng.random_range(2..10) << 10,
         bloom_bits_per_key: [0, 10][rng.random_range(0..2)],
-        // Another one in each life: tables say themselves what their filters hold.
-        version_bytes: vec![(KEYSPACES[0].to_owned(), rng.random_range(0..3))],
         compression: [Compression::None, Compression::Lz4][rng.random_range(0..2)],
         compression_last_level: [None, Some(Compression::Zstd)][rng.random_range(0..2)],
         ..tiny(wal)
@@ -155,6 +153,37 @@ fn random_options(rng: &mut StdRng, wal: bool) -> Options {
 
 /// A checkpoint and what it holds.
 type Checkpoint = (PathBuf, Model);
+
+/// Walks the versions of a key, and back.
+fn versions(
+    rng: &mut StdRng,
+    snapshot: &Snapshot,
+    keyspace: KeyspaceId,
+    model: &Map,
+    first: &[u8],
+    bytes: usize,
+) -> Result<(), Error> {
+    let versionless = &first[..first.len() - bytes];
+    let expected: Vec<_> = { model.range(first.to_vec()..) }
+        .take_while(|(key, _)| key.starts_with(versionless))
+        .collect();
+    let mut found = snapshot.iter_versions(keyspace, first, bytes);
+    let forward = rng.random::<bool>();
+    match forward {
+        true => found.seek_to_first()?,
+        false => found.seek_to_last()?,
+    }
+    for at in 0..expected.len() {
+        let (key, value) = expected[if forward { at } else { expected.len() - 1 - at }];
+        assert_eq!((found.key(), found.value()), (&key[..], &value[..]));
+        match forward {
+            true => found.next()?,
+            false => found.prev()?,
+        }
+    }
+    assert!(!found.valid());
+    Ok(())
+}
 
 /// One life's database and what its workload holds.
 struct Life {
@@ -250,17 +279,17 @@ impl Life {
         let key = random_key(rng);
         match rng.random_range(0..6) {
             5 if key.starts_with(b"key") => {
-                let bytes = rng.random_range(1..3);
-                let snapshot = self.db.snapshot();
-                let mut found = snapshot.iter_versions(self.keyspaces[at], &key, bytes);
-                found.seek_to_first()?;
-                let versionless = &key[..key.len() - bytes];
-                let model = history.model[at].range(key.clone()..);
-                for (expected, value) in model.take_while(|(key, _)| key.starts_with(versionless)) {
-                    assert_eq!((found.key(), found.value()), (&expected[..], &value[..]));
-                    found.next()?;
+                let bytes = [1, 1, 1, 2][rng.random_range(0..4)];
+                match rng.random::<bool>() && !self.snapshots.is_empty() {
+                    true => {
+                        let (snapshot, then) = &self.snapshots[0];
+                        versions(rng, snapshot, self.keyspaces[at], &then[at], &key, bytes)?;
+                    }
+                    false => {
+                        let (now, model) = (self.db.snapshot(), &history.model[at]);
+                        versions(rng, &now, self.keyspaces[at], model, &key, bytes)?;
+                    }
                 }
-                assert!(!found.valid());
             }
             4 => {
                 let keys: Vec<_> = (0..6).map(|_| random_key(rng)).collect();
@@ -423,9 +452,12 @@ fn check_recovery(vfs: &SimVfs, options: &Options, history: &mut History) {
 
 fn run(seed: u64, vfs: &SimVfs) {
     let rng = &mut rng(seed);
-    let options = random_options(rng, seed.is_multiple_of(2));
+    let mut options = random_options(rng, seed.is_multiple_of(2));
     let mut history = History::new();
     for _ in 0..rng.random_range(2..5) {
+        // Tables say themselves what their filters hold: it may change between lives.
+        let version_bytes = [0, 1, 1, 1, 2][rng.random_range(0..5)];
+        options.version_bytes = vec![(KEYSPACES[0].to_owned(), version_bytes)];
         let checkpoints = live(rng, vfs, &options, &mut history);
         vfs.set_capacity(None);
         let loss = random_loss(rng);

@@ -1,5 +1,8 @@
 # LineraDB. `make help` lists the targets.
 CARGO ?= cargo
+# `cargo run` would resolve the features of one package alone, and build most of the
+# workspace a second time for them: so build with --workspace, and run the binary.
+BIN := $(or $(CARGO_TARGET_DIR),target)/release
 export CARGO_TERM_COLOR ?= auto
 
 .PHONY: help build run test lint bench cluster clean
@@ -8,10 +11,11 @@ help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
 build: ## build every binary, optimised
-	$(CARGO) build --release --bins
+	$(CARGO) build --release --workspace --bins
 
 run: ## start a three-node cluster in one process with sample data and a SQL shell
-	$(CARGO) run --release --bin lineradb -- demo
+	$(CARGO) build --release --workspace --bin lineradb
+	$(BIN)/lineradb demo
 
 test: ## run every test (needs nothing but Rust)
 	$(CARGO) test --workspace
@@ -21,10 +25,10 @@ lint: ## formatting and clippy, warnings as errors
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
 bench: build ## quick benchmarks, as a table
-	$(CARGO) run --release --bin lineradb-bench -- storage --quick
+	$(BIN)/lineradb-bench storage --quick
 
 cluster: build ## 1 metaservice, 3 kvnodes and 2 gateways as separate processes; Ctrl-C stops them
-	$(CARGO) run --release --bin lineradb-chaos -- cluster
+	$(BIN)/lineradb-chaos cluster
 
 clean: ## remove build products and the data of `lineradb dev`
 	$(CARGO) clean

@@ -160,7 +160,8 @@ async fn interactive(mut shell: Shell) -> Result<ExitCode> {
         if !line.trim().is_empty() {
             let _ = editor.add_history_entry(line.as_str());
         }
-        if splitter.open() == Open::Nothing && line.trim_start().starts_with('\\') {
+        // In the middle of a statement, too: it goes on afterwards.
+        if splitter.open() != Open::Quoted && line.trim_start().starts_with('\\') {
             shell.meta(line.trim()).await;
             continue;
         }

@@ -77,6 +77,8 @@ pub struct VersionScan<R: Reader> {
     data: R::Cursor,
     intents: R::Cursor,
     started: bool,
+    /// It has answered an error and goes no further: an intent could be missed.
+    failed: bool,
     stored: Option<Stored>,
     intent: NextIntent,
     observed: Timestamp,
@@ -94,6 +96,7 @@ impl<R: Reader> VersionScan<R> {
             reader,
             options,
             started: false,
+            failed: false,
             stored: None,
             intent: NextIntent::None,
             observed: Timestamp::ZERO,
@@ -117,6 +120,15 @@ impl<R: Reader> VersionScan<R> {
     /// # Errors
     /// As [`RowSource::next`].
     pub fn next_row(&mut self) -> Result<Option<Row>> {
+        if self.failed {
+            return Err(Error::corrupt("a scan was carried on after an error"));
+        }
+        let row = self.find_row();
+        self.failed = row.is_err();
+        row
+    }
+
+    fn find_row(&mut self) -> Result<Option<Row>> {
         if !self.started {
             self.start()?;
         }

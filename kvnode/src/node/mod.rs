@@ -292,11 +292,15 @@ impl KvNode {
             ..ClientOptions::new(options.metas.clone())
         });
         let (health, health_service) = tonic_health::server::health_reporter();
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(lineradb_proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()
-            .map_err(|e| Error::Corrupt(format!("file descriptors: {e}")))?;
+        // In both versions: many tools know the older one only.
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(lineradb_proto::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let malformed = |e| Error::Corrupt(format!("file descriptors: {e}"));
+        let reflection_v1 = reflection().build_v1().map_err(malformed)?;
+        let reflection_v1alpha = reflection().build_v1alpha().map_err(malformed)?;
         let shard_service = ShardServer::new(ShardGrpc::new(shards, options.clock.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -308,7 +312,8 @@ impl KvNode {
             .add_service(shard_service)
             .add_service(self.groups.raft_service())
             .add_service(health_service)
-            .add_service(reflection);
+            .add_service(reflection_v1)
+            .add_service(reflection_v1alpha);
         let stop = self.stop.clone();
         // Internal services are there at once: other nodes need them to form
         // a quorum. The public KV API follows when the map has been seen,

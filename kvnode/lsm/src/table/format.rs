@@ -7,7 +7,7 @@ pub(super) const FORMAT_PLAIN: u32 = 1;
 /// Version of a table with range deletes.
 pub(super) const FORMAT_RANGES: u32 = 2;
 pub(super) const HEADER_MAGIC: &[u8; 8] = b"LNDBSST\n";
-const FOOTER_MAGIC: &[u8; 8] = b"\x8fLNDBend";
+pub(super) const FOOTER_MAGIC: &[u8; 8] = b"\x8fLNDBend";
 pub(super) const HEADER_BYTES: usize = 16;
 const FOOTER_BYTES: usize = 52;
 const HANDLE_BYTES: usize = 12;

@@ -2,7 +2,7 @@
 
 use super::block::{Block, BlockView, Malformed};
 use super::block_iter::BlockIter;
-use super::format::{Footer, Handle};
+use super::format::{FOOTER_MAGIC, Footer, Handle};
 use super::reader::{Table, TableContext, external_meta};
 use super::{RunIter, bloom, properties};
 use crate::cache::BlockCache;
@@ -20,37 +20,46 @@ pub(crate) fn block(bytes: &[u8]) {
     let Ok(block) = Block::new(Bytes::copy_from_slice(bytes)) else {
         return;
     };
-    let _ = walk(block);
-    let Ok(view) = BlockView::new(bytes) else {
-        return;
-    };
-    for length in [0, 1, 4, 16] {
-        let key = &bytes[..bytes.len().min(length)];
+    // Keys that are there, as far as it can be read, and others.
+    let mut keys = vec![Vec::new(), bytes[..bytes.len().min(4)].to_vec()];
+    let _ = walk(block.clone(), &mut keys);
+    let view = block.view();
+    for key in &keys {
         if let Ok(Some(found)) = view.find(key, Trailer::NEWEST) {
             let _ = &bytes[found.value];
         }
-        let _ = view.lower_bound_restart(key, Trailer::OLDEST);
+        let _ = view.find(key, Trailer::OLDEST);
+    }
+    let mut iter = BlockIter::new(block);
+    for key in &keys {
+        let _ = iter.seek(key, Trailer::OLDEST);
+        let _ = iter.seek_for_prev(key, Trailer::NEWEST);
     }
 }
 
-fn walk(block: Block) -> Result<(), Malformed> {
+fn walk(block: Block, keys: &mut Vec<Vec<u8>>) -> Result<(), Malformed> {
+    type Move = fn(&mut BlockIter) -> Result<(), Malformed>;
     // Each entry has a byte at least.
     let steps_max = block.len() + 1;
     let mut iter = BlockIter::new(block);
-    for step in [BlockIter::next, BlockIter::prev] {
-        iter.seek_to_first()?;
+    let ways: [(Move, Move); 2] = [
+        (BlockIter::seek_to_first, BlockIter::next),
+        (BlockIter::seek_to_last, BlockIter::prev),
+    ];
+    for (begin, step) in ways {
+        begin(&mut iter)?;
         let mut steps = 0;
         while iter.valid() {
-            let _ = (iter.user_key(), iter.trailer(), iter.value());
+            let _ = (iter.trailer(), iter.value());
+            if steps < 16 {
+                keys.push(iter.user_key().to_vec());
+            }
             step(&mut iter)?;
             steps += 1;
             assert!(steps <= steps_max, "a walk does not end");
         }
-        iter.seek_to_last()?;
     }
-    let key = iter.user_key().to_vec();
-    iter.seek(&key, Trailer::OLDEST)?;
-    iter.seek_for_prev(&key, Trailer::NEWEST)
+    Ok(())
 }
 
 /// Asks a filter.
@@ -60,9 +69,13 @@ pub(crate) fn filter(bytes: &[u8]) {
     }
 }
 
-/// Decodes a footer, a handle and properties.
+/// Decodes a footer, with the checksum that it should have, a handle and properties.
 pub(crate) fn fixed_parts(bytes: &[u8]) {
-    let _ = Footer::decode(bytes);
+    if let Some(body) = bytes.len().checked_sub(12) {
+        let crc = crc32c::crc32c(&bytes[..body]).to_le_bytes();
+        let footer = [&bytes[..body], &crc, FOOTER_MAGIC].concat();
+        let _ = Footer::decode(&footer);
+    }
     let _ = Handle::decode(bytes);
     let _ = properties::decode(bytes);
 }

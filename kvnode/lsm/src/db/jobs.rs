@@ -120,6 +120,10 @@ impl Inner {
         edit: &mut VersionEdit,
         tables: &mut BTreeMap<u64, Arc<Table>>,
     ) -> Result<()> {
+        debug_assert!(
+            edit.added.is_empty(),
+            "older tables of this edit would be overlooked"
+        );
         let version = Arc::clone(&self.view.load().version);
         for keyspace in 0..self.keyspaces.len() {
             let Some(memtable) = set
@@ -139,19 +143,10 @@ impl Inner {
                 progress: &|_| Ok(()),
                 ..self.output(keyspace as u32, 0, &allocate)
             };
-            // What is older lies in the tables there are, or goes before this set in the same edit. Compactions
-            // that run beside this one make no other keys of them, and what is ingested meanwhile is newer.
-            let is_below = |key: &[u8]| {
-                let mut before = edit
-                    .added
-                    .iter()
-                    .filter(|(of, ..)| *of as usize == keyspace);
-                before.any(|(.., meta)| meta.covers(key))
-                    || version
-                        .trees
-                        .get(keyspace)
-                        .is_none_or(|tree| tree.covers(key))
-            };
+            // What is older lies in the tables there are. Compactions that run beside this one make no other keys of
+            // them, and what is ingested meanwhile is newer.
+            let tree = version.trees.get(keyspace);
+            let is_below = |key: &[u8]| tree.is_none_or(|tree| tree.covers(key));
             let metas = rewrite(&output, &mut input, &mut retention, ranges, is_below)?;
             for meta in metas {
                 self.counters.flush_bytes_written.add(meta.bytes);

@@ -68,8 +68,8 @@ impl Iter {
         }
     }
 
-    /// From now on no move passes by more than about so many entries that are not shown (deleted ones, old versions):
-    /// it pauses there. For those who walk something else beside it, and may never need to know what comes.
+    /// From now on no move passes by more than about so many entries that are not shown (deleted ones, old versions;
+    /// walking back, so many keys with all their versions): it pauses there. For those who walk something else beside it, and may never need to know what comes.
     pub fn set_patience(&mut self, entries: usize) {
         self.patience = entries;
     }

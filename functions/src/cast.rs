@@ -8,14 +8,14 @@
 
 use crate::error::FunctionError;
 use crate::udf::{Function, arrays, result};
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Date32Type, Field, FieldRef};
+use arrow::datatypes::{DataType, Date32Type, Decimal128Type, Field, FieldRef};
 use datafusion::common::{ScalarValue, plan_err};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF};
 use lineradb_common::sql::{
-    Datum, DatumArrayBuilder, SqlType, TYPE_METADATA_KEY, TimeZone, ValueError, datum_at,
+    Datum, DatumArrayBuilder, Numeric, SqlType, TYPE_METADATA_KEY, TimeZone, ValueError, datum_at,
 };
 use std::sync::Arc;
 
@@ -108,6 +108,19 @@ pub fn cast_array(
             ..CastOptions::default()
         };
         return Ok(cast_with_options(array, &to.arrow_type(), &options)?);
+    }
+    if let (Some(numerics), DataType::Decimal128(_, scale @ 0..), SqlType::Float8) = (
+        array.as_primitive_opt::<Decimal128Type>(),
+        array.data_type(),
+        to,
+    ) {
+        let scale = scale.unsigned_abs();
+        let doubles: Float64Array = numerics.try_unary(|v| {
+            Numeric::new(v, scale)
+                .map(Numeric::to_f64)
+                .map_err(value_error)
+        })?;
+        return Ok(Arc::new(doubles));
     }
     let mut builder = DatumArrayBuilder::new(to, array.len());
     for row in 0..array.len() {

@@ -1,15 +1,53 @@
 //! Arithmetic on floats: what would be infinity or vanish is 22003, and a division
-//! by zero 22012.
+//! by zero 22012. And the one zero that keys have: PostgreSQL takes `-0` and `0` for
+//! equal, what sorts or looks up by bits does not.
 
 use crate::arith::Op;
 use crate::error::FunctionError;
-use crate::udf::{arrays, primitive};
-use arrow::array::{ArrayRef, ArrowPrimitiveType, PrimitiveArray};
+use crate::udf::{Function, arrays, field, primitive, result};
+use arrow::array::{
+    ArrayRef, ArrowPrimitiveType, AsArray, Float32Array, Float64Array, PrimitiveArray,
+};
 use arrow::compute::kernels::arity::try_binary;
+use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use arrow::error::ArrowError;
+use datafusion::common::plan_err;
 use datafusion::error::Result;
-use datafusion::logical_expr::ScalarFunctionArgs;
+use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF};
 use std::sync::Arc;
+
+/// Name of the function that makes `-0` a `0`, and leaves every other float.
+pub const PLAIN_ZERO: &str = "pg_plain_zero";
+
+pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
+    vec![Function::exact(
+        PLAIN_ZERO,
+        &[],
+        vec![vec![DataType::Float32], vec![DataType::Float64]],
+        |types, _| match types {
+            [one] => Ok(field(one.clone())),
+            _ => plan_err!("{PLAIN_ZERO} takes one float"),
+        },
+        plain_zero,
+    )]
+}
+
+fn plain_zero(args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
+    let array = arrays(args)?.remove(0);
+    // The sum of zeros of both signs is the positive one (IEEE 754, 6.3).
+    let plain: ArrayRef = match array.data_type() {
+        DataType::Float32 => {
+            let plain: Float32Array = array.as_primitive::<Float32Type>().unary(|v| v + 0.0);
+            Arc::new(plain)
+        }
+        DataType::Float64 => {
+            let plain: Float64Array = array.as_primitive::<Float64Type>().unary(|v| v + 0.0);
+            Arc::new(plain)
+        }
+        other => return plan_err!("{PLAIN_ZERO} takes a float, got {other}"),
+    };
+    result(args, plain)
+}
 
 /// What floats need to know of themselves here.
 pub(crate) trait Float: Copy + PartialEq {

@@ -14,7 +14,7 @@ pub mod chain;
 pub mod decimal;
 pub mod error;
 mod extract;
-mod float_arith;
+pub mod float_arith;
 pub mod format;
 pub mod length;
 pub mod nullable;
@@ -42,6 +42,7 @@ pub fn all() -> &'static [Arc<ScalarUDF>] {
     static ALL: LazyLock<Vec<Arc<ScalarUDF>>> = LazyLock::new(|| {
         let mut all = arith::functions();
         all.extend(cast::functions());
+        all.extend(float_arith::functions());
         all.extend(format::functions());
         all.extend(length::functions());
         all.extend(chain::functions());

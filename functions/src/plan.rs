@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Raised when either this format, the functions, or DataFusion's own plan
 /// format change; a node refuses any other.
-pub const PLAN_FORMAT_VERSION: u32 = 55_02;
+pub const PLAN_FORMAT_VERSION: u32 = 55_03;
 
 /// Most bytes of a plan that a node decodes.
 pub const MAX_PLAN_BYTES: usize = 1 << 20;

@@ -40,10 +40,7 @@ fn convert(datum: Datum, target: SqlType, zone: &TimeZone, explicit: bool) -> Va
             }
         }
         (D::Numeric(n), t) if t.is_number() => match t {
-            SqlType::Float4 => {
-                let v = n.to_f64() as f32;
-                D::Float4(v)
-            }
+            SqlType::Float4 => D::Float4(n.to_f32()),
             SqlType::Float8 => D::Float8(n.to_f64()),
             SqlType::Numeric(_) => fit_numeric(D::Numeric(n), t, explicit)?,
             _ => to_integer(n.round_to_i128(), t)?,

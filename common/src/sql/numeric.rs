@@ -209,7 +209,26 @@ impl Numeric {
 
     /// The nearest double.
     pub fn to_f64(self) -> f64 {
-        self.to_string().parse().unwrap_or(f64::NAN)
+        /// Powers of ten that a double holds exactly.
+        const EXACT_TENS: usize = 23;
+        const EXACT_INTEGERS: u128 = 1 << 53;
+        const TENS: [f64; EXACT_TENS] = [
+            1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
+            1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
+        ];
+        match TENS.get(usize::from(self.scale)) {
+            // Of two exact numbers the quotient is rounded once (Clinger 1990).
+            Some(ten) if self.mantissa.unsigned_abs() <= EXACT_INTEGERS => {
+                self.mantissa as f64 / ten
+            }
+            _ => self.to_string().parse().unwrap_or(f64::NAN),
+        }
+    }
+
+    /// The nearest `real`: not that of the nearest double, which may lie on the other
+    /// side of a tie.
+    pub fn to_f32(self) -> f32 {
+        self.to_string().parse().unwrap_or(f32::NAN)
     }
 
     /// The shortest decimal that reads back as `v`, as PostgreSQL's casts from
@@ -358,6 +377,26 @@ mod tests {
         assert_eq!(n("15e-1").to_string(), "1.5");
         assert_eq!(n(" +.5 ").to_string(), "0.5");
         assert_eq!(n("0e100").to_string(), "0");
+    }
+
+    #[test]
+    fn floats_are_rounded_once() {
+        // Nearest to a tie between two reals, which the nearest double lies on.
+        assert_eq!(n("16777217.0000000001").to_f32(), 16_777_218.0);
+        assert_eq!(n("-9007199254740993").to_f64(), -9_007_199_254_740_992.0);
+        assert_eq!(n("0.1").to_f64(), 0.1);
+        assert_eq!(n("0").to_f64().to_bits(), 0);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn doubles_are_what_their_text_reads_as(
+            mantissa in proptest::prop_oneof![-(10_i128.pow(38) - 1)..10_i128.pow(38), -(1_i128 << 54)..1 << 54],
+            scale in 0_u8..38,
+        ) {
+            let number = Numeric::new(mantissa, scale).unwrap();
+            proptest::prop_assert_eq!(number.to_f64(), number.to_string().parse::<f64>().unwrap());
+        }
     }
 
     #[test]

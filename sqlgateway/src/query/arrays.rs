@@ -2,6 +2,7 @@
 //! are known, so that `id = ANY ($1)` finds its rows by key.
 
 use super::casts::convert;
+use super::equality::with_both_zeros;
 use super::errors::carry;
 use crate::error::SqlError;
 use crate::settings::Settings;
@@ -113,14 +114,13 @@ fn as_list(mut function: ScalarFunction) -> Result<Transformed<Expr>> {
     if elements.is_empty() {
         return Ok(Transformed::yes(Expr::Literal(negated.into(), None)));
     }
-    Ok(Transformed::yes(Expr::InList(InList {
-        expr: Box::new(function.args.swap_remove(0)),
-        list: elements
-            .into_iter()
-            .map(|v| Expr::Literal(v, None))
-            .collect(),
-        negated,
-    })))
+    let literals = elements.into_iter().map(|v| Expr::Literal(v, None));
+    let mut list: Vec<Expr> = literals.collect();
+    with_both_zeros(&mut list);
+    let value = Box::new(function.args.swap_remove(0));
+    Ok(Transformed::yes(Expr::InList(InList::new(
+        value, list, negated,
+    ))))
 }
 
 /// The elements of a constant array that is not NULL.

@@ -24,6 +24,10 @@ pub(super) fn convert(expr: Expr, from: SqlType, to: SqlType, settings: &Setting
         let value = ScalarValue::Float64(Some(number.to_f64()));
         return Ok(Expr::Literal(value, None));
     }
+    if let (Expr::Literal(ScalarValue::Int32(Some(v)), _), SqlType::Float8) = (&expr, to) {
+        let value = ScalarValue::Float64(Some(f64::from(*v)));
+        return Ok(Expr::Literal(value, None));
+    }
     cast_to(expr, from, to, settings)
 }
 
@@ -241,7 +245,7 @@ fn keeps_values(from: &DataType, to: &DataType) -> bool {
         (D::Decimal128(p1, s1), D::Decimal128(p2, s2)) => {
             s2 >= s1 && i32::from(*p2) - i32::from(*s2) >= i32::from(*p1) - i32::from(*s1)
         }
-        (D::Decimal128(..), D::Decimal256(..) | D::Float64) => true,
+        (D::Decimal128(..), D::Decimal256(..)) => true,
         (D::Float32, D::Float64) => true,
         (D::Interval(_), D::Interval(IntervalUnit::MonthDayNano)) => true,
         (D::Timestamp(_, a), D::Timestamp(_, b)) => a.is_some() == b.is_some(),

@@ -4,9 +4,12 @@
 //! nanoseconds, which end in 2262.
 
 use super::casts::convert;
+use super::equality::plain_zero;
+use super::errors::carry;
 use super::operators::{binary_operator, comparable, no_operator, typed};
 use super::semantics::{call, is_interval, is_text, is_untyped, sql_type_of, type_of};
 use super::untyped::{class, is_text_literal, literal_columns, type_literals};
+use crate::error::SqlError;
 use crate::settings::Settings;
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::Transformed;
@@ -125,6 +128,12 @@ pub fn of_case(
             )
             .collect();
         changed |= unify(&mut compared, schema, settings, Purpose::Compare)?;
+        for compared in compared {
+            if type_of(compared, schema)?.is_floating() {
+                *compared = plain_zero(std::mem::take(compared))?;
+                changed = true;
+            }
+        }
     }
     let case = Expr::Case(case);
     Ok(if changed {
@@ -163,7 +172,7 @@ pub fn of_nullif(
     let (a_sql, b_sql) = (sql_type_of(a, schema)?, sql_type_of(b, schema)?);
     if at.is_null()
         || bt.is_null()
-        || (at == bt && !is_interval(&at))
+        || (at == bt && !is_interval(&at) && !at.is_floating())
         || is_text(&at) && is_text(&bt)
     {
         return Ok(Transformed::no(Expr::ScalarFunction(function)));
@@ -197,7 +206,7 @@ pub fn of_in_subquery(
     let [column] = &query.schema().columns()[..] else {
         return Ok(Transformed::no(Expr::InSubquery(compared)));
     };
-    let mut column = Expr::Column(column.clone());
+    let column = Expr::Column(column.clone());
     let rows = query.schema().as_ref().clone();
     let (t, sql) = (column.get_type(&rows)?, sql_type_of(&column, &rows)?);
     if !t.is_null() {
@@ -210,17 +219,22 @@ pub fn of_in_subquery(
         comparable(Operator::Eq, &compared.expr, &xt, xsql, &column, &t, sql)?;
     }
     let types = [compared.expr.get_type(schema)?, column.get_type(&rows)?];
-    let Some(target) = common(&types, Purpose::Compare) else {
+    let target = common(&types, Purpose::Compare);
+    if target.is_none() && !types.iter().any(DataType::is_floating) {
         return Ok(Transformed::no(Expr::InSubquery(compared)));
-    };
-    if must_convert(&types[0], target) {
-        let from = SqlType::from_arrow(&types[0]);
-        compared.expr = Box::new(convert(*compared.expr, from, target, settings)?);
     }
-    if must_convert(&types[1], target) {
-        let from = SqlType::from_arrow(&types[1]);
-        column = convert(column, from, target, settings)?.alias("value");
-        let plan = LogicalPlanBuilder::from(query.as_ref().clone()).project([column])?;
+    let comparable = |value: Expr, from: &DataType| match target {
+        Some(target) if must_convert(from, target) => {
+            convert(value, SqlType::from_arrow(from), target, settings)
+        }
+        _ if from.is_floating() => plain_zero(value),
+        _ => Ok(value),
+    };
+    compared.expr = Box::new(comparable(*compared.expr, &types[0])?);
+    let value = comparable(column.clone(), &types[1])?;
+    if value != column {
+        let plan =
+            LogicalPlanBuilder::from(query.as_ref().clone()).project([value.alias("value")])?;
         compared.subquery = compared.subquery.with_plan(Arc::new(plan.build()?));
     }
     Ok(Transformed::yes(Expr::InSubquery(compared)))
@@ -325,6 +339,14 @@ fn with_columns(
 /// The columns of a UNION.
 pub fn of_union(union: Union, settings: &Settings) -> Result<Transformed<LogicalPlan>> {
     let inputs: Vec<&LogicalPlan> = union.inputs.iter().map(AsRef::as_ref).collect();
+    let width = |plan: &LogicalPlan| plan.schema().fields().len();
+    if inputs.iter().any(|input| width(input) != width(inputs[0])) {
+        // The engine has added what it is sorted by to one of them.
+        return Err(carry(SqlError::new(
+            "42703",
+            "ORDER BY names a column that the UNION does not return",
+        )));
+    }
     let literals = literal_columns(&inputs, "UNION")?;
     let targets = targets(&inputs, &literals, Purpose::Result);
     // A column that comes from several tables comes from none.

@@ -6,6 +6,7 @@ use super::cooperate::YieldWhereRowsMultiply;
 use super::errors::{carry, sql_error};
 use super::functions::session_function;
 use super::names::{name_outputs, plain};
+use super::order_by::look_up_order_names;
 use super::placeholders::type_placeholders;
 use super::planner::{Names, Notes};
 use super::pushdown::ShipFragments;
@@ -221,6 +222,7 @@ fn plan_now(
     rewrite_query(&mut query)?;
     let names = Names::new(state, context);
     write_out_joins(&mut query, &names)?;
+    look_up_order_names(&mut query)?;
     let relations = SqlToRel::new_with_options(&names, parser_options());
     let plan = relations
         .sql_statement_to_plan_with_context(

@@ -24,6 +24,16 @@ pub fn repeated(name: &str, times: usize) -> String {
     format!("{name}{MARK}{times}")
 }
 
+/// A name instead of this one that nobody can mean.
+pub fn hidden(name: &str) -> String {
+    format!("{name}{MARK}")
+}
+
+/// True for what [`hidden`] made.
+pub fn is_hidden(name: &str) -> bool {
+    name.ends_with(MARK)
+}
+
 /// Names the outputs of every SELECT in a query.
 pub fn name_outputs(query: &mut Query) {
     struct Names;

@@ -5,6 +5,7 @@
 use super::arrays::{is_quantified, of_quantified};
 use super::casts::{cast_to, explicit_cast};
 use super::common_type::{self, Purpose, unify};
+use super::equality;
 use super::errors::carry;
 use super::semantics::{call, is_interval, is_text, is_untyped, sql_type_of, type_of};
 use super::temporal::{temporal_arithmetic, zoned_function};
@@ -71,11 +72,8 @@ pub(super) fn operator(
                 _ => Purpose::Result,
             };
             unify(&mut compared, schema, settings, purpose)?;
-            Ok(Transformed::yes(Expr::InList(InList {
-                expr,
-                list,
-                negated,
-            })))
+            let list = equality::of_list(InList::new(expr, list, negated), schema)?;
+            Ok(Transformed::yes(Expr::InList(list)))
         }
         Expr::Between(Between {
             expr,
@@ -113,6 +111,13 @@ pub(super) fn operator(
             } else {
                 Err(no_operator("~~", &t, &DataType::Utf8))
             }
+        }
+        Expr::AggregateFunction(aggregate) => Ok(Transformed::yes(Expr::AggregateFunction(
+            equality::aggregated(aggregate, schema)?,
+        ))),
+        Expr::WindowFunction(window) => {
+            let window = equality::windowed(*window, schema)?;
+            Ok(Transformed::yes(Expr::WindowFunction(Box::new(window))))
         }
         Expr::ScalarFunction(mut function) => {
             if function.name() == "nullif" {

@@ -8,6 +8,7 @@
 use super::context::QueryContext;
 use super::errors::{carry, sql_error};
 use super::functions::{depends_on_statement, session_function};
+use super::scope::Named;
 use super::table::ShardTable;
 use super::types::Types;
 use super::virtual_tables::VirtualProvider;
@@ -38,6 +39,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::sqlparser::ast::{BinaryOperator, ObjectName};
 use lineradb_client::TableVersion;
+use lineradb_common::sql::SqlType;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -81,11 +83,11 @@ impl<'a> Names<'a> {
         self.notes.into_inner()
     }
 
-    /// The names of a table's columns, in order.
+    /// A table's columns, in order.
     ///
     /// # Errors
     /// 42P01 when there is no such table.
-    pub fn column_names(&self, name: &ObjectName) -> SqlResult<Vec<String>> {
+    pub fn columns_of(&self, name: &ObjectName) -> SqlResult<Vec<Named>> {
         let (schema, table) = object_name(name)?;
         let catalog = &self.context.catalog;
         let path = &self.context.settings.search_path;
@@ -94,15 +96,18 @@ impl<'a> Names<'a> {
             None => TableReference::bare(table.as_str()),
         });
         let schema_of = source.map_err(sql_error)?.schema();
-        let mut names: Vec<String> = { schema_of.fields().iter() }
-            .map(|field| field.name().clone())
+        let mut columns: Vec<Named> = { schema_of.fields().iter() }
+            .map(|field| Named {
+                name: field.name().clone(),
+                sql_type: Some(SqlType::from_field(field)),
+            })
             .collect();
         if self.context.row_ids
             && let Some(descriptor) = catalog.resolve(schema.as_deref(), &table, path)
         {
-            names.retain(|name| descriptor.column(name).is_some());
+            columns.retain(|column| descriptor.column(&column.name).is_some());
         }
-        Ok(names)
+        Ok(columns)
     }
 
     fn virtual_table(&self, schema: &str, name: &str) -> Option<Arc<dyn TableSource>> {

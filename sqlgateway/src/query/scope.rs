@@ -1,29 +1,55 @@
 //! Which columns the tables of a FROM have, as far as the syntax and the catalog
-//! tell, and how an expression names each of them.
+//! tell, of which types, and how an expression names each of them.
 
+use super::types::sql_type_of;
 use crate::error::{Result, SqlError};
 use crate::statement::ident;
 use datafusion::sql::sqlparser::ast::{Expr, Ident, ObjectName, TableAlias};
+use lineradb_common::sql::SqlType;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+/// A column of a table, or of what a query returns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Its name.
+    pub name: String,
+    /// Its type, where that is known before the query is planned.
+    pub sql_type: Option<SqlType>,
+}
 
 /// A column of a FROM.
 #[derive(Clone, Debug)]
 pub struct Column {
     /// Its name.
     pub name: String,
+    /// Its type, where that is known.
+    pub sql_type: Option<SqlType>,
     /// What names it beyond doubt.
     pub value: Expr,
     /// One of two that `USING` made one.
     pub merged: bool,
 }
 
+impl Column {
+    /// Both types are known and are one, whatever their lengths: values keep theirs.
+    pub fn has_type_of(&self, other: &Column) -> bool {
+        let plain = |sql_type| match sql_type {
+            SqlType::Numeric(_) => SqlType::Numeric(None),
+            SqlType::Varchar(_) => SqlType::Varchar(None),
+            SqlType::Char(_) => SqlType::Char(1),
+            other => other,
+        };
+        self.sql_type.is_some() && self.sql_type.map(plain) == other.sql_type.map(plain)
+    }
+}
+
 /// The columns of a FROM, or of a part of it, in the order of `*`.
 #[derive(Clone, Debug, Default)]
 pub struct Scope {
     columns: Vec<Column>,
-    /// Names of tables and of their columns, if these are known.
-    tables: Vec<(String, Option<Vec<String>>)>,
+    /// Names of tables, and their columns, if these are known.
+    tables: Vec<(String, Option<Vec<Named>>)>,
     /// There are columns whose names are not known.
     open: bool,
 }
@@ -38,24 +64,25 @@ impl Scope {
     pub fn of_table(
         called: Option<&Ident>,
         alias: Option<&TableAlias>,
-        columns: Option<Vec<String>>,
+        columns: Option<Vec<Named>>,
     ) -> Self {
         let table = alias.map(|a| &a.name).or(called).map(ident);
         let known = columns.is_some();
-        let names = renamed(columns.unwrap_or_default(), alias);
-        let open = !known && names.is_empty();
-        let columns = names.iter().map(|name| Column {
-            name: name.clone(),
+        let named = renamed(columns.unwrap_or_default(), alias);
+        let open = !known && named.is_empty();
+        let columns = named.iter().map(|column| Column {
+            name: column.name.clone(),
+            sql_type: column.sql_type,
             value: match &table {
-                Some(table) => Expr::CompoundIdentifier(vec![quoted(table), quoted(name)]),
-                None => Expr::Identifier(quoted(name)),
+                Some(table) => Expr::CompoundIdentifier(vec![quoted(table), quoted(&column.name)]),
+                None => Expr::Identifier(quoted(&column.name)),
             },
             merged: false,
         });
         Scope {
             columns: columns.collect(),
             tables: table
-                .map(|table| (table, (!open).then(|| names.clone())))
+                .map(|table| (table, (!open).then(|| named.clone())))
                 .into_iter()
                 .collect(),
             open,
@@ -67,13 +94,17 @@ impl Scope {
         &self.columns
     }
 
-    /// Their names.
-    pub fn names(&self) -> Vec<String> {
-        self.columns.iter().map(|c| c.name.clone()).collect()
+    /// Their names and types.
+    pub fn named(&self) -> Vec<Named> {
+        let named = self.columns.iter().map(|c| Named {
+            name: c.name.clone(),
+            sql_type: c.sql_type,
+        });
+        named.collect()
     }
 
-    /// The names of one table's columns, if they are known.
-    pub fn of(&self, table: &str) -> Option<&[String]> {
+    /// One table's columns, if they are known.
+    pub fn of(&self, table: &str) -> Option<&[Named]> {
         let (_, columns) = self.tables.iter().find(|(name, _)| name == table)?;
         columns.as_deref()
     }
@@ -133,7 +164,7 @@ impl Scope {
                 "NATURAL JOIN with a function whose columns are not named",
             ));
         }
-        let mut names = self.names();
+        let mut names: Vec<String> = self.columns.iter().map(|c| c.name.clone()).collect();
         names.retain(|name| right.columns.iter().any(|c| c.name == *name));
         names.dedup();
         Ok(names)
@@ -144,10 +175,10 @@ impl Scope {
     /// # Errors
     /// 42703 when there is none, 42702 when there are several; 0A000 when not all
     /// names are known.
-    pub fn common_column(&self, name: &str, side: &str) -> Result<&Expr> {
+    pub fn common_column(&self, name: &str, side: &str) -> Result<&Column> {
         let mut found = self.columns.iter().filter(|c| c.name == name);
         match (found.next(), found.next()) {
-            (Some(column), None) => Ok(&column.value),
+            (Some(column), None) => Ok(column),
             (Some(_), Some(_)) => Err(SqlError::new(
                 "42702",
                 format!("common column name \"{name}\" appears more than once in {side} table"),
@@ -166,13 +197,16 @@ impl Scope {
 }
 
 /// The first names replaced by those of an alias.
-fn renamed(mut columns: Vec<String>, alias: Option<&TableAlias>) -> Vec<String> {
+fn renamed(mut columns: Vec<Named>, alias: Option<&TableAlias>) -> Vec<Named> {
     let given = alias.map_or(&[][..], |alias| &alias.columns);
     for (at, column) in given.iter().enumerate() {
         let name = ident(&column.name);
         match columns.get_mut(at) {
-            Some(old) => *old = name,
-            None => columns.push(name),
+            Some(old) => old.name = name,
+            None => columns.push(Named {
+                name,
+                sql_type: None,
+            }),
         }
     }
     columns
@@ -183,7 +217,7 @@ fn renamed(mut columns: Vec<String>, alias: Option<&TableAlias>) -> Vec<String> 
 #[derive(Clone, Debug, Default)]
 pub struct Around {
     scopes: Vec<Arc<Scope>>,
-    queries: HashMap<String, Option<Vec<String>>>,
+    queries: HashMap<String, Option<Vec<Named>>>,
 }
 
 impl Around {
@@ -195,13 +229,13 @@ impl Around {
     }
 
     /// A query that WITH names, and its columns, if they are known.
-    pub fn define(&mut self, alias: &TableAlias, columns: Option<Vec<String>>) {
+    pub fn define(&mut self, alias: &TableAlias, columns: Option<Vec<Named>>) {
         let columns = columns.map(|columns| renamed(columns, Some(alias)));
         self.queries.insert(ident(&alias.name), columns);
     }
 
     /// The columns of a query that WITH names; the inner `None`: not known.
-    pub fn defined(&self, name: &ObjectName) -> Option<&Option<Vec<String>>> {
+    pub fn defined(&self, name: &ObjectName) -> Option<&Option<Vec<Named>>> {
         match &name.0[..] {
             [name] => self.queries.get(&ident(name.as_ident()?)),
             _ => None,
@@ -210,15 +244,39 @@ impl Around {
 
     /// What a bare name stands for, when that is a merged column.
     pub fn merged(&self, name: &str) -> Option<&Expr> {
+        let column = self.column(name)?;
+        column.merged.then_some(&column.value)
+    }
+
+    /// The column that a bare name stands for, if that is known.
+    fn column(&self, name: &str) -> Option<&Column> {
         for scope in self.scopes.iter().rev() {
             let mut found = scope.columns.iter().filter(|c| c.name == name);
             match (found.next(), found.next()) {
-                (Some(column), None) => return column.merged.then_some(&column.value),
+                (Some(column), None) => return Some(column),
                 (Some(_), Some(_)) => return None,
                 (None, _) if scope.open => return None,
                 (None, _) => {}
             }
         }
         None
+    }
+
+    /// The type of an expression that is a column or a cast.
+    pub fn type_of(&self, expr: &Expr) -> Option<SqlType> {
+        match expr {
+            Expr::Nested(inner) => self.type_of(inner),
+            Expr::Identifier(name) => self.column(&ident(name))?.sql_type,
+            Expr::CompoundIdentifier(parts) => {
+                let [table, name] = &parts[..] else {
+                    return None;
+                };
+                let (table, name) = (ident(table), ident(name));
+                let columns = self.scopes.iter().rev().find_map(|s| s.of(&table))?;
+                columns.iter().find(|c| c.name == name)?.sql_type
+            }
+            Expr::Cast { data_type, .. } => sql_type_of(data_type).ok(),
+            _ => None,
+        }
     }
 }

@@ -10,6 +10,7 @@ use super::averages::share_sums;
 use super::casts::implicit_cast;
 use super::chains::flatten;
 use super::common_type;
+use super::equality::{refuse_equal_intervals, sorted};
 use super::errors::carry;
 use super::lateral::inline_laterals;
 use super::operators::operator;
@@ -76,7 +77,7 @@ fn rewrite(plan: LogicalPlan, settings: &Settings, rule: Rule) -> Result<Logical
             )));
         }
         refuse_equal_intervals(&plan)?;
-        let plan = sorted_by_span(plan)?;
+        let plan = sorted(plan)?;
         let names = NamePreserver::new(&plan);
         let rewritten = plan.map_expressions(|expr| {
             let name = names.save(&expr);
@@ -91,52 +92,6 @@ fn rewrite(plan: LogicalPlan, settings: &Settings, rule: Rule) -> Result<Logical
         rewritten.map_data(LogicalPlan::recompute_schema)
     })?;
     Ok(rewritten.data)
-}
-
-/// Intervals of the same length are one group, whatever they are made of: the engine
-/// would tell `1 mon` and `30 days` apart.
-fn refuse_equal_intervals(plan: &LogicalPlan) -> Result<()> {
-    let interval =
-        |e: &Expr, schema: &DFSchema| matches!(type_of(e, schema), Ok(t) if is_interval(&t));
-    let found = match plan {
-        LogicalPlan::Aggregate(aggregate) => {
-            let schema = aggregate.input.schema();
-            let distinct = |e: &Expr| match e {
-                Expr::AggregateFunction(f) => {
-                    f.params.distinct && f.params.args.iter().any(|a| interval(a, schema))
-                }
-                _ => false,
-            };
-            aggregate.group_expr.iter().any(|e| interval(e, schema))
-                || aggregate.aggr_expr.iter().any(distinct)
-        }
-        LogicalPlan::Distinct(distinct) => {
-            let fields = distinct.input().schema().fields();
-            fields.iter().any(|f| is_interval(f.data_type()))
-        }
-        _ => false,
-    };
-    match found {
-        true => Err(carry(SqlError::unsupported(
-            "GROUP BY or DISTINCT over intervals",
-        ))),
-        false => Ok(()),
-    }
-}
-
-/// Intervals are sorted by their length.
-fn sorted_by_span(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let LogicalPlan::Sort(mut sort) = plan else {
-        return Ok(plan);
-    };
-    for by in &mut sort.expr {
-        let spans = matches!(&by.expr, Expr::ScalarFunction(f) if f.name() == "pg_interval_span");
-        if !spans && is_interval(&type_of(&by.expr, sort.input.schema())?) {
-            let bare = std::mem::take(&mut by.expr);
-            by.expr = call("pg_interval_span", vec![bare])?;
-        }
-    }
-    Ok(LogicalPlan::Sort(sort))
 }
 
 /// Gives the values of a column one SQL type: DataFusion wants equal metadata.

@@ -2,7 +2,8 @@
 //! (`transformFromClauseItem`): the condition becomes an `ON`, `*` the list of its
 //! columns with the merged ones first, and a bare name of a merged column what it
 //! stands for: the left column of an inner or a left join, the right one of a right
-//! join, the first that is there of a full join. The engine has a notion of `USING`
+//! join, the first that is there of a full join, and of any join whose two columns
+//! differ in type: its type is the common one, its value the same. The engine has a notion of `USING`
 //! of its own, in which the merged column is always the left one and `*` has
 //! another order, so none of it may be left when the engine reads the query.
 //!
@@ -12,7 +13,7 @@
 use super::names::{output_name, repeated};
 use super::planner::Names;
 use super::rewrite::{call, finish, parse_query};
-use super::scope::{Around, Column, Scope, quoted};
+use super::scope::{Around, Column, Named, Scope, quoted};
 use crate::error::{Result, SqlError};
 use crate::statement::ident;
 use datafusion::sql::sqlparser::ast::{
@@ -109,7 +110,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     /// Writes a query out; answers the names of its columns, if they are known.
-    fn query(&self, query: &mut Query, around: &Around) -> Result<Option<Vec<String>>> {
+    fn query(&self, query: &mut Query, around: &Around) -> Result<Option<Vec<Named>>> {
         let mut around = around.clone();
         if let Some(with) = &mut query.with {
             for cte in &mut with.cte_tables {
@@ -136,7 +137,7 @@ impl Writer<'_> {
             for by in by {
                 // A name alone is a column of the result, when there is one.
                 let output = matches!(&by.expr, Expr::Identifier(name)
-                    if columns.as_ref().is_none_or(|c| c.contains(&ident(name))));
+                    if columns.as_ref().is_none_or(|c| c.iter().any(|c| c.name == ident(name))));
                 if !output {
                     self.write(&mut by.expr, &around)?;
                 }
@@ -149,7 +150,7 @@ impl Writer<'_> {
         &self,
         body: &mut SetExpr,
         around: &Around,
-    ) -> Result<(Option<Vec<String>>, Option<Scope>)> {
+    ) -> Result<(Option<Vec<Named>>, Option<Scope>)> {
         match body {
             SetExpr::Select(select) => {
                 let (columns, scope) = self.select(select, around)?;
@@ -157,21 +158,31 @@ impl Writer<'_> {
             }
             SetExpr::Query(query) => Ok((self.query(query, around)?, None)),
             SetExpr::SetOperation { left, right, .. } => {
-                let (columns, _) = self.body(left, around)?;
-                self.body(right, around)?;
+                let (mut columns, _) = self.body(left, around)?;
+                let (others, _) = self.body(right, around)?;
+                let others = others.unwrap_or_default();
+                for (at, column) in columns.iter_mut().flatten().enumerate() {
+                    // Of two types comes a third.
+                    if others.get(at).and_then(|other| other.sql_type) != column.sql_type {
+                        column.sql_type = None;
+                    }
+                }
                 Ok((columns, None))
             }
             SetExpr::Values(values) => {
                 let width = values.rows.first().map_or(0, |row| row.len());
                 self.write(values, around)?;
-                let columns = (1..=width).map(|at| format!("column{at}"));
+                let columns = (1..=width).map(|at| Named {
+                    name: format!("column{at}"),
+                    sql_type: None,
+                });
                 Ok((Some(columns.collect()), None))
             }
             _ => Ok((None, None)),
         }
     }
 
-    fn select(&self, select: &mut Select, around: &Around) -> Result<(Option<Vec<String>>, Scope)> {
+    fn select(&self, select: &mut Select, around: &Around) -> Result<(Option<Vec<Named>>, Scope)> {
         let mut scope = Scope::default();
         for from in &mut select.from {
             let joined = self.joined(from, around, &scope)?;
@@ -188,7 +199,7 @@ impl Writer<'_> {
         if scope.has_merged() || scope.repeats() {
             expand(&mut select.projection, &scope)?;
         }
-        let columns = outputs(&select.projection, &scope);
+        let columns = outputs(&select.projection, &scope, &inside);
         Ok((columns, scope))
     }
 
@@ -243,7 +254,7 @@ impl Writer<'_> {
             } => {
                 let columns = match around.defined(name) {
                     Some(columns) => columns.clone(),
-                    None => Some(self.names.column_names(name)?),
+                    None => Some(self.names.columns_of(name)?),
                 };
                 let called = name.0.last().and_then(|part| part.as_ident());
                 Ok(Scope::of_table(called, alias.as_ref(), columns))
@@ -270,7 +281,7 @@ impl Writer<'_> {
             } => {
                 let alias = alias.clone();
                 let scope = self.joined(table_with_joins, around, before)?;
-                let (subquery, columns) = nested(table_with_joins, &scope, &alias)?;
+                let (subquery, columns) = nested(table_with_joins, &scope, &alias, around)?;
                 *factor = subquery;
                 Ok(Scope::of_table(None, Some(&alias), columns))
             }
@@ -348,17 +359,23 @@ fn merge(keeps: Keeps, names: &[String], left: Scope, right: Scope) -> Result<(S
             left.common_column(name, "left")?,
             right.common_column(name, "right")?,
         );
-        let equal = binary(l.clone(), BinaryOperator::Eq, r.clone());
+        let equal = binary(l.value.clone(), BinaryOperator::Eq, r.value.clone());
         condition = Some(match condition {
             Some(before) => binary(before, BinaryOperator::And, equal),
             None => equal,
         });
+        let one_type = l.has_type_of(r);
+        // Where the kept one is NULL, the other is: only the type is another.
+        let either =
+            |a: &Column, b: &Column| call("coalesce", vec![a.value.clone(), b.value.clone()]);
         merged.push(Column {
             name: name.clone(),
-            value: match keeps {
-                Keeps::Left => l.clone(),
-                Keeps::Right => r.clone(),
-                Keeps::Either => call("coalesce", vec![l.clone(), r.clone()]),
+            sql_type: l.sql_type.filter(|_| one_type),
+            value: match (keeps, one_type) {
+                (Keeps::Left, true) => l.value.clone(),
+                (Keeps::Right, true) => r.value.clone(),
+                (Keeps::Right, false) => either(r, l),
+                (Keeps::Left, false) | (Keeps::Either, _) => either(l, r),
             },
             merged: true,
         });
@@ -429,18 +446,26 @@ fn expand(projection: &mut Vec<SelectItem>, scope: &Scope) -> Result<()> {
     Ok(())
 }
 
-/// The names of a select list's columns; `None`: not all are known.
-fn outputs(projection: &[SelectItem], scope: &Scope) -> Option<Vec<String>> {
+/// The columns of a select list; `None`: not all are known.
+fn outputs(projection: &[SelectItem], scope: &Scope, inside: &Around) -> Option<Vec<Named>> {
     let mut columns = Vec::with_capacity(projection.len());
     for item in projection {
         match item {
             SelectItem::Wildcard(_) if scope.is_open() => return None,
-            SelectItem::Wildcard(_) => columns.extend(scope.names()),
+            SelectItem::Wildcard(_) => columns.extend(scope.named()),
             SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(name), _) => {
                 let table = name.0.last().and_then(|part| part.as_ident()).map(ident)?;
                 columns.extend(scope.of(&table)?.iter().cloned());
             }
-            other => columns.push(output_name(other)?),
+            other => columns.push(Named {
+                name: output_name(other)?,
+                sql_type: match other {
+                    SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => {
+                        inside.type_of(expr)
+                    }
+                    _ => None,
+                },
+            }),
         }
     }
     Some(columns)
@@ -451,9 +476,10 @@ fn nested(
     from: &mut TableWithJoins,
     scope: &Scope,
     alias: &TableAlias,
-) -> Result<(TableFactor, Option<Vec<String>>)> {
+    around: &Around,
+) -> Result<(TableFactor, Option<Vec<Named>>)> {
     let items = list(scope)?;
-    let columns = outputs(&items, scope);
+    let columns = outputs(&items, scope, &around.within(scope.clone()));
     let mut subquery = parse_query("SELECT 1")?;
     if let SetExpr::Select(select) = subquery.body.as_mut() {
         select.projection = items;

@@ -133,6 +133,11 @@ fn dml() {
 }
 
 #[test]
+fn equality() {
+    holds(include_str!("../slt/equality.slt"));
+}
+
+#[test]
 fn fidelity() {
     holds(include_str!("../slt/fidelity.slt"));
 }
@@ -145,6 +150,11 @@ fn joins() {
 #[test]
 fn literals() {
     holds(include_str!("../slt/literals.slt"));
+}
+
+#[test]
+fn ordering() {
+    holds(include_str!("../slt/ordering.slt"));
 }
 
 #[test]

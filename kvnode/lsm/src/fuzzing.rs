@@ -8,6 +8,7 @@
 use crate::batch::operations;
 use crate::coding::u64_at;
 use crate::log::{LogKind, LogReader};
+use crate::manifest::decode_current;
 use crate::ranges::RangeSet;
 use crate::table::fuzzing as table;
 use crate::version::VersionEdit;
@@ -17,8 +18,12 @@ use std::path::Path;
 /// A decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// A data or index block of a table.
+    /// A data block, or a partition of the index, of a table.
     Block,
+    /// A compressed block of a table.
+    Compressed,
+    /// The top of a table's index.
+    Index,
     /// The filter of a table.
     Filter,
     /// Footer, handle and properties of a table.
@@ -29,6 +34,8 @@ pub enum Target {
     LogRecord,
     /// An edit in the manifest.
     ManifestEdit,
+    /// The file that names the manifest.
+    Current,
     /// A whole table file.
     TableFile,
     /// A whole log file.
@@ -37,13 +44,16 @@ pub enum Target {
 
 impl Target {
     /// All of them.
-    pub const ALL: [Target; 8] = [
+    pub const ALL: [Target; 11] = [
         Target::Block,
+        Target::Compressed,
+        Target::Index,
         Target::Filter,
         Target::FixedParts,
         Target::RangeDeletes,
         Target::LogRecord,
         Target::ManifestEdit,
+        Target::Current,
         Target::TableFile,
         Target::LogFile,
     ];
@@ -53,11 +63,14 @@ impl Target {
     pub fn name(self) -> &'static str {
         match self {
             Target::Block => "block",
+            Target::Compressed => "compressed",
+            Target::Index => "index",
             Target::Filter => "filter",
             Target::FixedParts => "fixed_parts",
             Target::RangeDeletes => "range_deletes",
             Target::LogRecord => "log_record",
             Target::ManifestEdit => "manifest_edit",
+            Target::Current => "current",
             Target::TableFile => "table_file",
             Target::LogFile => "log_file",
         }
@@ -67,6 +80,8 @@ impl Target {
     pub fn run(self, bytes: &[u8]) {
         match self {
             Target::Block => table::block(bytes),
+            Target::Compressed => table::compressed(bytes),
+            Target::Index => table::index(bytes),
             Target::Filter => table::filter(bytes),
             Target::FixedParts => table::fixed_parts(bytes),
             Target::RangeDeletes => {
@@ -84,6 +99,11 @@ impl Target {
                 if let Ok(edit) = VersionEdit::decode(bytes) {
                     assert!(VersionEdit::decode(&edit.encode()).is_ok());
                 }
+            }
+            Target::Current => {
+                // With the checksum that it should have.
+                let crc = crc32c::crc32c(bytes).to_le_bytes();
+                let _ = decode_current(&[bytes, &crc].concat());
             }
             Target::TableFile => table::file(bytes),
             Target::LogFile => log_file(bytes),
@@ -174,6 +194,9 @@ mod tests {
                         }
                         real.push((Target::LogFile, bytes));
                     }
+                    _ if name == "CURRENT" => {
+                        real.push((Target::Current, bytes[..bytes.len() - 4].to_vec()));
+                    }
                     _ => {}
                 }
             }
@@ -197,6 +220,17 @@ mod tests {
         }
         writer.finish().unwrap();
         real.push((Target::TableFile, vfs.read(path).unwrap()));
+        for compression in [Compression::Lz4, Compression::Zstd] {
+            let options = Options {
+                compression,
+                ..Options::default()
+            };
+            let mut writer = TableWriter::create(Arc::new(vfs.clone()), path, &options).unwrap();
+            writer.put(b"key", &[b'v'; 400]).unwrap();
+            writer.finish().unwrap();
+            let file = vfs.read(path).unwrap();
+            real.push((Target::Compressed, table::compressed_block(&file).unwrap()));
+        }
         real.retain(|(_, bytes)| !bytes.is_empty());
         real
     }

@@ -130,22 +130,19 @@ fn read_current(vfs: &dyn Vfs, path: &Path) -> Result<u64> {
     let bytes = vfs
         .map(path)
         .map_err(|error| Error::io("read", path, error))?;
-    let corrupt = || Error::corruption(path, "file", 0, "contents do not match their checksum");
-    let split = bytes.len().checked_sub(4).ok_or_else(corrupt)?;
-    if u32_at(&bytes, split) != Some(crc32c::crc32c(&bytes[..split])) {
-        return Err(corrupt());
+    decode_current(&bytes).map_err(|what| Error::corruption(path, "file", 0, what))
+}
+
+/// The number of the manifest that the contents of `CURRENT` name.
+pub(crate) fn decode_current(bytes: &[u8]) -> Result<u64, &'static str> {
+    let split = bytes.len().saturating_sub(4);
+    if u32_at(bytes, split) != Some(crc32c::crc32c(&bytes[..split])) {
+        return Err("contents do not match their checksum");
     }
-    match std::str::from_utf8(&bytes[..split])
-        .ok()
-        .and_then(|name| FileName::parse(name.trim_end()))
-    {
+    let name = std::str::from_utf8(&bytes[..split]).ok();
+    match name.and_then(|name| FileName::parse(name.trim_end())) {
         Some(FileName::Manifest(number)) => Ok(number),
-        _ => Err(Error::corruption(
-            path,
-            "file",
-            0,
-            "does not name a manifest",
-        )),
+        _ => Err("does not name a manifest"),
     }
 }
 

@@ -59,11 +59,11 @@ fn write_tables(
     let mut builder: Option<TableBuilder> = None;
     let mut last_key: Option<Vec<u8>> = None;
     let (mut entries, mut reported) = (0, 0);
-    let mut create = |has_ranges| {
+    let mut create = || {
         let number = (output.allocate)();
         numbers.push(number);
         let path = FileName::Table(number).path(output.dir);
-        TableBuilder::create(output.vfs, &path, number, output.options, has_ranges)
+        TableBuilder::create(output.vfs, &path, number, output.options)
     };
     input.seek_to_first()?;
     while input.valid() {
@@ -82,7 +82,7 @@ fn write_tables(
         if let Some(trailer) = kept {
             let builder = match &mut builder {
                 Some(builder) => builder,
-                None => builder.insert(create(!ranges.is_empty())?),
+                None => builder.insert(create()?),
             };
             builder.add(key, trailer, if trailer.is_delete() { b"" } else { value })?;
         }
@@ -96,7 +96,7 @@ fn write_tables(
         input.next()?;
     }
     if builder.is_none() && !ranges.is_empty() {
-        builder = Some(create(true)?);
+        builder = Some(create()?);
     }
     if let Some(last) = builder {
         tables.push(last.finish(&ranges)?);

@@ -1,11 +1,9 @@
 //! Writing a table from sorted entries.
 
 use super::block::{BlockBuilder, RESTART_INTERVAL, common_prefix};
-use super::format::{
-    FORMAT_PLAIN, FORMAT_RANGES, Footer, HEADER_BYTES, Handle, PartKind, encode_header, part_crc,
-};
-use super::{TableMeta, bloom, properties, without_version};
-use crate::coding::put_varint;
+use super::format::{Footer, HEADER_BYTES, Handle, PartKind, encode_header, part_crc};
+use super::index::IndexBuilder;
+use super::{TableMeta, bloom, filter, properties, without_version};
 use crate::error::{Error, Result};
 use crate::options::Compression;
 use crate::ranges::RangeSet;
@@ -31,15 +29,13 @@ pub(crate) struct TableBuilder {
     file: Box<dyn WritableFile>,
     path: PathBuf,
     options: TableOptions,
-    has_ranges: bool,
     buffer: Vec<u8>,
     offset: u64,
     data: BlockBuilder,
-    index: BlockBuilder,
+    index: IndexBuilder,
     /// The last data block and the last trailer in it; its index entry waits for the next block's first key.
     pending: Option<(Handle, Trailer)>,
     pending_key: Vec<u8>,
-    block_count: u32,
     hashes: Vec<u64>,
     compressed: Vec<u8>,
     meta: TableMeta,
@@ -48,13 +44,7 @@ pub(crate) struct TableBuilder {
 
 impl TableBuilder {
     /// Creates the file. Only with `has_ranges` may range deletes be handed to [`Self::finish`].
-    pub fn create(
-        vfs: &dyn Vfs,
-        path: &Path,
-        number: u64,
-        options: TableOptions,
-        has_ranges: bool,
-    ) -> Result<Self> {
+    pub fn create(vfs: &dyn Vfs, path: &Path, number: u64, options: TableOptions) -> Result<Self> {
         let file = vfs
             .create(path)
             .map_err(|error| Error::io("create", path, error))?;
@@ -71,23 +61,16 @@ impl TableBuilder {
             largest_exclusive: false,
             assigned_seqno: 0,
         };
-        let version = if has_ranges {
-            FORMAT_RANGES
-        } else {
-            FORMAT_PLAIN
-        };
         Ok(Self {
             file,
             path: path.to_owned(),
             options,
-            has_ranges,
-            buffer: encode_header(version).to_vec(),
+            buffer: encode_header().to_vec(),
             offset: HEADER_BYTES as u64,
             data: BlockBuilder::new(RESTART_INTERVAL),
-            index: BlockBuilder::new(1),
+            index: IndexBuilder::new(),
             pending: None,
             pending_key: Vec::new(),
-            block_count: 0,
             hashes: Vec::new(),
             compressed: Vec::new(),
             meta,
@@ -145,7 +128,6 @@ impl TableBuilder {
         data.clear();
         self.data = data;
         self.pending = Some((handle, self.last_trailer));
-        self.block_count += 1;
         Ok(())
     }
 
@@ -160,13 +142,23 @@ impl TableBuilder {
         {
             trailer = Trailer::OLDEST;
         }
-        let mut encoded = Vec::with_capacity(12);
-        put_varint(&mut encoded, handle.offset);
-        put_varint(&mut encoded, u64::from(handle.length));
-        self.index.add(&self.pending_key, trailer, &encoded);
+        self.index.add(&self.pending_key, trailer, handle);
     }
 
+    /// Writes a part: the bytes, their kind, their checksum.
     fn write_part(&mut self, bytes: &[u8], kind: PartKind) -> Result<Handle> {
+        let crc = part_crc(bytes, kind as u8, self.offset).to_le_bytes();
+        let handle = self.write_unchecked(bytes)?;
+        self.buffer.push(kind as u8);
+        self.buffer.extend_from_slice(&crc);
+        self.offset += super::format::PART_TRAILER_BYTES as u64;
+        if self.buffer.len() >= WRITE_BYTES {
+            self.write_out()?;
+        }
+        Ok(handle)
+    }
+
+    fn write_unchecked(&mut self, bytes: &[u8]) -> Result<Handle> {
         let length = u32::try_from(bytes.len()).map_err(|_| Error::TooLarge {
             what: "table part",
             bytes: bytes.len() as u64,
@@ -177,13 +169,7 @@ impl TableBuilder {
             length,
         };
         self.buffer.extend_from_slice(bytes);
-        self.buffer.push(kind as u8);
-        self.buffer
-            .extend_from_slice(&part_crc(bytes, kind as u8, self.offset).to_le_bytes());
-        self.offset += bytes.len() as u64 + super::format::PART_TRAILER_BYTES as u64;
-        if self.buffer.len() >= WRITE_BYTES {
-            self.write_out()?;
-        }
+        self.offset += bytes.len() as u64;
         Ok(handle)
     }
 
@@ -219,7 +205,6 @@ impl TableBuilder {
     /// sync of the folder. A table has at least one entry: if it has none of its own, the first key that its range
     /// deletes hide gets a delete that says the same once more.
     pub fn finish(mut self, ranges: &RangeSet) -> Result<TableMeta> {
-        debug_assert!(self.has_ranges || ranges.is_empty());
         if self.meta.entries == 0
             && let Some(fragment) = ranges.fragments().first()
         {
@@ -233,24 +218,25 @@ impl TableBuilder {
         self.finish_block()?;
         self.index_pending(None);
         self.note_ranges(ranges);
-        let filter = bloom::build(&self.hashes, self.options.bloom_bits_per_key);
-        let filter = self.write_part(&filter, PartKind::Raw)?;
+        let (lines, probes) = bloom::build(&self.hashes, self.options.bloom_bits_per_key);
+        let filter = self.write_unchecked(&lines)?;
+        let checks = filter::checks(&lines, probes, filter.offset);
+        let checks = self.write_part(&checks, PartKind::Raw)?;
         let properties = self.write_part(
             &properties::encode(&self.meta, self.options.version_bytes),
             PartKind::Raw,
         )?;
-        let ranges = match self.has_ranges {
-            true => Some(self.write_part(&ranges.encode(), PartKind::Raw)?),
-            false => None,
-        };
-        let mut index = std::mem::replace(&mut self.index, BlockBuilder::new(1));
-        let index = self.write_part(index.finish(), PartKind::Raw)?;
+        let ranges = self.write_part(&ranges.encode(), PartKind::Raw)?;
+        let index = std::mem::replace(&mut self.index, IndexBuilder::new());
+        let (top, block_count) = index.finish(|bytes| self.write_part(bytes, PartKind::Raw))?;
+        let index = self.write_part(&top, PartKind::Raw)?;
         let footer = Footer {
             filter,
+            checks,
             properties,
-            index,
             ranges,
-            block_count: self.block_count,
+            index,
+            block_count,
         }
         .encode();
         self.buffer.extend_from_slice(&footer);

@@ -1,26 +1,15 @@
 //! The fixed parts of a table file: header, part trailer, footer. See the parent module for the layout.
 
-use crate::coding::{take_varint, u32_at, u64_at};
+use crate::coding::{put_varint, take_varint, u32_at, u64_at};
+use std::ops::Range;
 
-/// Version of a table without range deletes.
-pub(super) const FORMAT_PLAIN: u32 = 1;
-/// Version of a table with range deletes.
-pub(super) const FORMAT_RANGES: u32 = 2;
+/// Version of the format.
+pub(super) const FORMAT_VERSION: u32 = 3;
 pub(super) const HEADER_MAGIC: &[u8; 8] = b"LNDBSST\n";
 pub(super) const FOOTER_MAGIC: &[u8; 8] = b"\x8fLNDBend";
 pub(super) const HEADER_BYTES: usize = 16;
-const FOOTER_BYTES: usize = 52;
-const HANDLE_BYTES: usize = 12;
-
-/// Length of the footer in a format version.
-pub(super) fn footer_bytes(version: u32) -> usize {
-    FOOTER_BYTES
-        + if version == FORMAT_PLAIN {
-            0
-        } else {
-            HANDLE_BYTES
-        }
-}
+/// Five handles of 12 bytes, the number of data blocks, a checksum, the magic bytes.
+pub(super) const FOOTER_BYTES: usize = 76;
 /// Kind and checksum behind each part.
 pub(super) const PART_TRAILER_BYTES: usize = 5;
 
@@ -51,6 +40,11 @@ pub(super) struct Handle {
 }
 
 impl Handle {
+    pub fn encode(self, bytes: &mut Vec<u8>) {
+        put_varint(bytes, self.offset);
+        put_varint(bytes, u64::from(self.length));
+    }
+
     pub fn decode(mut bytes: &[u8]) -> Option<Self> {
         let offset = take_varint(&mut bytes)?;
         let length = u32::try_from(take_varint(&mut bytes)?).ok()?;
@@ -63,31 +57,59 @@ pub(super) fn part_crc(bytes: &[u8], kind: u8, offset: u64) -> u32 {
     crc32c::crc32c_append(crc, &offset.to_le_bytes())
 }
 
-pub(super) fn encode_header(version: u32) -> [u8; HEADER_BYTES] {
+pub(super) fn encode_header() -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     header[..8].copy_from_slice(HEADER_MAGIC);
-    header[8..12].copy_from_slice(&version.to_le_bytes());
+    header[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
     let crc = crc32c::crc32c(&header[..12]);
     header[12..].copy_from_slice(&crc.to_le_bytes());
     header
+}
+
+/// Where a part lies, if it and the trailer behind it lie within the file.
+pub(super) fn part_range(map: &[u8], handle: Handle) -> Option<Range<usize>> {
+    let start = usize::try_from(handle.offset).ok()?;
+    let end = start.checked_add(handle.length as usize)?;
+    (end.checked_add(PART_TRAILER_BYTES)? <= map.len()).then_some(start..end)
+}
+
+/// Where a part lies, and its kind, if it is what its checksum says.
+pub(super) fn verify_part(
+    map: &[u8],
+    handle: Handle,
+) -> Result<(Range<usize>, PartKind), &'static str> {
+    let range = part_range(map, handle).ok_or("handle points outside of the file")?;
+    let kind = map[range.end];
+    if u32_at(map, range.end + 1) != Some(part_crc(&map[range.clone()], kind, handle.offset)) {
+        return Err("contents do not match their checksum");
+    }
+    Ok((range, PartKind::decode(kind).ok_or("unknown kind of part")?))
 }
 
 /// The last bytes of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Footer {
     pub filter: Handle,
+    /// Checksums of the filter's pages.
+    pub checks: Handle,
     pub properties: Handle,
+    pub ranges: Handle,
+    /// The top of the index.
     pub index: Handle,
-    /// Range deletes, from version 2 on.
-    pub ranges: Option<Handle>,
     pub block_count: u32,
 }
 
 impl Footer {
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(FOOTER_BYTES + HANDLE_BYTES);
-        let handles = [self.filter, self.properties, self.index];
-        for handle in handles.into_iter().chain(self.ranges) {
+        let mut bytes = Vec::with_capacity(FOOTER_BYTES);
+        let handles = [
+            self.filter,
+            self.checks,
+            self.properties,
+            self.ranges,
+            self.index,
+        ];
+        for handle in handles {
             bytes.extend_from_slice(&handle.offset.to_le_bytes());
             bytes.extend_from_slice(&handle.length.to_le_bytes());
         }
@@ -97,32 +119,27 @@ impl Footer {
         bytes
     }
 
-    /// Reads a footer whose length tells its version.
     pub fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
-        if bytes.len() < FOOTER_BYTES || !bytes.ends_with(FOOTER_MAGIC) {
+        if bytes.len() != FOOTER_BYTES || !bytes.ends_with(FOOTER_MAGIC) {
             return Err("the footer's magic bytes are not there");
         }
         let body = bytes.len() - 12;
         if u32_at(bytes, body) != Some(crc32c::crc32c(&bytes[..body])) {
             return Err("the footer does not match its checksum");
         }
-        let handle = |at| {
+        let handle = |at: usize| {
             Some(Handle {
-                offset: u64_at(bytes, at)?,
-                length: u32_at(bytes, at + 8)?,
+                offset: u64_at(bytes, 12 * at)?,
+                length: u32_at(bytes, 12 * at + 8)?,
             })
         };
         let decoded = || {
-            let (filter, properties, index) = (handle(0)?, handle(12)?, handle(24)?);
             Some(Self {
-                filter,
-                properties,
-                index,
-                ranges: if bytes.len() > FOOTER_BYTES {
-                    Some(handle(36)?)
-                } else {
-                    None
-                },
+                filter: handle(0)?,
+                checks: handle(1)?,
+                properties: handle(2)?,
+                ranges: handle(3)?,
+                index: handle(4)?,
                 block_count: u32_at(bytes, body - 4)?,
             })
         };

@@ -1,9 +1,11 @@
 //! The decoders of table parts, behind their checksums.
 
-use super::block::{Block, BlockView, Malformed};
+use super::block::{Block, Malformed};
 use super::block_iter::BlockIter;
-use super::format::{FOOTER_MAGIC, Footer, Handle};
-use super::reader::{Table, TableContext, external_meta};
+use super::filter::Filter;
+use super::format::{FOOTER_MAGIC, Footer, Handle, PartKind};
+use super::index::Index;
+use super::reader::{Table, TableContext, decompress, external_meta};
 use super::{RunIter, bloom, properties};
 use crate::cache::BlockCache;
 use crate::iter::InternalIterator;
@@ -62,10 +64,50 @@ fn walk(block: Block, keys: &mut Vec<Vec<u8>>) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// Asks a filter.
+/// Asks a filter: the bytes are its lines, the last one the number of probes.
 pub(crate) fn filter(bytes: &[u8]) {
+    let Some((probes, lines)) = bytes.split_last() else {
+        return;
+    };
+    let lines = &lines[..lines.len() - lines.len() % 64];
+    let (checks, end) = (super::filter::checks(lines, *probes, 0), lines.len());
+    let map = [lines, &checks].concat();
+    let Ok(filter) = Filter::new(&map, 0..end, end..map.len()) else {
+        return;
+    };
     for hash in [0, 1, u64::MAX, bloom::hash(bytes)] {
-        bloom::may_contain(bytes, hash);
+        if filter.exists() {
+            assert!(
+                filter.may_contain(&map, hash).is_ok(),
+                "its checksums are right"
+            );
+        }
+    }
+}
+
+/// Decompresses: the first byte says how.
+pub(crate) fn compressed(bytes: &[u8]) {
+    if let Some((kind, stored)) = bytes.split_first()
+        && let Some(kind) = PartKind::decode(kind % 3)
+        // A longer one is refused only after its memory was taken.
+        && crate::coding::u32_at(stored, 0).is_some_and(|length| length < 1 << 20)
+    {
+        let _ = decompress(stored, kind);
+    }
+}
+
+/// Searches an index whose top these bytes are, in a file that they are too.
+pub(crate) fn index(bytes: &[u8]) {
+    let Ok(top) = Block::new(Bytes::copy_from_slice(bytes)) else {
+        return;
+    };
+    for block_count in [1, 2, 1000] {
+        let Ok(index) = Index::new(top.clone(), Handle::default(), block_count) else {
+            continue;
+        };
+        let _ = index.find(bytes, &bytes[..bytes.len().min(4)], Trailer::NEWEST);
+        let _ = index.handle(bytes, 0);
+        let _ = index.handle(bytes, block_count - 1);
     }
 }
 
@@ -115,29 +157,46 @@ fn write(vfs: &SimVfs, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.sync()
 }
 
+/// The first data block of a table file that is compressed, its kind before it.
+#[cfg(test)]
+pub(crate) fn compressed_block(file: &[u8]) -> Option<Vec<u8>> {
+    use super::format::{FOOTER_BYTES, part_range};
+    let footer = Footer::decode(&file[file.len().checked_sub(FOOTER_BYTES)?..]).ok()?;
+    let top = Block::new(Bytes::copy_from_slice(
+        &file[part_range(file, footer.index)?],
+    ))
+    .ok()?;
+    let index = Index::new(top, footer.index, footer.block_count as usize).ok()?;
+    let block = part_range(file, index.handle(file, 0).ok()?)?;
+    Some([&file[block.end..=block.end], &file[block]].concat())
+}
+
 /// The parts of a table file that is not compressed, each with the target that decodes it.
 #[cfg(test)]
 pub(crate) fn parts(file: &[u8]) -> Option<Vec<(crate::fuzzing::Target, Vec<u8>)>> {
-    use super::format::{FORMAT_RANGES, footer_bytes};
+    use super::format::{FOOTER_BYTES, part_range};
     use crate::fuzzing::Target;
-    let part = |handle: Handle| {
-        let start = handle.offset as usize;
-        file.get(start..start + handle.length as usize)
-            .map(<[u8]>::to_vec)
-    };
-    // A table with range deletes has the longer footer.
-    let footer_at = file.len().checked_sub(footer_bytes(FORMAT_RANGES))?;
+    let part = |handle: Handle| Some(file[part_range(file, handle)?].to_vec());
+    let footer_at = file.len().checked_sub(FOOTER_BYTES)?;
     let footer = Footer::decode(&file[footer_at..]).ok()?;
-    let index = part(footer.index)?;
-    let view = BlockView::new(&index).ok()?;
-    let (_, first) = view.restart_entry(0).ok()?;
-    let first = Handle::decode(&index[first.value])?;
+    let top = part(footer.index)?;
+    let block = Block::new(Bytes::from(top.clone())).ok()?;
+    let index = Index::new(block.clone(), footer.index, footer.block_count as usize).ok()?;
+    let view = block.view();
+    let (_, entry) = view.restart_entry(0).ok()?;
+    let mut value = &view.bytes[entry.value];
+    let partition = Handle {
+        offset: crate::coding::take_varint(&mut value)?,
+        length: u32::try_from(crate::coding::take_varint(&mut value)?).ok()?,
+    };
+    let probes = &part(footer.checks)?[..1];
     Some(vec![
-        (Target::Block, part(first)?),
-        (Target::Block, index.clone()),
-        (Target::Filter, part(footer.filter)?),
+        (Target::Block, part(index.handle(file, 0).ok()?)?),
+        (Target::Block, part(partition)?),
+        (Target::Index, top.clone()),
+        (Target::Filter, [&part(footer.filter)?[..], probes].concat()),
         (Target::FixedParts, file[footer_at..].to_vec()),
         (Target::FixedParts, part(footer.properties)?),
-        (Target::RangeDeletes, part(footer.ranges?)?),
+        (Target::RangeDeletes, part(footer.ranges)?),
     ])
 }

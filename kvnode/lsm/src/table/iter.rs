@@ -1,5 +1,6 @@
 //! Walking tables: a [`RunIter`] goes through a sorted run of tables (a level, or one table of level 0) as if it
-//! were one list.
+//! were one list. What walks forward from block to block asks for what comes next before it gets there
+//! ([`ReadAhead`]).
 
 use super::block_iter::BlockIter;
 use super::format::Handle;
@@ -8,7 +9,56 @@ use crate::error::Result;
 use crate::iter::InternalIterator;
 use crate::slice::Slice;
 use crate::types::Trailer;
+use std::ops::Range;
 use std::sync::Arc;
+
+/// Which part of a file to ask for while it is walked through, ever more the longer that goes on.
+#[derive(Debug)]
+struct ReadAhead {
+    /// Blocks entered one after the other.
+    in_order: u32,
+    /// Bytes to ask for next.
+    window: u64,
+    /// Up to where was asked.
+    asked: u64,
+}
+
+impl ReadAhead {
+    /// Walks of fewer blocks ask for nothing.
+    const BLOCKS_MIN: u32 = 2;
+    const WINDOW_MIN: u64 = 64 << 10;
+    const WINDOW_MAX: u64 = 2 << 20;
+
+    /// `all`: the whole table is going to be read.
+    fn new(all: bool) -> Self {
+        let (in_order, window) = match all {
+            true => (Self::BLOCKS_MIN, Self::WINDOW_MAX),
+            false => (0, Self::WINDOW_MIN),
+        };
+        Self {
+            in_order,
+            window,
+            asked: 0,
+        }
+    }
+
+    /// Notes the next block; what to ask for now, half a window before it is needed.
+    fn enter(&mut self, follows: bool, handle: Handle) -> Option<Range<u64>> {
+        if !follows {
+            *self = Self::new(false);
+            return None;
+        }
+        self.in_order = self.in_order.saturating_add(1);
+        let end = handle.offset + u64::from(handle.length);
+        if self.in_order < Self::BLOCKS_MIN || end + self.window / 2 < self.asked {
+            return None;
+        }
+        let start = self.asked.max(handle.offset);
+        self.asked = start + self.window;
+        self.window = Self::WINDOW_MAX.min(2 * self.window);
+        Some(start..self.asked)
+    }
+}
 
 /// A position in one table.
 struct TableIter {
@@ -19,6 +69,7 @@ struct TableIter {
     block: Option<BlockIter>,
     /// Blocks go into the cache.
     keep: bool,
+    read_ahead: ReadAhead,
 }
 
 impl TableIter {
@@ -26,6 +77,7 @@ impl TableIter {
         Self {
             table,
             keep,
+            read_ahead: ReadAhead::new(!keep),
             ordinal: 0,
             handle: Handle::default(),
             block: None,
@@ -37,7 +89,7 @@ impl TableIter {
     }
 
     fn block_count(&self) -> usize {
-        self.table.index().view().restart_count
+        self.table.block_count()
     }
 
     /// Loads a block unless it is the current one; its position is to be set by `seek`.
@@ -48,6 +100,13 @@ impl TableIter {
     ) -> Result<()> {
         if self.block.is_none() || self.ordinal != ordinal {
             let (block, handle) = self.table.block(ordinal, self.keep)?;
+            let follows = match self.block {
+                Some(_) => ordinal == self.ordinal + 1,
+                None => !self.keep,
+            };
+            if let Some(range) = self.read_ahead.enter(follows, handle) {
+                self.table.will_need(range);
+            }
             match &mut self.block {
                 Some(iter) => iter.reset(block),
                 None => self.block = Some(BlockIter::new(block)),
@@ -61,10 +120,8 @@ impl TableIter {
     }
 
     fn first_block_at(&self, user_key: &[u8], trailer: Trailer) -> Result<usize> {
-        let index = self.table.index().view();
-        index
-            .lower_bound_restart(user_key, trailer)
-            .map_err(|error| self.table.index_error(error))
+        let found = self.table.find_block(user_key, trailer)?;
+        Ok(found.map_or(self.block_count(), |(ordinal, _)| ordinal))
     }
 
     fn seek_to_first(&mut self) -> Result<()> {
@@ -262,5 +319,49 @@ impl InternalIterator for RunIter {
         self.block()
             .map(|block| block.value_bytes().into())
             .unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(at: u64) -> Handle {
+        Handle {
+            offset: at * 4096,
+            length: 4096,
+        }
+    }
+
+    #[test]
+    fn a_walk_asks_for_every_byte_once_and_before_it_is_there() {
+        let mut ahead = ReadAhead::new(false);
+        let mut asked_to = 0;
+        assert_eq!(
+            ahead.enter(false, block(7)),
+            None,
+            "a point read asks for nothing"
+        );
+        assert_eq!(ahead.enter(true, block(8)), None, "nor does a short scan");
+        for at in 9..5000 {
+            if let Some(range) = ahead.enter(true, block(at)) {
+                assert!(
+                    asked_to == 0 || range.start == asked_to,
+                    "{range:?} after {asked_to}"
+                );
+                let length = range.end - range.start;
+                assert!((ReadAhead::WINDOW_MIN..=ReadAhead::WINDOW_MAX).contains(&length));
+                asked_to = range.end;
+            }
+            assert!(
+                at < 10 || block(at + 1).offset < asked_to,
+                "block {at}, {asked_to}"
+            );
+        }
+        assert_eq!(ahead.enter(false, block(2)), None);
+        assert_eq!(
+            ReadAhead::new(true).enter(true, block(0)),
+            Some(0..ReadAhead::WINDOW_MAX)
+        );
     }
 }

@@ -1,19 +1,17 @@
 //! Table files: sorted, immutable, checksummed.
 //!
 //! ```text
-//! table  := header block* filter properties [ranges] index footer
+//! table  := header block* filter checks properties ranges partition* index footer
 //! header := magic 8 | format version u32 | crc32c u32 of the 12 bytes before
-//! part   := bytes | kind u8 | crc32c u32          (block, filter, properties and index alike)
-//! footer := filter offset u64, length u32 | properties offset u64, length u32 | index offset u64, length u32
-//!         | [ranges offset u64, length u32] | number of data blocks u32 | crc32c u32 of the bytes before | magic 8
+//! part   := bytes | kind u8 | crc32c u32    (all but header, footer and filter, whose checksums are the checks)
+//! footer := offset u64, length u32 of filter, checks, properties, ranges and index
+//!         | number of data blocks u32 | crc32c u32 of the bytes before | magic 8
 //! ```
 //!
-//! A table with range deletes has format version 2 and the parts in brackets; one without is of version 1.
-//!
 //! The checksum of a part covers bytes, kind and the part's offset, so a part that sits in the wrong place is
-//! found too. A table is written once from beginning to end, synced, and read through a memory map; index and
-//! filter stay in the map. The index has one entry per data block and is a block itself ([`block`] has the
-//! layout), with a restart point at every entry, so a search in it is a plain binary search.
+//! found too. A table is written once from beginning to end, synced, and read through a memory map; [`index`] and
+//! [`filter`] stay in the map, and are verified piece by piece as they are used, like data blocks: opening a table
+//! reads a few pages of it, however large it is.
 //!
 //! The ideas are those of LevelDB's and RocksDB's block-based tables, and of Bigtable's (OSDI 2006, section 5.3).
 
@@ -21,12 +19,15 @@ mod block;
 mod block_iter;
 mod bloom;
 mod builder;
+mod filter;
 mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod index;
 mod iter;
 mod properties;
 mod reader;
+mod verified;
 mod writer;
 
 pub(crate) use block::Block;

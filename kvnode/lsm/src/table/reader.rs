@@ -1,15 +1,18 @@
 //! An open table: memory map, index, filter, and the way to a block.
 //!
-//! A block stored as it is gets its checksum verified at its first use (a bit per block remembers) and is then
+//! A block stored as it is gets its checksum verified at its first use and is then
 //! read in place. A compressed block is verified and decompressed into the block cache.
 //!
 //! The file of a table that the manifest has dropped is removed when the last reader lets go of the [`Table`].
 
 use super::block::{Block, BlockView, Malformed};
+use super::filter::Filter;
 use super::format::{
-    FORMAT_PLAIN, FORMAT_RANGES, Footer, HEADER_BYTES, HEADER_MAGIC, Handle, PART_TRAILER_BYTES,
-    PartKind, footer_bytes, part_crc,
+    FOOTER_BYTES, FORMAT_VERSION, Footer, HEADER_BYTES, HEADER_MAGIC, Handle, PartKind, part_range,
+    verify_part,
 };
+use super::index::{Index, Wrong};
+use super::verified::Verified;
 use super::{TableMeta, bloom, properties, without_version};
 use crate::cache::{BlockCache, Slots};
 use crate::coding::u32_at;
@@ -22,7 +25,7 @@ use crate::vfs::Vfs;
 use bytes::Bytes;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Largest block a table may claim to decompress to: a key, a value and the rest of a block, with room.
@@ -42,15 +45,14 @@ pub(crate) struct Table {
     pub meta: TableMeta,
     path: PathBuf,
     map: Bytes,
-    index: Block,
-    index_offset: u64,
+    index: Index,
     /// Range deletes.
     pub ranges: Arc<RangeSet>,
-    filter: Range<usize>,
+    filter: Filter,
     /// Bytes at the end of each key that the filter leaves out.
     version_bytes: usize,
-    /// One bit per data block: its checksum was found right.
-    verified: Vec<AtomicU64>,
+    /// Data blocks stored as they are.
+    verified: Verified,
     /// Where the block cache keeps the blocks of this table; made with the first compressed one.
     slots: OnceLock<Arc<Slots>>,
     context: Arc<TableContext>,
@@ -58,7 +60,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Maps the file and verifies everything but the data blocks.
+    /// Maps the file and verifies what is small: all but data blocks, filter and partitions of the index.
     pub fn open(context: &Arc<TableContext>, path: &Path, meta: TableMeta) -> Result<Self> {
         let map = context
             .vfs
@@ -77,37 +79,32 @@ impl Table {
             filter,
             properties,
             ranges,
+            index,
         } = Parts::verify(&map, path)?;
         let Some((_, version_bytes)) = properties::decode(&map[properties]) else {
             let offset = footer.properties.offset;
             return Err(Error::corruption(path, "properties", offset, "malformed"));
         };
         if ranges.count() != meta.range_deletes {
-            let offset = footer.ranges.unwrap_or_default().offset;
+            let offset = footer.ranges.offset;
             let what = "not as many as the manifest says";
             return Err(Error::corruption(path, "range deletes", offset, what));
         }
-        let offset = footer.index.offset;
-        let corrupt = |what: &str| Error::corruption(path, "index block", offset, what);
-        let index = part_range(&map, footer.index).unwrap_or_default();
-        let index = Block::new(map.slice(index)).map_err(|Malformed(what)| corrupt(what))?;
-        if index.view().restart_count != footer.block_count as usize {
-            return Err(corrupt("wrong number of entries"));
-        }
-        let verified = (0..footer.block_count.div_ceil(64))
-            .map(|_| AtomicU64::new(0))
-            .collect();
+        let corrupt =
+            |Malformed(what)| Error::corruption(path, "index block", footer.index.offset, what);
+        let block_count = footer.block_count as usize;
+        let top = Block::new(map.slice(index)).map_err(corrupt)?;
+        let index = Index::new(top, footer.index, block_count).map_err(corrupt)?;
         let (context, obsolete) = (Arc::clone(context), AtomicBool::new(false));
         Ok(Self {
             meta,
             path: path.to_owned(),
             map,
             index,
-            index_offset: footer.index.offset,
             ranges: Arc::new(ranges),
             filter,
             version_bytes,
-            verified,
+            verified: Verified::new(block_count),
             slots: OnceLock::new(),
             context,
             obsolete,
@@ -121,38 +118,34 @@ impl Table {
 
     /// False only if no key is there that is `versionless` and so many bytes after it.
     pub fn may_hold_versions(&self, versionless: &[u8], version_bytes: usize) -> bool {
-        self.version_bytes != version_bytes || self.passes_filter(versionless)
+        // Of a damaged filter the table itself is asked.
+        self.version_bytes != version_bytes || self.passes_filter(versionless).unwrap_or(true)
     }
 
-    fn passes_filter(&self, versionless: &[u8]) -> bool {
-        if self.filter.is_empty() {
-            return true;
+    fn passes_filter(&self, versionless: &[u8]) -> Result<bool> {
+        if !self.filter.exists() {
+            return Ok(true);
         }
-        let filter = &self.map[self.filter.clone()];
-        let passes = bloom::may_contain(filter, bloom::hash(versionless));
+        let passes = self.filter.may_contain(&self.map, bloom::hash(versionless));
+        let passes = passes.map_err(|wrong| named(&self.path, "filter", wrong))?;
         let counters = &self.context.counters;
         match passes {
             true => counters.bloom_passed.add(1),
             false => counters.bloom_useful.add(1),
         }
-        passes
+        Ok(passes)
     }
 
     /// The newest entry of a key that a reader starting at `trailer` sees.
     pub fn get(&self, user_key: &[u8], trailer: Trailer) -> Result<Option<(Trailer, Slice)>> {
         let counters = &self.context.counters;
-        if !self.passes_filter(without_version(user_key, self.version_bytes)) {
+        if !self.passes_filter(without_version(user_key, self.version_bytes))? {
             return Ok(None);
         }
-        let index = self.index.view();
         let trailer = self.meta.to_file(trailer);
-        let ordinal = index
-            .lower_bound_restart(user_key, trailer)
-            .map_err(|error| self.index_error(error))?;
-        if ordinal == index.restart_count {
+        let Some((ordinal, handle)) = self.find_block(user_key, trailer)? else {
             return Ok(None);
-        }
-        let handle = self.handle(ordinal)?;
+        };
         if let Some(range) = self.raw_block(ordinal, handle)? {
             let block = BlockView::new(&self.map[range.clone()]);
             let found = block.and_then(|block| block.find(user_key, trailer));
@@ -181,22 +174,29 @@ impl Table {
     }
 
     fn slots(&self) -> &Arc<Slots> {
-        let make = || Arc::new(Slots::new(self.index.view().restart_count));
+        let make = || Arc::new(Slots::new(self.block_count()));
         self.slots.get_or_init(make)
     }
 
-    pub(super) fn index(&self) -> &Block {
-        &self.index
+    /// Number of data blocks.
+    pub(super) fn block_count(&self) -> usize {
+        self.index.block_count()
+    }
+
+    /// The first data block that may hold something at or after a place of the file, and where it is.
+    pub(super) fn find_block(
+        &self,
+        user_key: &[u8],
+        trailer: Trailer,
+    ) -> Result<Option<(usize, Handle)>> {
+        let found = self.index.find(&self.map, user_key, trailer);
+        found.map_err(|wrong| self.index_error(wrong))
     }
 
     /// Handle of a data block, from the index.
-    pub(super) fn handle(&self, ordinal: usize) -> Result<Handle> {
-        let index = self.index.view();
-        let (_, entry) = index
-            .restart_entry(ordinal)
-            .map_err(|error| self.index_error(error))?;
-        Handle::decode(&index.bytes[entry.value])
-            .ok_or_else(|| self.index_error(Malformed("entry is not a block handle")))
+    fn handle(&self, ordinal: usize) -> Result<Handle> {
+        let handle = self.index.handle(&self.map, ordinal);
+        handle.map_err(|wrong| self.index_error(wrong))
     }
 
     /// A data block, verified, decompressed and ready for use. With `keep` it goes into the cache.
@@ -216,22 +216,26 @@ impl Table {
         Ok((block, handle))
     }
 
+    /// Asks for bytes of the file that will be read soon.
+    pub(super) fn will_need(&self, range: Range<u64>) {
+        let end = range.end.min(self.map.len() as u64) as usize;
+        if let Some(part) = self.map.get(range.start as usize..end) {
+            self.context.vfs.will_need(part);
+        }
+    }
+
     /// Where a block lies in the map, if it is stored as it is; `None` if it is compressed.
     fn raw_block(&self, ordinal: usize, handle: Handle) -> Result<Option<Range<usize>>> {
-        let (word, bit) = (self.verified.get(ordinal / 64), 1 << (ordinal % 64));
         let range = part_range(&self.map, handle).ok_or_else(|| {
             self.block_error(handle, Malformed("block handle points outside of the file"))
         })?;
         if self.map[range.end] != PartKind::Raw as u8 {
             return Ok(None);
         }
-        if word.is_none_or(|word| word.load(Ordering::Relaxed) & bit == 0) {
-            verify_part(&self.map, handle)
-                .map_err(|what| self.block_error(handle, Malformed(what)))?;
-            if let Some(word) = word {
-                word.fetch_or(bit, Ordering::Relaxed);
-            }
-        }
+        self.verified.once(ordinal, || {
+            let verified = verify_part(&self.map, handle).map(drop);
+            verified.map_err(|what| self.block_error(handle, Malformed(what)))
+        })?;
         self.context.counters.blocks_mapped.add(1);
         Ok(Some(range))
     }
@@ -253,27 +257,11 @@ impl Table {
 
     fn decompress(&self, handle: Handle) -> Result<Vec<u8>, &'static str> {
         let (range, kind) = verify_part(&self.map, handle)?;
-        if kind == PartKind::Raw {
-            return Err("compression kind changed");
-        }
-        let stored = &self.map[range];
-        let length = u32_at(stored, 0).ok_or("compressed block is too short")? as usize;
-        if length > BLOCK_BYTES_MAX {
-            return Err("compressed block claims to be too large");
-        }
-        let mut block = vec![0; length];
-        let written = match kind {
-            PartKind::Zstd => zstd::bulk::decompress_to_buffer(&stored[4..], &mut block).ok(),
-            _ => lz4_flex::block::decompress_into(&stored[4..], &mut block).ok(),
-        };
-        match written {
-            Some(written) if written == length => Ok(block),
-            _ => Err("block does not decompress"),
-        }
+        decompress(&self.map[range], kind)
     }
 
-    pub(super) fn index_error(&self, Malformed(what): Malformed) -> Error {
-        Error::corruption(&self.path, "index block", self.index_offset, what)
+    fn index_error(&self, wrong: Wrong) -> Error {
+        named(&self.path, "index block", wrong)
     }
 
     pub(super) fn block_error(&self, handle: Handle, Malformed(what): Malformed) -> Error {
@@ -290,9 +278,8 @@ impl Table {
         if key <= self.meta.smallest_key.as_slice() {
             return 0;
         }
-        let ordinal = self.index.view().lower_bound_restart(key, Trailer::NEWEST);
-        match ordinal.map(|ordinal| self.handle(ordinal)) {
-            Ok(Ok(handle)) => handle.offset,
+        match self.find_block(key, Trailer::NEWEST) {
+            Ok(Some((_, handle))) => handle.offset,
             _ => self.meta.bytes,
         }
     }
@@ -311,12 +298,33 @@ impl Drop for Table {
     }
 }
 
-/// What a table file consists of beside its data blocks, verified.
+/// The block in a part that is not stored as it is.
+pub(super) fn decompress(stored: &[u8], kind: PartKind) -> Result<Vec<u8>, &'static str> {
+    let length = u32_at(stored, 0).ok_or("compressed block is too short")? as usize;
+    if length > BLOCK_BYTES_MAX {
+        return Err("compressed block claims to be too large");
+    }
+    let stored = &stored[4..];
+    let decompress: fn(&[u8], &mut [u8]) -> Option<usize> = match kind {
+        PartKind::Raw => return Err("compression kind changed"),
+        PartKind::Zstd => |from, to| zstd::bulk::decompress_to_buffer(from, to).ok(),
+        PartKind::Lz4 => |from, to| lz4_flex::block::decompress_into(from, to).ok(),
+    };
+    let mut block = vec![0; length];
+    match decompress(stored, &mut block) {
+        Some(written) if written == length => Ok(block),
+        _ => Err("block does not decompress"),
+    }
+}
+
+/// What a table file consists of beside its data blocks. All but filter and partitions of the index is verified.
 struct Parts {
     footer: Footer,
-    filter: Range<usize>,
+    filter: Filter,
     properties: Range<usize>,
     ranges: RangeSet,
+    /// The top of the index.
+    index: Range<usize>,
 }
 
 impl Parts {
@@ -324,61 +332,84 @@ impl Parts {
         let corruption =
             |part, offset: usize, what: &str| Error::corruption(path, part, offset as u64, what);
         let corrupt = |part, offset, what: &str| Err(corruption(part, offset, what));
-        if map.len() < HEADER_BYTES + footer_bytes(FORMAT_RANGES) {
+        if map.len() < HEADER_BYTES + FOOTER_BYTES {
             return corrupt("file", 0, "too short for a table");
         }
         if !map.starts_with(HEADER_MAGIC) || u32_at(map, 12) != Some(crc32c::crc32c(&map[..12])) {
             return corrupt("header", 0, "magic bytes or checksum do not match");
         }
         let found = u32_at(map, 8).unwrap_or(0);
-        if !(FORMAT_PLAIN..=FORMAT_RANGES).contains(&found) {
+        if found != FORMAT_VERSION {
             return Err(Error::UnsupportedFormat {
                 file: path.to_owned(),
                 found,
-                supported: FORMAT_RANGES,
+                supported: FORMAT_VERSION,
             });
         }
-        let footer_at = map.len() - footer_bytes(found);
+        let footer_at = map.len() - FOOTER_BYTES;
         let footer = match Footer::decode(&map[footer_at..]) {
             Ok(footer) => footer,
             Err(what) => return corrupt("footer", footer_at, what),
         };
-        let part = |handle: Handle, part: &'static str| match verify_part(map, handle) {
-            Ok((range, PartKind::Raw)) => Ok(range),
-            Ok(_) => Err(corruption(
-                part,
-                handle.offset as usize,
-                "unexpected compression",
-            )),
-            Err(what) => Err(corruption(part, handle.offset as usize, what)),
+        let part = |handle: Handle, part: &'static str| {
+            let wrong = |what| corruption(part, handle.offset as usize, what);
+            match verify_part(map, handle) {
+                Ok((range, PartKind::Raw)) => Ok(range),
+                Ok(_) => Err(wrong("unexpected compression")),
+                Err(what) => Err(wrong(what)),
+            }
         };
-        let filter = part(footer.filter, "filter")?;
+        let checks = part(footer.checks, "filter checks")?;
         let properties = part(footer.properties, "properties")?;
-        part(footer.index, "index block")?;
-        let ranges = match footer.ranges {
-            Some(handle) => match RangeSet::decode(&map[part(handle, "range deletes")?]) {
-                Some(ranges) => ranges,
-                None => return corrupt("range deletes", handle.offset as usize, "malformed"),
-            },
-            None => RangeSet::default(),
+        let index = part(footer.index, "index block")?;
+        let ranges = match RangeSet::decode(&map[part(footer.ranges, "range deletes")?]) {
+            Some(ranges) => ranges,
+            None => return corrupt("range deletes", footer.ranges.offset as usize, "malformed"),
         };
+        let filter_at = footer.filter.offset as usize;
+        let Some(lines) = part_range(map, footer.filter) else {
+            return corrupt("filter", filter_at, "handle points outside of the file");
+        };
+        let filter = Filter::new(map, lines, checks)
+            .map_err(|Malformed(what)| corruption("filter", filter_at, what))?;
         Ok(Self {
             footer,
             filter,
             properties,
             ranges,
+            index,
         })
     }
 }
 
-/// What a table from outside says about itself. Refuses tables that are not made to be ingested.
+/// An error that names file, part and place.
+fn named(path: &Path, part: &'static str, (handle, Malformed(what)): Wrong) -> Error {
+    Error::corruption(path, part, handle.offset, what)
+}
+
+fn open_index(map: &Bytes, path: &Path, footer: &Footer, top: Range<usize>) -> Result<Index> {
+    let index = Block::new(map.slice(top))
+        .and_then(|top| Index::new(top, footer.index, footer.block_count as usize));
+    index.map_err(|error| named(path, "index block", (footer.index, error)))
+}
+
+/// What a table from outside says about itself. Refuses tables that are not made to be ingested, and those whose filter
+/// or index is damaged.
 pub(crate) fn external_meta(vfs: &dyn Vfs, path: &Path) -> Result<TableMeta> {
     let map = vfs
         .map(path)
         .map_err(|error| Error::io("map", path, error))?;
     let Parts {
-        footer, properties, ..
+        footer,
+        filter,
+        properties,
+        index,
+        ..
     } = Parts::verify(&map, path)?;
+    let checked = filter.verify_whole(&map);
+    checked.map_err(|wrong| named(path, "filter", wrong))?;
+    let checked = open_index(&map, path, &footer, index)?.verify_whole(&map);
+    checked.map_err(|wrong| named(path, "index block", wrong))?;
     let Some((mut meta, _)) = properties::decode(&map[properties]) else {
         let offset = footer.properties.offset;
         return Err(Error::corruption(path, "properties", offset, "malformed"));
@@ -392,20 +423,4 @@ pub(crate) fn external_meta(vfs: &dyn Vfs, path: &Path) -> Result<TableMeta> {
         });
     }
     Ok(meta)
-}
-
-/// The bytes of a part, if they and the trailer behind them lie within the file.
-fn part_range(map: &[u8], handle: Handle) -> Option<Range<usize>> {
-    let start = usize::try_from(handle.offset).ok()?;
-    let end = start.checked_add(handle.length as usize)?;
-    (end.checked_add(PART_TRAILER_BYTES)? <= map.len()).then_some(start..end)
-}
-
-fn verify_part(map: &[u8], handle: Handle) -> Result<(Range<usize>, PartKind), &'static str> {
-    let range = part_range(map, handle).ok_or("handle points outside of the file")?;
-    let kind = map[range.end];
-    if u32_at(map, range.end + 1) != Some(part_crc(&map[range.clone()], kind, handle.offset)) {
-        return Err("contents do not match their checksum");
-    }
-    Ok((range, PartKind::decode(kind).ok_or("unknown kind of part")?))
 }

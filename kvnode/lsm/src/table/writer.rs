@@ -33,7 +33,7 @@ impl TableWriter {
             compression: options.compression,
         };
         Ok(Self {
-            builder: TableBuilder::create(&*vfs, path, 0, options, false)?,
+            builder: TableBuilder::create(&*vfs, path, 0, options)?,
             vfs,
             path: path.to_owned(),
             last_key: None,

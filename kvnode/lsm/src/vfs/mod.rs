@@ -65,6 +65,8 @@ pub trait Vfs: Send + Sync {
     fn open_read(&self, path: &Path) -> io::Result<Arc<dyn ReadableFile>>;
     /// The whole file as it is now, mapped into memory. The file must not be truncated while the bytes live.
     fn map(&self, path: &Path) -> io::Result<Bytes>;
+    /// Says that a part of a map will be read soon, so that it may be fetched by then. No more than advice.
+    fn will_need(&self, _part: &[u8]) {}
     /// Cuts (never extends) a file to `length` bytes; durable after the next sync of the file.
     fn truncate(&self, path: &Path, length: u64) -> io::Result<()>;
     /// Renames a file, replacing the target.

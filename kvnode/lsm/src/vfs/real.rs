@@ -85,6 +85,26 @@ impl Vfs for RealVfs {
         Ok(Bytes::from_owner(Mapped::new(map, path)))
     }
 
+    fn will_need(&self, part: &[u8]) {
+        // SAFETY: asks for a number, touches no memory.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        let Ok(page) = usize::try_from(page) else {
+            return;
+        };
+        let first = part.as_ptr() as usize;
+        let start = first - first % page;
+        // SAFETY: this advice changes neither contents nor protection of memory, whatever lies there; `part` is
+        // borrowed, so what is asked for is mapped. What it answers does not matter: the pages come with the first
+        // read if not before.
+        unsafe {
+            libc::madvise(
+                start as *mut libc::c_void,
+                first - start + part.len(),
+                libc::MADV_WILLNEED,
+            )
+        };
+    }
+
     fn truncate(&self, path: &Path, length: u64) -> io::Result<()> {
         let file = OpenOptions::new().write(true).open(path)?;
         if file.metadata()?.len() > length {

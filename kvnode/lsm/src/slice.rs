@@ -4,72 +4,127 @@
 //! that memory alive by a reference count; reading a value copies nothing. The price is that a small slice can
 //! pin a large block: who keeps values for long copies them (`to_vec`).
 
+use crate::memtable::Pinned;
 use bytes::Bytes;
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 
 /// Immutable bytes with a shared owner. Dereferences to `[u8]`; cloning is a reference count.
-#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Slice(Bytes);
+#[derive(Clone)]
+pub struct Slice(Owner);
+
+#[derive(Clone)]
+enum Owner {
+    /// A map or a block.
+    Shared(Bytes),
+    /// The arena of a memtable.
+    Pinned(Pinned),
+}
+
+impl Default for Slice {
+    fn default() -> Self {
+        Self(Owner::Shared(Bytes::new()))
+    }
+}
 
 impl Deref for Slice {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Owner::Shared(bytes) => bytes,
+            Owner::Pinned(pinned) => pinned.as_ref(),
+        }
     }
 }
 
 impl AsRef<[u8]> for Slice {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        self
     }
 }
 
 impl From<Bytes> for Slice {
     fn from(bytes: Bytes) -> Self {
-        Self(bytes)
+        Self(Owner::Shared(bytes))
+    }
+}
+
+impl From<Pinned> for Slice {
+    fn from(pinned: Pinned) -> Self {
+        Self(Owner::Pinned(pinned))
     }
 }
 
 impl From<Slice> for Bytes {
     fn from(slice: Slice) -> Self {
-        slice.0
+        match slice.0 {
+            Owner::Shared(bytes) => bytes,
+            Owner::Pinned(pinned) => Bytes::from_owner(pinned),
+        }
+    }
+}
+
+impl PartialEq for Slice {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Slice {}
+
+impl PartialOrd for Slice {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Slice {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (**self).cmp(&**other)
+    }
+}
+
+impl Hash for Slice {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
     }
 }
 
 impl PartialEq<[u8]> for Slice {
     fn eq(&self, other: &[u8]) -> bool {
-        self.0 == other
+        **self == *other
     }
 }
 
 impl<const N: usize> PartialEq<[u8; N]> for Slice {
     fn eq(&self, other: &[u8; N]) -> bool {
-        self.0 == other[..]
+        **self == other[..]
     }
 }
 
 impl<const N: usize> PartialEq<&[u8; N]> for Slice {
     fn eq(&self, other: &&[u8; N]) -> bool {
-        self.0 == other[..]
+        **self == other[..]
     }
 }
 
 impl PartialEq<&[u8]> for Slice {
     fn eq(&self, other: &&[u8]) -> bool {
-        self.0 == *other
+        **self == **other
     }
 }
 
 impl PartialEq<Vec<u8>> for Slice {
     fn eq(&self, other: &Vec<u8>) -> bool {
-        self.0 == *other
+        **self == other[..]
     }
 }
 
 impl fmt::Debug for Slice {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(formatter)
+        write!(formatter, "b\"{}\"", self.escape_ascii())
     }
 }

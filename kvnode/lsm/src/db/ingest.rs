@@ -16,7 +16,7 @@ use super::Inner;
 use crate::batch::{WriteBatch, operations};
 use crate::error::{Error, Result};
 use crate::files::FileName;
-use crate::memtable::{Arena, MemtableSet};
+use crate::memtable::MemtableSet;
 use crate::table::{Table, TableMeta, external_meta};
 use crate::types::{KeyspaceId, SeqNo};
 use crate::version::{LEVELS, VersionEdit};
@@ -103,11 +103,10 @@ impl Inner {
         let mut edit = VersionEdit::default();
         let mut tables = BTreeMap::new();
         let set = MemtableSet::new(self.keyspaces.len(), 0, seqno);
-        let mut arena = Arena::default();
         for operation in operations(batch.encoded()).flatten() {
             seqno += 1;
             // The batch was validated: its keyspaces are there.
-            let _ = set.insert(&mut arena, &operation, seqno);
+            let _ = set.insert(&operation, seqno);
         }
         let stripes = self.snapshots.stripes(&self.visible);
         self.write_memtables(&set, &stripes, &mut edit, &mut tables)

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::files::FileName;
 use crate::log::{LogKind, LogReader};
 use crate::manifest::{self, Manifest, ManifestState};
-use crate::memtable::{Arena, MemtableSet};
+use crate::memtable::MemtableSet;
 use crate::options::{Background, Options};
 use crate::pace::{Backpressure, RateLimiter};
 use crate::statistics::Counters;
@@ -96,7 +96,6 @@ pub(super) fn open(vfs: Arc<dyn Vfs>, dir: &Path, options: Options) -> Result<Ha
         commit: Mutex::new(CommitState {
             last_seqno: flushed,
             wal: None,
-            arena: Arena::default(),
             backpressure: Backpressure::default(),
         }),
         manifest: Mutex::new(manifest),
@@ -269,7 +268,7 @@ impl Inner {
         for operation in operations(payload) {
             let operation = operation.map_err(|_| "the record holds a malformed operation")?;
             seqno += 1;
-            let inserted = view.active.insert(&mut commit.arena, &operation, seqno);
+            let inserted = view.active.insert(&operation, seqno);
             cost += inserted.ok_or("unknown keyspace")?;
         }
         view.active.finish_batch(seqno, cost);

@@ -14,7 +14,7 @@ use crate::clock::{Stopwatch, sleep_micros};
 use crate::error::{Error, Result};
 use crate::files::FileName;
 use crate::log::{LogKind, LogWriter};
-use crate::memtable::{Arena, MemtableSet};
+use crate::memtable::MemtableSet;
 use crate::options::WriteOptions;
 use crate::pace::{Backpressure, pressure};
 use crate::types::SeqNo;
@@ -30,7 +30,6 @@ const GROUP_BYTES_MAX: usize = 1 << 20;
 pub(super) struct CommitState {
     pub last_seqno: SeqNo,
     pub wal: Option<LogWriter>,
-    pub arena: Arena,
     pub backpressure: Backpressure,
 }
 
@@ -188,7 +187,7 @@ impl Inner {
             let mut cost = 0;
             for operation in operations(batch.encoded()).flatten() {
                 seqno += 1;
-                let inserted = view.active.insert(&mut commit.arena, &operation, seqno);
+                let inserted = view.active.insert(&operation, seqno);
                 cost += inserted.unwrap_or(0);
             }
             view.active.finish_batch(seqno, cost);

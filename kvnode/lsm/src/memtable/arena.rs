@@ -1,0 +1,205 @@
+//! Memory for entries, cut from large chunks.
+//!
+//! Several writers take pieces at once: a piece is one atomic addition, only a new chunk takes a lock. Nothing is given
+//! back before all of it: a chunk lives as long as its arena or as any [`Pinned`] that points into it.
+
+use parking_lot::Mutex;
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::ptr::{NonNull, null_mut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+/// Size of the first chunk; each next one is twice as large, up to [`CHUNK_BYTES_MAX`].
+const CHUNK_BYTES_MIN: usize = 4 << 10;
+const CHUNK_BYTES_MAX: usize = 256 << 10;
+/// All pieces begin at a multiple of this.
+const ALIGN: usize = 8;
+
+/// A piece of memory that entries are cut from.
+pub(crate) struct Chunk {
+    memory: NonNull<u8>,
+    layout: Layout,
+    /// Bytes given out; more than there are once the chunk is full.
+    used: AtomicUsize,
+}
+
+// SAFETY: a chunk gives its bytes out once each, to whoever asks first; what becomes of them is up to those who have
+// them. Its own fields are an atomic and constants.
+unsafe impl Send for Chunk {}
+// SAFETY: as above.
+unsafe impl Sync for Chunk {}
+
+impl Chunk {
+    fn new(bytes: usize) -> Self {
+        // A chunk is never empty, and an entry is less than 65 MiB long.
+        let layout = Layout::from_size_align(bytes.next_multiple_of(ALIGN).max(ALIGN), ALIGN);
+        let layout = layout.unwrap_or(Layout::new::<u64>());
+        // SAFETY: the layout is not of size 0.
+        let memory = NonNull::new(unsafe { alloc(layout) });
+        Self {
+            memory: memory.unwrap_or_else(|| handle_alloc_error(layout)),
+            layout,
+            used: AtomicUsize::new(0),
+        }
+    }
+
+    /// So many bytes that are nobody else's, aligned; `None` if there are not so many left.
+    fn take(&self, bytes: usize) -> Option<NonNull<u8>> {
+        let bytes = bytes.next_multiple_of(ALIGN);
+        if self.used.load(Ordering::Relaxed) > self.layout.size() {
+            return None;
+        }
+        let at = self.used.fetch_add(bytes, Ordering::Relaxed);
+        // SAFETY: the piece ends within the chunk.
+        (at + bytes <= self.layout.size()).then(|| unsafe { self.memory.add(at) })
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout, and given back once; nobody is left who could point into it.
+        unsafe { dealloc(self.memory.as_ptr(), self.layout) };
+    }
+}
+
+/// Where the entries of a memtable set lie.
+pub(crate) struct Arena {
+    /// The chunk that pieces are cut from; null before the first.
+    current: AtomicPtr<Chunk>,
+    /// All chunks, each from `Arc::into_raw`.
+    chunks: Mutex<Vec<NonNull<Chunk>>>,
+}
+
+// SAFETY: the pointers are owned references to chunks, which may be used and dropped anywhere.
+unsafe impl Send for Arena {}
+// SAFETY: as above; the list is behind a lock.
+unsafe impl Sync for Arena {}
+
+impl Default for Arena {
+    fn default() -> Self {
+        Self {
+            current: AtomicPtr::new(null_mut()),
+            chunks: Mutex::new(Vec::new()),
+        }
+    }
+}
+
+impl Arena {
+    /// So many bytes, aligned to 8 and not initialised, and the chunk that they lie in. Both live as long as the arena.
+    pub fn allocate(&self, bytes: usize) -> (NonNull<u8>, NonNull<Chunk>) {
+        loop {
+            let current = NonNull::new(self.current.load(Ordering::Acquire));
+            // SAFETY: chunks live as long as the arena.
+            if let Some(chunk) = current
+                && let Some(piece) = unsafe { chunk.as_ref() }.take(bytes)
+            {
+                return (piece, chunk);
+            }
+            let mut chunks = self.chunks.lock();
+            if bytes > CHUNK_BYTES_MAX / 4 {
+                // A chunk of its own: what is left of the current one is not given up for it.
+                let chunk = Self::add(&mut chunks, bytes);
+                // SAFETY: as above.
+                if let Some(piece) = unsafe { chunk.as_ref() }.take(bytes) {
+                    return (piece, chunk);
+                }
+            } else if NonNull::new(self.current.load(Ordering::Relaxed)) == current {
+                let doubled = CHUNK_BYTES_MIN << chunks.len().min(6);
+                let chunk = Self::add(&mut chunks, doubled.clamp(bytes, CHUNK_BYTES_MAX));
+                self.current.store(chunk.as_ptr(), Ordering::Release);
+            }
+        }
+    }
+
+    fn add(chunks: &mut Vec<NonNull<Chunk>>, bytes: usize) -> NonNull<Chunk> {
+        let chunk = Arc::into_raw(Arc::new(Chunk::new(bytes))).cast_mut();
+        // SAFETY: an `Arc` never points to null.
+        let chunk = unsafe { NonNull::new_unchecked(chunk) };
+        chunks.push(chunk);
+        chunk
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        for chunk in self.chunks.get_mut() {
+            // SAFETY: from `Arc::into_raw`, and given back once.
+            drop(unsafe { Arc::from_raw(chunk.as_ptr()) });
+        }
+    }
+}
+
+/// Bytes in a chunk, which they keep alive.
+#[derive(Clone)]
+pub(crate) struct Pinned {
+    start: NonNull<u8>,
+    length: usize,
+    _chunk: Arc<Chunk>,
+}
+
+// SAFETY: these bytes are not written any more, and the chunk may be dropped anywhere.
+unsafe impl Send for Pinned {}
+// SAFETY: as above.
+unsafe impl Sync for Pinned {}
+
+impl Pinned {
+    /// # Safety
+    /// `chunk` is from [`Arena::allocate`] of an arena that lives, and so many bytes from `start` on lie in it, are
+    /// initialised, and are never written again.
+    pub unsafe fn new(start: NonNull<u8>, length: usize, chunk: NonNull<Chunk>) -> Self {
+        // SAFETY: the pointer is from `Arc::into_raw`, and the arena holds a count of it.
+        let chunk = unsafe {
+            Arc::increment_strong_count(chunk.as_ptr());
+            Arc::from_raw(chunk.as_ptr())
+        };
+        Self {
+            start,
+            length,
+            _chunk: chunk,
+        }
+    }
+}
+
+impl AsRef<[u8]> for Pinned {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: as promised to `new`; the chunk is held.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_aligned_and_apart() {
+        let arena = Arena::default();
+        let sizes = [1, 7, 8, 9, 4000, 70_000, 3, 300_000, 100, 1];
+        let pieces: Vec<_> = std::thread::scope(|scope| {
+            let take = || sizes.map(|size| (arena.allocate(size).0.as_ptr() as usize, size));
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
+            let pieces = threads.into_iter().filter_map(|thread| thread.join().ok());
+            pieces.flatten().collect()
+        });
+        assert_eq!(pieces.len(), 40);
+        for (at, (start, size)) in pieces.iter().enumerate() {
+            assert_eq!(start % ALIGN, 0);
+            for (other, other_size) in &pieces[at + 1..] {
+                assert!(start + size <= *other || other + other_size <= *start);
+            }
+        }
+    }
+
+    #[test]
+    fn pinned_bytes_outlive_their_arena() {
+        let arena = Arena::default();
+        let (start, chunk) = arena.allocate(3);
+        // SAFETY: the piece has three bytes, written here and never again.
+        let pinned = unsafe {
+            start.as_ptr().copy_from(b"abc".as_ptr(), 3);
+            Pinned::new(start, 3, chunk)
+        };
+        drop(arena);
+        assert_eq!(pinned.clone().as_ref(), b"abc");
+    }
+}

@@ -357,7 +357,8 @@ fn unary(
 }
 
 fn negate(args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
-    unary(args, i64::checked_neg, |v| -v, |v| -v)
+    let negated = |v: f64| if v.is_nan() { f64::NAN } else { -v };
+    unary(args, i64::checked_neg, negated, |v| -v)
 }
 
 fn abs(args: &ScalarFunctionArgs) -> Result<ColumnarValue> {

@@ -16,7 +16,7 @@ use datafusion::error::Result;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF};
 use std::sync::Arc;
 
-/// Name of the function that makes `-0` a `0`, and leaves every other float.
+/// Name of the function that makes `-0` a `0`, and any NaN the one that there is.
 pub const PLAIN_ZERO: &str = "pg_plain_zero";
 
 pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
@@ -34,23 +34,28 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
 
 fn plain_zero(args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
     let array = arrays(args)?.remove(0);
+    result(args, plain_zeros(array))
+}
+
+/// Floats with one zero and one NaN; other arrays as they are.
+pub(crate) fn plain_zeros(array: ArrayRef) -> ArrayRef {
     // The sum of zeros of both signs is the positive one (IEEE 754, 6.3).
-    let plain: ArrayRef = match array.data_type() {
-        DataType::Float32 => {
-            let plain: Float32Array = array.as_primitive::<Float32Type>().unary(|v| v + 0.0);
-            Arc::new(plain)
-        }
-        DataType::Float64 => {
-            let plain: Float64Array = array.as_primitive::<Float64Type>().unary(|v| v + 0.0);
-            Arc::new(plain)
-        }
-        other => return plan_err!("{PLAIN_ZERO} takes a float, got {other}"),
-    };
-    result(args, plain)
+    if let Some(floats) = array.as_primitive_opt::<Float32Type>() {
+        let plain: Float32Array =
+            floats.unary(|v: f32| if v.is_nan() { f32::NAN } else { v + 0.0 });
+        Arc::new(plain)
+    } else if let Some(floats) = array.as_primitive_opt::<Float64Type>() {
+        let plain: Float64Array =
+            floats.unary(|v: f64| if v.is_nan() { f64::NAN } else { v + 0.0 });
+        Arc::new(plain)
+    } else {
+        array
+    }
 }
 
 /// What floats need to know of themselves here.
 pub(crate) trait Float: Copy + PartialEq {
+    const NOT_A_NUMBER: Self;
     fn finite(self) -> bool;
     fn infinite(self) -> bool;
     fn zero(self) -> bool;
@@ -61,6 +66,7 @@ pub(crate) trait Float: Copy + PartialEq {
 macro_rules! float {
     ($t:ty) => {
         impl Float for $t {
+            const NOT_A_NUMBER: Self = Self::NAN;
             fn finite(self) -> bool {
                 self.is_finite()
             }
@@ -105,7 +111,8 @@ fn float_op<F: Float>(op: Op, a: F, b: F) -> std::result::Result<F, FunctionErro
     if vanished {
         return Err(FunctionError::new("22003", "value out of range: underflow"));
     }
-    Ok(value)
+    // The machine's own has its sign set; there is only one.
+    Ok(if value.nan() { F::NOT_A_NUMBER } else { value })
 }
 
 pub(crate) fn floats<T>(op: Op, args: &ScalarFunctionArgs) -> Result<ArrayRef>

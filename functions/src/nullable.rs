@@ -1,6 +1,7 @@
 //! `pg_nullable(x)` is `x` as a computed value: possibly NULL, and no longer the
 //! column of a table. DataFusion takes what a schema says about NULLs for a
-//! promise, and wants the columns of a UNION to say the same.
+//! promise, and wants the columns of a UNION to say the same. `pg_untagged(x)` is `x`
+//! without the name of its type as well: what varchars and texts have in common.
 
 use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::plan_err;
@@ -14,23 +15,30 @@ use std::sync::Arc;
 /// Key of the field metadata that says which column of which table a value is.
 pub const ORIGIN_METADATA_KEY: &str = "lineradb.origin";
 
-/// The name of the function.
+/// The function that keeps the name of the type.
 pub const NAME: &str = "pg_nullable";
+/// The one that does not.
+pub const UNTAGGED: &str = "pg_untagged";
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Nullable {
+    name: &'static str,
     signature: Signature,
 }
 
 pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
-    vec![Arc::new(ScalarUDF::new_from_impl(Nullable {
-        signature: Signature::any(1, Volatility::Immutable),
-    }))]
+    let function = |name| {
+        Arc::new(ScalarUDF::new_from_impl(Nullable {
+            name,
+            signature: Signature::any(1, Volatility::Immutable),
+        }))
+    };
+    vec![function(NAME), function(UNTAGGED)]
 }
 
 impl ScalarUDFImpl for Nullable {
     fn name(&self) -> &str {
-        NAME
+        self.name
     }
 
     fn signature(&self) -> &Signature {
@@ -48,7 +56,10 @@ impl ScalarUDFImpl for Nullable {
         match args.arg_fields {
             [one] => {
                 let mut field = one.as_ref().clone().with_nullable(true);
-                field.metadata_mut().remove(ORIGIN_METADATA_KEY);
+                match self.name {
+                    UNTAGGED => field.metadata_mut().clear(),
+                    _ => _ = field.metadata_mut().remove(ORIGIN_METADATA_KEY),
+                }
                 Ok(Arc::new(field))
             }
             _ => plan_err!("pg_nullable takes one argument"),

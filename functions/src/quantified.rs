@@ -4,6 +4,7 @@
 
 use crate::arith;
 use crate::error::FunctionError;
+use crate::float_arith::plain_zeros;
 use crate::udf::{Function, arrays, field, result};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array};
 use arrow::compute::kernels::cmp;
@@ -116,8 +117,8 @@ fn quantified(args: &ScalarFunctionArgs, all: bool) -> Result<ColumnarValue> {
         BooleanArray::from(Vec::<bool>::new())
     } else {
         let elements: Vec<&dyn Array> = elements.iter().map(AsRef::as_ref).collect();
-        let elements = arrow::compute::concat(&elements)?;
-        let values = take(&columns[0], &UInt32Array::from(rows), None)?;
+        let elements = plain_zeros(arrow::compute::concat(&elements)?);
+        let values = plain_zeros(take(&columns[0], &UInt32Array::from(rows), None)?);
         compare(&values, &elements)?
     };
     let mut start = 0;

@@ -132,11 +132,14 @@ fn encode_fixed(datum: &Datum, out: &mut [u8; 24]) -> usize {
             put_int(i128::from(*v), out)
         }
         Datum::Oid(v) => put_int(i128::from(*v), out),
+        // There is one NaN.
         Datum::Float4(v) => {
+            let v = if v.is_nan() { f32::NAN } else { *v };
             out[..4].copy_from_slice(&v.to_le_bytes());
             4
         }
         Datum::Float8(v) => {
+            let v = if v.is_nan() { f64::NAN } else { *v };
             out[..8].copy_from_slice(&v.to_le_bytes());
             8
         }

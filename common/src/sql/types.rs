@@ -293,10 +293,31 @@ impl SqlType {
         match field.metadata().get(TYPE_METADATA_KEY) {
             Some(text) => match text.parse::<SqlType>() {
                 // An expression may have changed the data type and kept the metadata.
-                Ok(t) if t.family() == natural.family() || t == SqlType::Uuid => t,
+                Ok(t) if t.is_stored_as(field.data_type(), natural) => t,
                 _ => natural,
             },
             None => natural,
+        }
+    }
+
+    /// Whether values of the type may have this data type, which suggests `natural`.
+    fn is_stored_as(self, data_type: &DataType, natural: SqlType) -> bool {
+        match (self, data_type) {
+            (SqlType::Uuid, _) => true,
+            (SqlType::Numeric(digits), DataType::Decimal128(_, scale)) => {
+                digits.is_none_or(|(_, own)| i16::from(own) == i16::from(*scale))
+            }
+            (SqlType::Array(_), DataType::List(item)) => match self.element() {
+                Some(element) => {
+                    let suggested = SqlType::from_arrow(item.data_type());
+                    element.is_stored_as(item.data_type(), suggested)
+                }
+                None => true,
+            },
+            (own, _) if own.is_number() => {
+                own.family() == natural.family() && own.arrow_type() == *data_type
+            }
+            (own, _) => own.family() == natural.family(),
         }
     }
 

@@ -109,17 +109,17 @@ pub(super) fn explicit_cast(
             *cast.expr, from, target, settings,
         )?));
     }
-    if matches!(*cast.expr, Expr::Placeholder(_)) && cast.field.data_type() == &from_type {
-        // The parameter has the type already; only a length is left to apply.
-        let limited = matches!(
-            target,
-            SqlType::Varchar(Some(_)) | SqlType::Char(_) | SqlType::Numeric(Some(_))
-        );
-        if !limited {
-            return Ok(Transformed::yes(*cast.expr));
-        }
-    }
-    if from == target && from_type == *cast.field.data_type() && !is_untyped(&cast.expr) {
+    let limited = matches!(
+        target,
+        SqlType::Varchar(Some(_)) | SqlType::Char(_) | SqlType::Numeric(Some(_))
+    );
+    // The value of a parameter has the type, but not yet the length.
+    let to_limit = limited && matches!(*cast.expr, Expr::Placeholder(_));
+    if !to_limit
+        && from == target
+        && from_type == *cast.field.data_type()
+        && !is_untyped(&cast.expr)
+    {
         return Ok(Transformed::yes(*cast.expr));
     }
     check_cast(&from_type, from, target)?;

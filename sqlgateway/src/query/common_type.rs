@@ -4,7 +4,7 @@
 //! nanoseconds, which end in 2262.
 
 use super::casts::convert;
-use super::equality::plain_zero;
+use super::equality;
 use super::errors::carry;
 use super::operators::{binary_operator, comparable, no_operator, typed};
 use super::semantics::{call, is_interval, is_text, is_untyped, sql_type_of, type_of};
@@ -20,7 +20,7 @@ use datafusion::logical_expr::{
     Distinct, Expr, ExprSchemable, Join, JoinType, LogicalPlan, LogicalPlanBuilder, Operator,
     Union, when,
 };
-use lineradb_common::sql::SqlType;
+use lineradb_common::sql::{SqlType, TYPE_METADATA_KEY};
 use lineradb_functions::nullable::{self, ORIGIN_METADATA_KEY};
 use std::sync::Arc;
 
@@ -129,10 +129,10 @@ pub fn of_case(
             .collect();
         changed |= unify(&mut compared, schema, settings, Purpose::Compare)?;
         for compared in compared {
-            if type_of(compared, schema)?.is_floating() {
-                *compared = plain_zero(std::mem::take(compared))?;
-                changed = true;
-            }
+            let bare = std::mem::take(compared);
+            let before = bare.clone();
+            *compared = equality::comparable(bare, schema)?;
+            changed |= *compared != before;
         }
     }
     let case = Expr::Case(case);
@@ -183,7 +183,9 @@ pub fn of_nullif(
         |t: &DataType| t.is_floating(),
         |t: &DataType| t.is_integer() || t.is_decimal(),
     );
-    let value = if (exact(&at) && float(&bt)) || (float(&at) && exact(&bt)) {
+    let value = if float(&at) {
+        a.clone()
+    } else if exact(&at) && float(&bt) {
         convert(a.clone(), a_sql, SqlType::Float8, settings)?
     } else if at.is_integer() && bt.is_decimal() {
         convert(a.clone(), a_sql, SqlType::Numeric(None), settings)?
@@ -220,18 +222,18 @@ pub fn of_in_subquery(
     }
     let types = [compared.expr.get_type(schema)?, column.get_type(&rows)?];
     let target = common(&types, Purpose::Compare);
-    if target.is_none() && !types.iter().any(DataType::is_floating) {
+    let by_bits = |t: &DataType| t.is_floating() || is_interval(t);
+    if target.is_none() && !types.iter().any(by_bits) {
         return Ok(Transformed::no(Expr::InSubquery(compared)));
     }
-    let comparable = |value: Expr, from: &DataType| match target {
+    let comparable = |value: Expr, from: &DataType, schema: &DFSchema| match target {
         Some(target) if must_convert(from, target) => {
             convert(value, SqlType::from_arrow(from), target, settings)
         }
-        _ if from.is_floating() => plain_zero(value),
-        _ => Ok(value),
+        _ => equality::comparable(value, schema),
     };
-    compared.expr = Box::new(comparable(*compared.expr, &types[0])?);
-    let value = comparable(column.clone(), &types[1])?;
+    compared.expr = Box::new(comparable(*compared.expr, &types[0], schema)?);
+    let value = comparable(column.clone(), &types[1], &rows)?;
     if value != column {
         let plan =
             LogicalPlanBuilder::from(query.as_ref().clone()).project([value.alias("value")])?;
@@ -300,12 +302,13 @@ fn targets(
         .collect()
 }
 
-/// A query with some columns converted, and others as computed values.
+/// A query with some columns converted, and others as computed values, by the function
+/// that makes them so.
 fn with_columns(
     plan: &Arc<LogicalPlan>,
     targets: &[Option<SqlType>],
     literals: &[Option<SqlType>],
-    computed: &[bool],
+    computed: &[Option<&'static str>],
     settings: &Settings,
 ) -> Result<Arc<LogicalPlan>> {
     let expressions = plan
@@ -324,8 +327,8 @@ fn with_columns(
                     let converted = convert(column, from, *target, settings)?;
                     Ok(converted.alias_qualified(qualifier.cloned(), field.name()))
                 }
-                _ if *computed => {
-                    let value = call(nullable::NAME, vec![column])?;
+                _ if computed.is_some() => {
+                    let value = call(computed.unwrap_or(nullable::NAME), vec![column])?;
                     Ok(value.alias_qualified(qualifier.cloned(), field.name()))
                 }
                 _ => Ok(column),
@@ -361,17 +364,36 @@ pub fn of_union(union: Union, settings: &Settings) -> Result<Transformed<Logical
             origins.any(|o| o != first)
         })
         .collect();
+    // Of types with several names comes the one that values have by themselves.
+    let tag = |plan: &LogicalPlan, i: usize| {
+        let field = plan.schema().field(i);
+        field.metadata().get(TYPE_METADATA_KEY).cloned()
+    };
+    let tagged: Vec<bool> = (0..targets.len())
+        .map(|i| {
+            let mut tags = inputs.iter().filter_map(|p| tag(p, i));
+            let first = tags.next();
+            tags.any(|t| first.as_ref() != Some(&t))
+        })
+        .collect();
     let typed = literals.iter().flatten().any(Option::is_some);
-    if targets.iter().all(Option::is_none) && !mixed.contains(&true) && !typed {
-        return Ok(Transformed::no(LogicalPlan::Union(union)));
+    let differs = mixed.contains(&true) || tagged.contains(&true);
+    if targets.iter().all(Option::is_none) && !differs && !typed {
+        // The schemas of the inputs may say less than they did: the schema of all is made anew.
+        let union = Union::try_new_with_loose_types(union.inputs)?;
+        return Ok(Transformed::yes(LogicalPlan::Union(union)));
     }
     let inputs = union
         .inputs
         .iter()
         .zip(&literals)
         .map(|(input, literals)| {
-            let computed: Vec<bool> = (0..targets.len())
-                .map(|i| mixed[i] && origin(input, i).is_some())
+            let computed: Vec<Option<&str>> = (0..targets.len())
+                .map(|i| match (tagged[i], mixed[i]) {
+                    (true, _) if tag(input, i).is_some() => Some(nullable::UNTAGGED),
+                    (_, true) if origin(input, i).is_some() => Some(nullable::NAME),
+                    _ => None,
+                })
                 .collect();
             with_columns(input, &targets, literals, &computed, settings)
         })
@@ -397,7 +419,7 @@ pub fn of_join(mut join: Join, settings: &Settings) -> Result<Transformed<Logica
         let targets = targets(&inputs, &literals, Purpose::Result);
         let mut changes = targets.iter().chain(literals.iter().flatten());
         if changes.any(Option::is_some) {
-            let none = vec![false; targets.len()];
+            let none = vec![None; targets.len()];
             join.left = match join.left.as_ref() {
                 LogicalPlan::Distinct(Distinct::All(input)) => {
                     let input = with_columns(input, &targets, &literals[0], &none, settings)?;

@@ -7,7 +7,7 @@ use super::errors::{carry, sql_error};
 use super::functions::session_function;
 use super::names::{name_outputs, plain};
 use super::order_by::look_up_order_names;
-use super::placeholders::type_placeholders;
+use super::placeholders::{type_placeholders, with_known_limits};
 use super::planner::{Names, Notes};
 use super::pushdown::ShipFragments;
 use super::rewrite::{Locking, rewrite_query, take_locking};
@@ -235,7 +235,7 @@ fn plan_now(
         tables,
         bound_to_statement,
     } = names.into_notes();
-    let plan = finish_logical(state, context, plan).map_err(sql_error)?;
+    let plan = finish_logical(state, context, plan, parameter_types).map_err(sql_error)?;
     let parameter_types = parameters_of(&plan.analyzed, parameter_types).map_err(sql_error)?;
     refuse_matrices(&plan.analyzed)?;
     let columns = plan
@@ -267,8 +267,9 @@ fn finish_logical(
     state: &SessionState,
     context: &QueryContext,
     plan: LogicalPlan,
+    parameter_types: &[Option<SqlType>],
 ) -> datafusion::error::Result<Logical> {
-    let plan = type_placeholders(plan)?;
+    let plan = type_placeholders(plan, parameter_types)?;
     let plan = before_coercion(plan, &context.settings)?;
     let plan = state
         .analyzer()
@@ -400,6 +401,7 @@ impl Planned {
                     true => expand(plan),
                     false => Ok(plan),
                 })
+                .and_then(with_known_limits)
                 .map_err(sql_error)?
         };
         let mut state = self.state.as_ref().clone();

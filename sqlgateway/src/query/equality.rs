@@ -10,7 +10,9 @@ use arrow::datatypes::DataType;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{AggregateFunction, InList, WindowFunction};
-use datafusion::logical_expr::{Expr, LogicalPlan, WindowFrameBound, WindowFrameUnits};
+use datafusion::logical_expr::{
+    Distinct, DistinctOn, Expr, LogicalPlan, WindowFrameBound, WindowFrameUnits,
+};
 use lineradb_functions::float_arith::PLAIN_ZERO;
 
 /// Intervals of the same length are one group, whatever they are made of: the engine
@@ -59,16 +61,28 @@ fn sort_key(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     }
 }
 
-/// A sort by [`sort_key`]s.
-pub fn sorted(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let LogicalPlan::Sort(mut sort) = plan else {
-        return Ok(plan);
+/// A sort by [`sort_key`]s, also of what DISTINCT ON takes the first of.
+pub fn sorted(mut plan: LogicalPlan) -> Result<LogicalPlan> {
+    let (by, input) = match &mut plan {
+        LogicalPlan::Sort(sort) => (&mut sort.expr, &sort.input),
+        LogicalPlan::Distinct(Distinct::On(DistinctOn {
+            on_expr,
+            sort_expr: Some(by),
+            input,
+            ..
+        })) => {
+            for key in on_expr {
+                *key = sort_key(std::mem::take(key), input.schema())?;
+            }
+            (by, &*input)
+        }
+        _ => return Ok(plan),
     };
-    for by in &mut sort.expr {
+    for by in by {
         let bare = std::mem::take(&mut by.expr);
-        by.expr = sort_key(bare, sort.input.schema())?;
+        by.expr = sort_key(bare, input.schema())?;
     }
-    Ok(LogicalPlan::Sort(sort))
+    Ok(plan)
 }
 
 /// A window function over partitions and an order by [`sort_key`]s.
@@ -158,10 +172,21 @@ pub fn with_both_zeros(list: &mut Vec<Expr>) {
     list.push(other);
 }
 
-/// `x IN (list)`, which looks floats up by their bits.
+/// `x IN (list)`, which looks values up by their bits.
 pub fn of_list(mut list: InList, schema: &DFSchema) -> Result<InList> {
     let t = type_of(&list.expr, schema)?;
-    if !t.is_floating() {
+    if is_interval(&t) {
+        list.expr = Box::new(comparable(*list.expr, schema)?);
+        for item in &mut list.list {
+            *item = comparable(std::mem::take(item), schema)?;
+        }
+        return Ok(list);
+    }
+    let mut has_floats = t.is_floating();
+    for item in &list.list {
+        has_floats |= type_of(item, schema)?.is_floating();
+    }
+    if !has_floats {
         return Ok(list);
     }
     for item in &mut list.list {
@@ -172,23 +197,34 @@ pub fn of_list(mut list: InList, schema: &DFSchema) -> Result<InList> {
         };
         let float = match t {
             DataType::Float32 => ScalarValue::Float32(Some(whole as f32)),
-            _ => ScalarValue::Float64(Some(whole as f64)),
+            DataType::Float64 => ScalarValue::Float64(Some(whole as f64)),
+            _ => continue,
         };
         *item = Expr::Literal(float, None);
     }
     let constants = list.list.iter().all(|e| matches!(e, Expr::Literal(..)));
-    if constants && list.expr.any_column_refs() {
+    if constants && t.is_floating() && list.expr.any_column_refs() {
         // Bare columns are what keys of tables and indexes are found by.
         with_both_zeros(&mut list.list);
         return Ok(list);
     }
-    list.expr = Box::new(plain_zero(*list.expr)?);
+    list.expr = Box::new(comparable(*list.expr, schema)?);
     for item in &mut list.list {
-        if type_of(item, schema)?.is_floating() {
-            *item = plain_zero(std::mem::take(item))?;
-        }
+        *item = comparable(std::mem::take(item), schema)?;
     }
     Ok(list)
+}
+
+/// A value in the form in which it has the bits of all that equal it.
+pub fn comparable(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    let t = type_of(&expr, schema)?;
+    if is_interval(&t) {
+        call("pg_interval_span", vec![expr])
+    } else if t.is_floating() {
+        plain_zero(expr)
+    } else {
+        Ok(expr)
+    }
 }
 
 #[cfg(test)]

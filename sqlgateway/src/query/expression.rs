@@ -113,6 +113,7 @@ impl QueryEngine {
         );
         let mut expressions = Vec::new();
         let mut columns = Vec::new();
+        let mut known = Known::declared(parameter_types);
         for item in items {
             let (mut sql, name) = match item {
                 SelectItem::UnnamedExpr(expr) => (expr, None),
@@ -149,27 +150,40 @@ impl QueryEngine {
                 other => return Err(SqlError::unsupported(other)),
             };
             rewrite_expression(&mut sql)?;
-            let expr = relations
+            let (expr, _) = relations
                 .sql_to_expr(sql, &df_schema, &mut planner)
                 .and_then(|e| e.infer_placeholder_types(&df_schema))
-                .map(|(e, _)| e)
-                .and_then(|e| default_placeholders(e, &df_schema))
                 .map_err(sql_error)?;
-            check_scalar(&expr)?;
-            let expr = operators(expr, &df_schema, &context.settings)
+            known.learn(&expr, &df_schema).map_err(sql_error)?;
+            columns.push(ResultColumn::new(
+                name.unwrap_or_default(),
+                SqlType::Unknown,
+            ));
+            expressions.push(expr);
+        }
+        drop(relations);
+        // A parameter has one type in all of them.
+        let text: FieldRef = Arc::new(SqlType::Text.field("", true));
+        for (expr, column) in expressions.iter_mut().zip(&mut columns) {
+            // Of `*`: it is known already.
+            if column.sql_type != SqlType::Unknown {
+                continue;
+            }
+            let bare = known.apply(std::mem::take(expr), &text);
+            let bare = bare.map_err(sql_error)?.data;
+            check_scalar(&bare)?;
+            *expr = operators(bare, &df_schema, &context.settings)
                 .and_then(|e| simplifier.coerce(e, &df_schema))
                 .and_then(|e| implicit_casts(e, &df_schema, &context.settings))
                 .and_then(|e| simplifier.simplify(e))
                 .map_err(sql_error)?;
             let (_, field) = expr.to_field(&df_schema).map_err(sql_error)?;
-            let mut column = result_column(&field);
-            if let Some(name) = name {
-                column.name = super::names::plain(&name).to_owned();
+            let name = super::names::plain(&column.name).to_owned();
+            *column = result_column(&field);
+            if !name.is_empty() {
+                column.name = name;
             }
-            columns.push(column);
-            expressions.push(expr);
         }
-        drop(relations);
         let notes = names.into_notes();
         let parameter_types = parameter_types_of(&expressions, parameter_types)?;
         let mut compiled = Compiled {
@@ -205,13 +219,6 @@ fn wildcard(
         ))));
         columns.push(result_column(field));
     }
-}
-
-fn default_placeholders(expr: Expr, schema: &DFSchema) -> datafusion::error::Result<Expr> {
-    let text: FieldRef = Arc::new(SqlType::Text.field("", true));
-    let mut known = Known::default();
-    known.learn(&expr, schema)?;
-    Ok(known.apply(expr, &text)?.data)
 }
 
 fn check_scalar(expr: &Expr) -> Result<()> {

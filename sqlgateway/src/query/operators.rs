@@ -5,6 +5,7 @@
 use super::arrays::{is_quantified, of_quantified};
 use super::casts::{cast_to, explicit_cast};
 use super::common_type::{self, Purpose, unify};
+use super::correlated;
 use super::equality;
 use super::errors::carry;
 use super::semantics::{call, is_interval, is_text, is_untyped, sql_type_of, type_of};
@@ -17,9 +18,9 @@ use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::functions::expr_fn;
-use datafusion::logical_expr::expr::{Between, BinaryExpr, InList, ScalarFunction};
+use datafusion::logical_expr::expr::{Between, BinaryExpr, InList, ScalarFunction, WindowFunction};
 use datafusion::logical_expr::{
-    Expr, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, lit, when,
+    Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, lit, when,
 };
 use lineradb_common::sql::SqlType;
 use lineradb_functions::arith::is_number;
@@ -50,7 +51,11 @@ pub(super) fn operator(
         }
         Expr::Cast(cast) => explicit_cast(cast, schema, settings),
         Expr::Case(case) => common_type::of_case(case, schema, settings),
-        Expr::InSubquery(compared) => common_type::of_in_subquery(compared, schema, settings),
+        Expr::InSubquery(compared) => {
+            correlated::check_in(&compared)?;
+            common_type::of_in_subquery(compared, schema, settings)
+        }
+        Expr::Exists(exists) => Ok(Transformed::yes(correlated::of_exists(exists)?)),
         Expr::ScalarSubquery(subquery) => nullable_subquery(subquery),
         Expr::BinaryExpr(binary) => binary_operator(binary, schema, settings),
         Expr::InList(InList {
@@ -116,6 +121,7 @@ pub(super) fn operator(
             equality::aggregated(aggregate, schema)?,
         ))),
         Expr::WindowFunction(window) => {
+            check_default(&window, schema)?;
             let window = equality::windowed(*window, schema)?;
             Ok(Transformed::yes(Expr::WindowFunction(Box::new(window))))
         }
@@ -129,9 +135,55 @@ pub(super) fn operator(
                 return Ok(Transformed::yes(Expr::ScalarFunction(function)));
             }
             shown_values(&mut function, schema, settings)?;
+            let name = function.func.clone();
+            match (name.name(), &mut function.args[..]) {
+                // There is one for points in time in the session's zone, and one without.
+                ("date_trunc", [_, date]) if type_of(date, schema)? == DataType::Date32 => {
+                    let bare = std::mem::take(date);
+                    *date = cast_to(bare, SqlType::Date, SqlType::TimestampTz, settings)?;
+                }
+                ("to_hex", [number]) if type_of(number, schema)? == DataType::Int32 => {
+                    let wide = number.clone().cast_to(&DataType::Int64, schema)?;
+                    *number = {
+                        let mask = Box::new(lit(0xffff_ffff_i64));
+                        Expr::BinaryExpr(BinaryExpr::new(
+                            Box::new(wide),
+                            Operator::BitwiseAnd,
+                            mask,
+                        ))
+                    };
+                }
+                _ => {}
+            }
             zoned_function(function, schema, settings)
         }
         other => Ok(Transformed::no(other)),
+    }
+}
+
+/// The default of `lag` and `lead`, which the engine would cut to the type of the value.
+fn check_default(window: &WindowFunction, schema: &DFSchema) -> Result<()> {
+    let (name, args) = (window.fun.name(), &window.params.args);
+    let ("lag" | "lead", [value, _, default]) = (name, &args[..]) else {
+        return Ok(());
+    };
+    let (t, of_default) = (type_of(value, schema)?, type_of(default, schema)?);
+    let fits = match (&t, &of_default) {
+        (a, b) if a == b || b.is_null() || is_untyped(default) => true,
+        (a, b) if a.is_integer() && b.is_integer() => a.primitive_width() >= b.primitive_width(),
+        (DataType::Float64, b) => b.is_numeric(),
+        (DataType::Decimal128(p, s), DataType::Decimal128(q, r)) => {
+            s >= r && i32::from(*p) - i32::from(*s) >= i32::from(*q) - i32::from(*r)
+        }
+        (DataType::Decimal128(..), b) => b.is_integer(),
+        (a, b) => is_text(a) && is_text(b),
+    };
+    match fits {
+        true => Ok(()),
+        false => Err(carry(
+            SqlError::unsupported(format!("a default of another type in {name}"))
+                .with_hint("Cast the value and the default to one type."),
+        )),
     }
 }
 

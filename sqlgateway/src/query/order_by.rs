@@ -56,6 +56,19 @@ pub fn look_up_order_names(query: &mut Query) -> Result<()> {
     super::rewrite::finish(query.visit(&mut Queries))
 }
 
+/// Brackets around a whole item of ORDER BY mean nothing.
+pub fn bare_order(query: &mut Query) {
+    if let Some(order) = &mut query.order_by
+        && let OrderByKind::Expressions(by) = &mut order.kind
+    {
+        for by in by {
+            while let Expr::Nested(inner) = &mut by.expr {
+                by.expr = super::rewrite::take(inner);
+            }
+        }
+    }
+}
+
 /// Hides the names of results that an expression of ORDER BY means otherwise.
 fn hide_results(query: &mut Query) {
     let (SetExpr::Select(select), Some(order)) = (query.body.as_mut(), &mut query.order_by) else {
@@ -70,7 +83,7 @@ fn hide_results(query: &mut Query) {
         for by in by.iter_mut() {
             // It is one of the columns that are told apart.
             if let Some(at) = listed.iter().position(|e| **e == by.expr)
-                && !matches!(by.expr, Expr::Identifier(_))
+                && !matches!(by.expr, Expr::Identifier(_) | Expr::Value(_))
             {
                 by.expr = ordinal(at);
             }

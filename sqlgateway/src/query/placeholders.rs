@@ -31,10 +31,27 @@ fn untyped(expr: &Expr) -> Option<&str> {
 }
 
 impl Known {
-    fn note(&mut self, id: &str, field: FieldRef) {
-        if !field.data_type().is_null() {
-            self.0.entry(id.to_owned()).or_insert(field);
+    /// The types that the client has declared: they are as they are.
+    pub fn declared(types: &[Option<SqlType>]) -> Self {
+        let declared = types.iter().enumerate().filter_map(|(at, sql_type)| {
+            let sql_type = sql_type.as_ref()?;
+            Some((format!("${}", at + 1), field(*sql_type)))
+        });
+        Self(declared.collect())
+    }
+
+    /// Notes what is first known of a parameter: in the one encoding that its values
+    /// come in, and without a length, which is the cast's to apply.
+    fn note(&mut self, id: &str, found: FieldRef) {
+        if found.data_type().is_null() {
+            return;
         }
+        let found = match SqlType::from_field(&found) {
+            SqlType::Varchar(_) => field(SqlType::Varchar(None)),
+            sql_type if sql_type.is_text() => field(sql_type),
+            _ => found,
+        };
+        self.0.entry(id.to_owned()).or_insert(found);
     }
 
     /// Learns from an expression over `schema`.
@@ -142,9 +159,9 @@ impl Known {
     }
 }
 
-/// Gives the parameters of a plan their types.
-pub fn type_placeholders(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let mut known = Known::default();
+/// Gives the parameters of a plan their types; `declared`: by the client.
+pub fn type_placeholders(plan: LogicalPlan, declared: &[Option<SqlType>]) -> Result<LogicalPlan> {
+    let mut known = Known::declared(declared);
     plan.apply_with_subqueries(|node| {
         let mut schema = merge_schema(&node.inputs());
         schema.merge(node.schema());
@@ -163,4 +180,26 @@ pub fn type_placeholders(plan: LogicalPlan) -> Result<LogicalPlan> {
             .map_data(LogicalPlan::recompute_schema)
     })?;
     Ok(typed.data)
+}
+
+/// Counts of LIMIT and OFFSET as the engine wants them: parameters of another integer
+/// type, now that they have values, as the bigints that they are cast to.
+pub fn with_known_limits(plan: LogicalPlan) -> Result<LogicalPlan> {
+    fn value(expr: Expr) -> Result<Expr> {
+        match expr {
+            Expr::Cast(Cast { expr, field }) => Ok(match value(*expr)? {
+                Expr::Literal(count, m) => Expr::Literal(count.cast_to(field.data_type())?, m),
+                other => Expr::Cast(Cast::new_from_field(Box::new(other), field)),
+            }),
+            other => Ok(other),
+        }
+    }
+    let known = plan.transform_up_with_subqueries(|plan| match plan {
+        LogicalPlan::Limit(_) => plan.map_expressions(|expr| match expr {
+            Expr::Cast(_) => Ok(Transformed::yes(value(expr)?)),
+            other => Ok(Transformed::no(other)),
+        }),
+        other => Ok(Transformed::no(other)),
+    })?;
+    Ok(known.data)
 }

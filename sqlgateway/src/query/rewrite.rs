@@ -5,8 +5,10 @@
 use super::clauses::{fetch_first, set_operations, set_returning, table_factor};
 use super::literals::{custom_operator, interval_with_field, object_identifier, plain_number};
 use super::names::bare_function;
+use super::order_by::bare_order;
 use super::quantified::with_array;
-use super::rows::{compare_rows, row_in_list};
+use super::rows::{compare_rows, row_in_list, row_is_null};
+use super::spellings::respell;
 use super::subqueries::{quantified, subqueries_in_projection, subquery, values_with_subqueries};
 use crate::error::{Result, SqlError};
 use datafusion::sql::sqlparser::ast::{
@@ -86,6 +88,7 @@ impl VisitorMut for Rewriter {
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
         flow(set_operations(&query.body))?;
+        bare_order(query);
         flow(values_with_subqueries(query))?;
         flow(fetch_first(query))
     }
@@ -275,6 +278,16 @@ fn expression(expr: &mut Expr) -> Result<()> {
                 *expr = choice;
             }
         }
+        Expr::IsNull(row) => {
+            if let Some(tests) = row_is_null(row, false) {
+                *expr = tests;
+            }
+        }
+        Expr::IsNotNull(row) => {
+            if let Some(tests) = row_is_null(row, true) {
+                *expr = tests;
+            }
+        }
         Expr::UnaryOp { op, expr: inner } => match op {
             UnaryOperator::PGAbs => *expr = call("abs", vec![take(inner)]),
             UnaryOperator::PGSquareRoot => *expr = call("sqrt", vec![take(inner)]),
@@ -293,7 +306,11 @@ fn expression(expr: &mut Expr) -> Result<()> {
             ) {
                 return Err(SqlError::unsupported(format!("collation {collation}")));
             }
-            *expr = take(inner);
+            *expr = match take(inner) {
+                // Still an expression, not a name: see `order_by`.
+                name @ Expr::Identifier(_) => Expr::Nested(Box::new(name)),
+                other => other,
+            };
         }
         Expr::Interval(interval) => {
             let value = match (literal(&interval.value), &interval.value) {
@@ -399,7 +416,7 @@ fn expression(expr: &mut Expr) -> Result<()> {
         } => *expr = with_array(left, compare_op, right, true)?,
         _ => {}
     }
-    Ok(())
+    respell(expr)
 }
 
 #[cfg(test)]

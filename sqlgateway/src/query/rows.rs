@@ -2,7 +2,9 @@
 //! DataFusion reads such rows as structs, whose NULLs compare otherwise.
 
 use crate::error::{Result, SqlError};
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr};
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments,
+};
 
 fn compare(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
     Expr::Nested(Box::new(Expr::BinaryOp {
@@ -47,6 +49,31 @@ pub fn compare_rows(left: &[Expr], op: &BinaryOperator, right: &[Expr]) -> Resul
         }
         _ => None,
     })
+}
+
+/// `(a, b) IS NULL`: all fields are; `IS NOT NULL`: none is. `None`: it is no row.
+pub fn row_is_null(row: &Expr, negated: bool) -> Option<Expr> {
+    let fields: Vec<Expr> = match row {
+        Expr::Nested(inner) => return row_is_null(inner, negated),
+        Expr::Tuple(fields) => fields.clone(),
+        Expr::Function(f) if f.over.is_none() && f.name.to_string().eq_ignore_ascii_case("row") => {
+            let FunctionArguments::List(list) = &f.args else {
+                return None;
+            };
+            let fields = list.args.iter().map(|arg| match arg {
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(field)) => Some(field.clone()),
+                _ => None,
+            });
+            fields.collect::<Option<_>>()?
+        }
+        _ => return None,
+    };
+    let test = |field| match negated {
+        true => Expr::IsNotNull(Box::new(field)),
+        false => Expr::IsNull(Box::new(field)),
+    };
+    let tests = fields.into_iter().map(test);
+    tests.reduce(|a, b| compare(a, BinaryOperator::And, b))
 }
 
 /// `(a, b) IN ((1, 2), (3, 4))` as a choice of equal rows; `None` when the list

@@ -32,12 +32,12 @@ pub struct Column {
 }
 
 impl Column {
-    /// Both types are known and are one, whatever their lengths: values keep theirs.
+    /// Both types are known and are one, whatever their lengths: values keep theirs. Of
+    /// texts PostgreSQL takes the left one's type.
     pub fn has_type_of(&self, other: &Column) -> bool {
         let plain = |sql_type| match sql_type {
             SqlType::Numeric(_) => SqlType::Numeric(None),
-            SqlType::Varchar(_) => SqlType::Varchar(None),
-            SqlType::Char(_) => SqlType::Char(1),
+            text if text.is_text() => SqlType::Text,
             other => other,
         };
         self.sql_type.is_some() && self.sql_type.map(plain) == other.sql_type.map(plain)

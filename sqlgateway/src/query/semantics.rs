@@ -13,6 +13,7 @@ use super::common_type;
 use super::equality::{refuse_equal_intervals, sorted};
 use super::errors::carry;
 use super::lateral::inline_laterals;
+use super::lists::{settle_expr, settle_plan};
 use super::operators::operator;
 use super::outer::refresh_outer_columns;
 use crate::error::SqlError;
@@ -39,7 +40,7 @@ pub fn before_coercion(plan: LogicalPlan, settings: &Settings) -> Result<Logical
 
 /// The pass after type coercion.
 pub fn after_coercion(plan: LogicalPlan, settings: &Settings) -> Result<LogicalPlan> {
-    rewrite(plan, settings, implicit_cast)
+    settle_plan(rewrite(plan, settings, implicit_cast)?)
 }
 
 type Rule = fn(Expr, &DFSchema, &Settings) -> Result<Transformed<Expr>>;
@@ -180,7 +181,7 @@ pub fn operators(expr: Expr, schema: &DFSchema, settings: &Settings) -> Result<E
 
 /// The second pass over one expression.
 pub fn implicit_casts(expr: Expr, schema: &DFSchema, settings: &Settings) -> Result<Expr> {
-    apply(expr, schema, settings, implicit_cast)
+    settle_expr(apply(expr, schema, settings, implicit_cast)?)
 }
 
 pub(super) fn call(name: &str, args: Vec<Expr>) -> Result<Expr> {

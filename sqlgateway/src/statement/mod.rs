@@ -8,6 +8,7 @@ pub mod lexer;
 pub mod lift;
 mod names;
 mod places;
+mod precedence;
 mod shape;
 mod utility;
 
@@ -204,10 +205,11 @@ fn parse_command(text: &str) -> Result<Command> {
 /// 42601 with a position.
 pub fn parse_sql(text: &str) -> Result<ast::Statement> {
     let mut parser = parser(text)?;
-    let statement = parser
+    let mut statement = parser
         .parse_statement()
         .map_err(|e| syntax(text, &e.to_string()))?;
     expect_end(text, &parser)?;
+    precedence::regroup_statement(&mut statement);
     Ok(statement)
 }
 
@@ -217,10 +219,11 @@ pub fn parse_sql(text: &str) -> Result<ast::Statement> {
 /// 42601 with a position.
 pub fn parse_expr(text: &str) -> Result<ast::Expr> {
     let mut parser = parser(text)?;
-    let expr = parser
+    let mut expr = parser
         .parse_expr()
         .map_err(|e| syntax(text, &e.to_string()))?;
     expect_end(text, &parser)?;
+    precedence::regroup_expr(&mut expr);
     Ok(expr)
 }
 

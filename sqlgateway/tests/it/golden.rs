@@ -123,6 +123,11 @@ fn holds(script: &'static str) {
 }
 
 #[test]
+fn corners() {
+    holds(include_str!("../slt/corners.slt"));
+}
+
+#[test]
 fn ddl() {
     holds(include_str!("../slt/ddl.slt"));
 }

@@ -195,7 +195,7 @@ fn replaced_by(replacement: Expr) -> Expr {
 /// A number that is written without a sign, and is not 0.
 fn is_positive(expr: &Expr) -> bool {
     matches!(expr, Expr::Value(ValueWithSpan { value: Value::Number(digits, _), .. })
-        if digits.trim_start_matches('0') != "")
+        if !digits.trim_start_matches('0').is_empty())
 }
 
 fn is_null(expr: &Expr) -> bool {

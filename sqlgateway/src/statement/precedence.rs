@@ -41,15 +41,15 @@ fn take(expr: &mut Expr) -> Expr {
 /// One node, whose operands are in order.
 fn regroup(expr: &mut Expr) {
     match expr {
-        Expr::IsDistinctFrom(_, right) | Expr::IsNotDistinctFrom(_, right) => {
-            if is_logical(right, false) {
-                let mut rest = take(right);
-                let first = leftmost(&mut rest, |e| is_logical(e, false));
-                let operand = take(first);
-                **operand_of(expr) = operand;
-                *first = take(expr);
-                *expr = rest;
-            }
+        Expr::IsDistinctFrom(_, right) | Expr::IsNotDistinctFrom(_, right)
+            if is_logical(right, false) =>
+        {
+            let mut rest = take(right);
+            let first = leftmost(&mut rest, |e| is_logical(e, false));
+            let operand = take(first);
+            **operand_of(expr) = operand;
+            *first = take(expr);
+            *expr = rest;
         }
         // Below AND there is no bare OR, and below NOT neither, but where the rule above
         // has put one.

@@ -5,6 +5,7 @@
 //! of floats.
 
 use super::equality::with_both_zeros;
+use super::operators::is_comparison;
 use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::Result;
@@ -15,6 +16,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
 /// What a plan or an expression holds of lists.
 #[derive(Default)]
 struct Lists {
+    /// Lists, and what may become one.
     all: usize,
     /// Lists with something else than constants.
     open: usize,
@@ -23,9 +25,17 @@ struct Lists {
 impl Lists {
     fn count(&mut self, expr: &Expr) -> Result<()> {
         expr.apply(|e| {
-            if let Expr::InList(list) = e {
-                self.all += 1;
-                self.open += usize::from(is_open(list));
+            match e {
+                Expr::InList(list) => {
+                    self.all += 1;
+                    self.open += usize::from(is_open(list));
+                }
+                // `x = 1 OR x = 2` becomes a list in the optimizer, `f = 0` in here.
+                Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+                    let float = is_float(left) || is_float(right);
+                    self.all += usize::from(*op == Operator::Or || *op == Operator::Eq && float);
+                }
+                _ => {}
             }
             Ok(TreeNodeRecursion::Continue)
         })?;
@@ -35,6 +45,15 @@ impl Lists {
     /// Two of them might be merged wrongly.
     fn may_meet(&self) -> bool {
         self.open > 0 && self.all > 1
+    }
+}
+
+/// A constant that is a float, or is about to be.
+fn is_float(expr: &Expr) -> bool {
+    match expr {
+        Expr::Literal(value, _) => value.data_type().is_floating(),
+        Expr::Cast(cast) => cast.field.data_type().is_floating(),
+        _ => false,
     }
 }
 
@@ -89,18 +108,6 @@ fn settle(expr: Expr, open: bool) -> Result<Transformed<Expr>> {
         Expr::BinaryExpr(compared) if is_comparison(compared.op) => compare(compared),
         other => Ok(Transformed::no(other)),
     })
-}
-
-fn is_comparison(op: Operator) -> bool {
-    matches!(
-        op,
-        Operator::Eq
-            | Operator::NotEq
-            | Operator::Lt
-            | Operator::LtEq
-            | Operator::Gt
-            | Operator::GtEq
-    )
 }
 
 /// A comparison with bare constants; one with zero as a list of both.
@@ -202,6 +209,14 @@ mod tests {
             .or(equal("$2"))
             .and(col("x").not_eq(placeholder("$3")));
         assert_eq!(settle_expr(two).expect("two"), expected);
+        let open = list(vec![placeholder("$1"), placeholder("$2")], false);
+        let written = equal("$1").or(equal("$2"));
+        let choice = col("x").eq(lit(1)).or(col("x").eq(lit(2)));
+        let settled = settle_expr(choice.clone().and(open.clone())).expect("a choice");
+        assert_eq!(settled, choice.and(written.clone()));
+        let zeros = list(vec![lit(0.0), lit(-0.0)], false);
+        let settled = settle_expr(col("x").eq(lit(0.0)).and(open)).expect("a zero");
+        assert_eq!(settled, zeros.and(written));
     }
 
     #[test]

@@ -317,7 +317,7 @@ fn without_blanks(expr: Expr) -> Expr {
     }
 }
 
-fn is_comparison(op: Operator) -> bool {
+pub(super) fn is_comparison(op: Operator) -> bool {
     matches!(
         op,
         Operator::Eq

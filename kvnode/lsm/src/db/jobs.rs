@@ -334,6 +334,7 @@ impl Inner {
             version_bytes: { self.keyspaces.get(keyspace as usize) }
                 .map_or(0, |name| self.options.version_bytes_of(name)),
             compression,
+            compression_later: self.options.compression,
         };
         let dir: &Path = &self.dir;
         let progress = &|_| Ok(());

@@ -336,7 +336,9 @@ impl Db {
         statistics
     }
 
-    /// Estimated bytes that the keys in `start..end` take, in tables (as stored) and memtables.
+    /// Estimated bytes that the keys in `start..end` take in tables once these are compressed: what lies in memtables
+    /// or on levels without compression counts as what it will become. Overwritten entries count until a compaction
+    /// drops them.
     pub fn approximate_size(&self, keyspace: KeyspaceId, start: &[u8], end: &[u8]) -> u64 {
         if start >= end {
             0

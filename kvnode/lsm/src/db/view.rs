@@ -186,12 +186,10 @@ impl View {
         let memtables = self
             .memtables()
             .filter_map(|set| set.keyspace(keyspace.index()));
-        // What is in memory becomes about half as much in tables, which are compressed: else a bulk load looks much
-        // larger than what it leaves.
-        let in_memory: u64 = memtables
+        let in_memory = memtables
             .map(|memtable| memtable.approximate_size(start, end))
             .sum();
         let tree = self.version.trees.get(keyspace.index());
-        in_memory / 2 + tree.map_or(0, |tree| tree.approximate_size(start, end))
+        tree.map_or(0, |tree| tree.approximate_size(start, end, in_memory))
     }
 }

@@ -100,21 +100,9 @@ impl Memtable {
         self.entries.first().is_none() && !self.has_ranges.load(Acquire)
     }
 
-    /// Estimated bytes of the entries in `start..end`. Exact for ranges of up to 100 000 entries; a larger range
-    /// counts as everything.
+    /// Estimated bytes of the keys and values in `start..end`.
     pub fn approximate_size(&self, start: &[u8], end: &[u8]) -> u64 {
-        const ENTRIES_COUNTED_MAX: usize = 100_000;
-        let (mut size, mut entry) = (0, self.entries.seek(start, Trailer::NEWEST));
-        let mut count = 0;
-        while let Some(current) = entry.filter(|entry| entry.key() < end) {
-            if count == ENTRIES_COUNTED_MAX {
-                return self.bytes.load(Relaxed) as u64;
-            }
-            size += (current.key().len() + current.value().len()) as u64;
-            count += 1;
-            entry = current.next();
-        }
-        size
+        self.entries.approximate_bytes(start, end)
     }
 }
 

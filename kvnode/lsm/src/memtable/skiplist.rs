@@ -27,6 +27,9 @@ use std::sync::atomic::{
 /// Levels of the list. With every fourth node on the next level, enough for 4^12 entries.
 const LEVELS: usize = 12;
 
+/// A node of a level is on the next one as well with a chance of one in 2 to the power of this.
+const LINK_CHANCE_BITS: u32 = 2;
+
 /// The fixed part of a node.
 #[repr(C)]
 struct Header {
@@ -191,6 +194,28 @@ impl SkipList {
         self.entry(self.unless_head(node))
     }
 
+    /// Estimated bytes of the keys and values in `start..end`: exact for ranges of few entries, and for others from
+    /// the highest level that has a sample of them, each of which stands for four on the level below.
+    pub fn approximate_bytes(&self, start: &[u8], end: &[u8]) -> u64 {
+        /// The error is about one part in the square root of it.
+        const SAMPLE: usize = 256;
+        let mut previous = self.head;
+        for level in (0..self.height.load(Relaxed)).rev() {
+            let (before, mut next) = find(previous, None, level, start, !Trailer::NEWEST.0);
+            let (mut count, mut bytes) = (0, 0);
+            while let Some(node) = next.filter(|node| node.key() < end) {
+                count += 1;
+                bytes += (node.key().len() + node.value().len()) as u64;
+                next = node.next(level);
+            }
+            if count >= SAMPLE || level == 0 {
+                return bytes << (LINK_CHANCE_BITS as usize * level);
+            }
+            previous = before;
+        }
+        0
+    }
+
     fn unless_head(&self, node: Node) -> Option<Node> {
         (node != self.head).then_some(node)
     }
@@ -296,7 +321,7 @@ fn links_of(order: u64) -> usize {
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     bits ^= bits >> 31;
-    (1 + bits.trailing_zeros() as usize / 2).min(LEVELS)
+    (1 + (bits.trailing_zeros() / LINK_CHANCE_BITS) as usize).min(LEVELS)
 }
 
 fn size_of_node(links: usize, key_length: usize, value_length: usize) -> usize {
@@ -395,11 +420,34 @@ mod tests {
     }
 
     #[test]
+    fn the_size_of_a_range_is_exact_if_small_and_close_if_large() {
+        let list = SkipList::new(Arc::default());
+        let entries = if cfg!(miri) { 2_000 } else { 100_000u64 };
+        for number in 0..entries {
+            list.insert(&number.to_be_bytes(), trailer(number), &[7; 92]);
+        }
+        let size =
+            |from: u64, to: u64| list.approximate_bytes(&from.to_be_bytes(), &to.to_be_bytes());
+        assert_eq!(size(500, 700), 200 * 100);
+        assert_eq!(size(entries - 3, u64::MAX), 3 * 100);
+        assert_eq!((size(5, 5), size(entries, u64::MAX)), (0, 0));
+        for (from, to) in [(0, entries), (entries / 4, entries / 2), (700, entries)] {
+            let exact = (to - from) * 100;
+            let found = size(from, to);
+            assert!(
+                (exact * 3 / 4..exact * 5 / 4).contains(&found),
+                "{found} of {exact}"
+            );
+        }
+    }
+
+    #[test]
     fn an_empty_list_has_no_entries() {
         let list = SkipList::new(Arc::default());
         assert!(list.first().is_none() && list.last().is_none());
         assert!(list.seek(b"", Trailer::NEWEST).is_none());
         assert!(list.seek_for_prev(b"x", Trailer::OLDEST).is_none());
+        assert_eq!(list.approximate_bytes(b"", b"x"), 0);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::block::{BlockBuilder, RESTART_INTERVAL, common_prefix};
 use super::format::{Footer, HEADER_BYTES, Handle, PartKind, encode_header, part_crc};
 use super::index::IndexBuilder;
+use super::properties::{Properties, Sizes};
 use super::{TableMeta, bloom, filter, properties, without_version};
 use crate::error::{Error, Result};
 use crate::options::Compression;
@@ -14,6 +15,9 @@ use std::path::{Path, PathBuf};
 /// Bytes collected before they are handed to the file system.
 const WRITE_BYTES: usize = 1 << 20;
 
+/// Of the data blocks of a table that is not compressed, each so many-th is compressed for its size alone.
+const SAMPLE_BLOCKS: u64 = 16;
+
 /// How a table is to be written.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TableOptions {
@@ -22,6 +26,8 @@ pub(crate) struct TableOptions {
     /// Bytes at the end of each key that the filter leaves out.
     pub version_bytes: usize,
     pub compression: Compression,
+    /// How data blocks are stored where the entries of this table end, if this table does not compress them.
+    pub compression_later: Compression,
 }
 
 /// Writes one table file. Entries come in the order of the tree; nothing is durable before [`Self::finish`].
@@ -38,8 +44,30 @@ pub(crate) struct TableBuilder {
     pending_key: Vec<u8>,
     hashes: Vec<u64>,
     compressed: Vec<u8>,
+    sizes: DataSizes,
     meta: TableMeta,
     last_trailer: Trailer,
+}
+
+/// Bytes of what was added so far.
+#[derive(Default)]
+struct DataSizes {
+    entries: u64,
+    blocks: u64,
+    sampled: u64,
+    sampled_compressed: u64,
+}
+
+impl DataSizes {
+    fn settled(&self, stored: u64) -> u64 {
+        match self.sampled {
+            0 => stored,
+            sampled => {
+                let bytes = u128::from(stored) * u128::from(self.sampled_compressed);
+                (bytes / u128::from(sampled)) as u64
+            }
+        }
+    }
 }
 
 impl TableBuilder {
@@ -73,6 +101,7 @@ impl TableBuilder {
             pending_key: Vec::new(),
             hashes: Vec::new(),
             compressed: Vec::new(),
+            sizes: DataSizes::default(),
             meta,
             last_trailer: Trailer::NEWEST,
         })
@@ -99,6 +128,7 @@ impl TableBuilder {
             }
         }
         self.meta.entries += 1;
+        self.sizes.entries += (user_key.len() + value.len()) as u64;
         self.meta.tombstones += u64::from(trailer.is_delete());
         self.meta.smallest_seqno = self.meta.smallest_seqno.min(trailer.seqno());
         self.meta.largest_seqno = self.meta.largest_seqno.max(trailer.seqno());
@@ -119,6 +149,17 @@ impl TableBuilder {
         let mut data = std::mem::replace(&mut self.data, BlockBuilder::new(RESTART_INTERVAL));
         let raw = data.finish();
         let mut compressed = std::mem::take(&mut self.compressed);
+        if self.options.compression == Compression::None
+            && self.sizes.blocks.is_multiple_of(SAMPLE_BLOCKS)
+        {
+            let later = compress(self.options.compression_later, raw, &mut compressed);
+            self.sizes.sampled += raw.len() as u64;
+            self.sizes.sampled_compressed += match later {
+                (PartKind::Raw, _) => raw.len() as u64,
+                (_, length) => length as u64,
+            };
+        }
+        self.sizes.blocks += 1;
         let (kind, length) = compress(self.options.compression, raw, &mut compressed);
         let handle = match kind {
             PartKind::Raw => self.write_part(raw, kind)?,
@@ -218,14 +259,20 @@ impl TableBuilder {
         self.finish_block()?;
         self.index_pending(None);
         self.note_ranges(ranges);
+        let data_bytes = self.offset - HEADER_BYTES as u64;
         let (lines, probes) = bloom::build(&self.hashes, self.options.bloom_bits_per_key);
         let filter = self.write_unchecked(&lines)?;
         let checks = filter::checks(&lines, probes, filter.offset);
         let checks = self.write_part(&checks, PartKind::Raw)?;
-        let properties = self.write_part(
-            &properties::encode(&self.meta, self.options.version_bytes),
-            PartKind::Raw,
-        )?;
+        let properties = properties::encode(&Properties {
+            meta: self.meta.clone(),
+            version_bytes: self.options.version_bytes,
+            sizes: Sizes {
+                entries: self.sizes.entries,
+                settled: self.sizes.settled(data_bytes),
+            },
+        });
+        let properties = self.write_part(&properties, PartKind::Raw)?;
         let ranges = self.write_part(&ranges.encode(), PartKind::Raw)?;
         let index = std::mem::replace(&mut self.index, IndexBuilder::new());
         let (top, block_count) = index.finish(|bytes| self.write_part(bytes, PartKind::Raw))?;

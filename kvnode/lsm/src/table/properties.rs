@@ -13,9 +13,35 @@ const SMALLEST_KEY: u64 = 5;
 const LARGEST_KEY: u64 = 6;
 const RANGE_DELETES: u64 = 7;
 const VERSION_BYTES: u64 = 8;
+const ENTRY_BYTES: u64 = 9;
+const SETTLED_BYTES: u64 = 10;
+
+/// What a table says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Properties {
+    /// Without number and length of the file, which are the reader's to fill in.
+    pub meta: TableMeta,
+    /// How many bytes at the end of each key the filter leaves out.
+    pub version_bytes: usize,
+    pub sizes: Sizes,
+}
+
+/// What estimates of sizes rest on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    /// Bytes of all keys and values.
+    pub entries: u64,
+    /// About how many bytes the data blocks have once they lie on a level that is compressed.
+    pub settled: u64,
+}
 
 /// `(tag varint | length varint | body)*`; numbers are u64.
-pub(super) fn encode(meta: &TableMeta, version_bytes: usize) -> Vec<u8> {
+pub(super) fn encode(properties: &Properties) -> Vec<u8> {
+    let Properties {
+        meta,
+        version_bytes,
+        sizes,
+    } = properties;
     let mut bytes = Vec::new();
     let numbers = [
         (ENTRIES, meta.entries),
@@ -23,7 +49,9 @@ pub(super) fn encode(meta: &TableMeta, version_bytes: usize) -> Vec<u8> {
         (SMALLEST_SEQNO, meta.smallest_seqno),
         (LARGEST_SEQNO, meta.largest_seqno),
         (RANGE_DELETES, meta.range_deletes),
-        (VERSION_BYTES, version_bytes as u64),
+        (VERSION_BYTES, *version_bytes as u64),
+        (ENTRY_BYTES, sizes.entries),
+        (SETTLED_BYTES, sizes.settled),
     ];
     for (tag, number) in numbers {
         put_varint(&mut bytes, tag);
@@ -39,11 +67,10 @@ pub(super) fn encode(meta: &TableMeta, version_bytes: usize) -> Vec<u8> {
     bytes
 }
 
-/// Reads what [`encode`] wrote: the table, and how many bytes of its keys the filter leaves out. `None` if the bytes
-/// are no such fields. Number and length of the file are the caller's to fill in.
-pub(super) fn decode(mut input: &[u8]) -> Option<(TableMeta, usize)> {
+/// Reads what [`encode`] wrote; `None` if the bytes are no such fields.
+pub(super) fn decode(mut input: &[u8]) -> Option<Properties> {
     let input = &mut input;
-    let mut version_bytes = 0;
+    let (mut version_bytes, mut sizes) = (0, Sizes::default());
     let mut meta = TableMeta {
         number: 0,
         bytes: 0,
@@ -68,12 +95,18 @@ pub(super) fn decode(mut input: &[u8]) -> Option<(TableMeta, usize)> {
             LARGEST_SEQNO => meta.largest_seqno = number?,
             RANGE_DELETES => meta.range_deletes = number?,
             VERSION_BYTES => version_bytes = usize::try_from(number?).ok()?,
+            ENTRY_BYTES => sizes.entries = number?,
+            SETTLED_BYTES => sizes.settled = number?,
             SMALLEST_KEY => meta.smallest_key = body.to_vec(),
             LARGEST_KEY => meta.largest_key = body.to_vec(),
             _ => {}
         }
     }
-    Some((meta, version_bytes))
+    Some(Properties {
+        meta,
+        version_bytes,
+        sizes,
+    })
 }
 
 #[cfg(test)]
@@ -84,15 +117,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn fields_come_back_and_any_bytes_are_read_without_a_panic(bytes: Vec<u8>, numbers: [u64; 5], version_bytes: u32) {
+        fn fields_come_back_and_any_bytes_are_read_without_a_panic(bytes: Vec<u8>, numbers: [u64; 7], version_bytes: u32) {
             let _ = decode(&bytes);
-            let version_bytes = version_bytes as usize;
-            let (mut meta, _) = decode(b"").unwrap();
-            [meta.entries, meta.tombstones, meta.smallest_seqno, meta.largest_seqno, meta.range_deletes] = numbers;
+            let mut properties = decode(b"").unwrap();
+            properties.version_bytes = version_bytes as usize;
+            let Properties { meta, sizes, .. } = &mut properties;
+            [
+                meta.entries, meta.tombstones, meta.smallest_seqno, meta.largest_seqno, meta.range_deletes,
+                sizes.entries, sizes.settled,
+            ] = numbers;
             meta.smallest_key = bytes.clone();
             meta.largest_key = [&bytes[..], b"z"].concat();
-            let mut encoded = encode(&meta, version_bytes);
-            prop_assert_eq!(decode(&encoded).unwrap(), (meta, version_bytes));
+            let mut encoded = encode(&properties);
+            prop_assert_eq!(decode(&encoded).unwrap(), properties);
             encoded.extend_from_slice(&[99, 1, 0]);
             prop_assert!(decode(&encoded).is_some(), "an unknown tag is skipped");
         }

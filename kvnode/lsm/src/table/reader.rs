@@ -12,6 +12,7 @@ use super::format::{
     verify_part,
 };
 use super::index::{Index, Wrong};
+use super::properties::{Properties, Sizes};
 use super::verified::Verified;
 use super::{TableMeta, bloom, properties, without_version};
 use crate::cache::{BlockCache, Slots};
@@ -51,6 +52,8 @@ pub(crate) struct Table {
     filter: Filter,
     /// Bytes at the end of each key that the filter leaves out.
     version_bytes: usize,
+    /// Of the whole table.
+    pub sizes: Sizes,
     /// Data blocks stored as they are.
     verified: Verified,
     /// Where the block cache keeps the blocks of this table; made with the first compressed one.
@@ -81,7 +84,12 @@ impl Table {
             ranges,
             index,
         } = Parts::verify(&map, path)?;
-        let Some((_, version_bytes)) = properties::decode(&map[properties]) else {
+        let Some(Properties {
+            version_bytes,
+            sizes,
+            ..
+        }) = properties::decode(&map[properties])
+        else {
             let offset = footer.properties.offset;
             return Err(Error::corruption(path, "properties", offset, "malformed"));
         };
@@ -104,6 +112,7 @@ impl Table {
             ranges: Arc::new(ranges),
             filter,
             version_bytes,
+            sizes,
             verified: Verified::new(block_count),
             slots: OnceLock::new(),
             context,
@@ -268,19 +277,20 @@ impl Table {
         Error::corruption(&self.path, "data block", handle.offset, what)
     }
 
-    /// Estimated bytes of the blocks with keys in `start..end`.
+    /// Estimated bytes of the blocks with keys in `start..end`, as a compressed level would store them.
     pub fn approximate_size(&self, start: &[u8], end: &[u8]) -> u64 {
-        self.approximate_offset(end)
-            .saturating_sub(self.approximate_offset(start))
+        let part = self.part_before(end) - self.part_before(start);
+        (part.max(0.0) * self.sizes.settled as f64) as u64
     }
 
-    fn approximate_offset(&self, key: &[u8]) -> u64 {
+    /// About which part of the table lies before a key: 0 to 1.
+    fn part_before(&self, key: &[u8]) -> f64 {
         if key <= self.meta.smallest_key.as_slice() {
-            return 0;
+            return 0.0;
         }
         match self.find_block(key, Trailer::NEWEST) {
-            Ok(Some((_, handle))) => handle.offset,
-            _ => self.meta.bytes,
+            Ok(Some((_, handle))) => handle.offset as f64 / self.meta.bytes as f64,
+            _ => 1.0,
         }
     }
 }
@@ -410,7 +420,7 @@ pub(crate) fn external_meta(vfs: &dyn Vfs, path: &Path) -> Result<TableMeta> {
     checked.map_err(|wrong| named(path, "filter", wrong))?;
     let checked = open_index(&map, path, &footer, index)?.verify_whole(&map);
     checked.map_err(|wrong| named(path, "index block", wrong))?;
-    let Some((mut meta, _)) = properties::decode(&map[properties]) else {
+    let Some(Properties { mut meta, .. }) = properties::decode(&map[properties]) else {
         let offset = footer.properties.offset;
         return Err(Error::corruption(path, "properties", offset, "malformed"));
     };

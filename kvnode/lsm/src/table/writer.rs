@@ -31,6 +31,7 @@ impl TableWriter {
             // It is not known yet which keyspace the keys are for.
             version_bytes: 0,
             compression: options.compression,
+            compression_later: options.compression,
         };
         Ok(Self {
             builder: TableBuilder::create(&*vfs, path, 0, options)?,

@@ -2,7 +2,7 @@
 //! flushes, compactions, reopening. A failing seed prints itself.
 
 use crate::support::*;
-use lineradb_lsm::{CrashLoss, SimVfs, Snapshot, Statistics, WriteBatch, WriteOptions};
+use lineradb_lsm::{CrashLoss, Options, SimVfs, Snapshot, Statistics, WriteBatch, WriteOptions};
 use rand::Rng;
 use std::ops::Bound;
 
@@ -299,4 +299,60 @@ fn a_filter_drops_values_during_compactions() {
     assert_eq!(contents(&db.snapshot(), second).unwrap().len(), 50);
     assert!(db.statistics().values_filtered >= 50);
     assert!(factory.0.load(std::sync::atomic::Ordering::Relaxed) > 1);
+}
+
+#[test]
+fn the_size_of_a_range_is_what_compressed_tables_would_take() {
+    let vfs = SimVfs::new();
+    let options = Options {
+        compression_level_min: 2,
+        level0_compaction_tables: 3,
+        memtable_bytes: 256 << 10,
+        table_bytes: 256 << 10,
+        block_bytes: 4 << 10,
+        ..tiny(false)
+    };
+    let (db, [first, second]) = open(&vfs, options).unwrap();
+    // Each round's keys lie between those of the others, so that no table is moved as it is.
+    let fill = |round: u32| {
+        for key in (round..3000).step_by(3) {
+            let mut batch = WriteBatch::new();
+            let value = [&key.wrapping_mul(0x9e37_79b9).to_le_bytes()[..], &[32; 96]].concat();
+            batch.put(first, &key.to_be_bytes(), &value);
+            db.write(batch, WriteOptions::NO_SYNC).unwrap();
+        }
+    };
+    let size =
+        |from: u32, to: u32| db.approximate_size(first, &from.to_be_bytes(), &to.to_be_bytes());
+    let close = |found: u64, to: u64| {
+        assert!(
+            (to * 3 / 4..to * 5 / 4).contains(&found),
+            "{found}, not {to}"
+        );
+    };
+    fill(0);
+    assert_eq!(db.statistics().tables, 0);
+    assert_eq!(
+        size(0, 3000),
+        104 * 1000,
+        "it is not known how it compresses"
+    );
+    db.flush().unwrap();
+    assert_eq!(db.statistics().level_tables[0], 1);
+    let settled = size(0, 3000);
+    assert!(
+        (1000 * 10..1000 * 50).contains(&settled),
+        "{settled} of 104,000 bytes"
+    );
+    fill(1);
+    close(size(0, 3000), 2 * settled);
+    close(size(750, 2250), settled);
+    db.flush().unwrap();
+    close(size(0, 3000), 2 * settled);
+    fill(2);
+    db.flush().unwrap();
+    assert_eq!(db.statistics().level_tables[0], 0, "compacted");
+    close(size(0, 3000), 3 * settled);
+    close(db.statistics().table_bytes, 3 * settled);
+    assert_eq!(db.approximate_size(second, b"", &[255; 5]), 0);
 }

@@ -3,6 +3,7 @@
 
 use crate::compaction::filter::CompactionFilterFactory;
 use crate::error::{Error, Result};
+use crate::version::LEVELS;
 use std::sync::Arc;
 
 /// Who runs flush and compaction.
@@ -121,6 +122,15 @@ impl Options {
         let mut all = self.version_bytes.iter();
         all.find(|(name, _)| name == keyspace)
             .map_or(0, |(_, bytes)| *bytes)
+    }
+
+    /// How data blocks of a level are stored.
+    pub(crate) fn compression_at(&self, level: usize) -> Compression {
+        match self.compression_last_level {
+            Some(compression) if level + 1 == LEVELS => compression,
+            _ if level >= self.compression_level_min => self.compression,
+            _ => Compression::None,
+        }
     }
 
     pub(crate) fn validate(&self) -> Result<()> {

@@ -160,8 +160,8 @@ impl ReplicaState {
         self.durable.lock().add(seqno, applied);
     }
 
-    /// About how many bytes the shard takes, as of a few seconds ago: counting
-    /// walks through memory, so it takes its time and a fixed share of a core.
+    /// About how many bytes the shard takes, as of a few seconds ago: the estimate
+    /// asks every table, so it gets a fixed share of a core.
     pub(crate) fn size(&self) -> u64 {
         let bounds = self.bounds();
         let mut size = self.size.lock();

@@ -23,22 +23,42 @@ struct Lists {
 }
 
 impl Lists {
+    /// Looks through a condition, one conjunct after the other. A conjunct that is more than one test may become a
+    /// list in the optimizer, whatever joins its tests: `x = 1 OR x = 2`, `NOT (x <> 1 AND x <> 2)`, a CASE.
     fn count(&mut self, expr: &Expr) -> Result<()> {
+        if let Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: Operator::And,
+            right,
+        }) = expr
+        {
+            self.count(left)?;
+            return self.count(right);
+        }
+        let mut tests = 0;
         expr.apply(|e| {
             match e {
                 Expr::InList(list) => {
                     self.all += 1;
                     self.open += usize::from(is_open(list));
                 }
-                // `x = 1 OR x = 2` becomes a list in the optimizer, `f = 0` in here.
-                Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
-                    let float = is_float(left) || is_float(right);
-                    self.all += usize::from(*op == Operator::Or || *op == Operator::Eq && float);
-                }
+                // `f = 0` becomes a list in here.
+                Expr::BinaryExpr(BinaryExpr {
+                    left,
+                    op: Operator::Eq,
+                    right,
+                }) if is_float(left) || is_float(right) => self.all += 1,
+                Expr::BinaryExpr(BinaryExpr { op, .. }) if is_comparison(*op) => tests += 1,
+                Expr::BinaryExpr(BinaryExpr {
+                    op: Operator::And | Operator::Or,
+                    ..
+                })
+                | Expr::Case(_) => tests += 2,
                 _ => {}
             }
             Ok(TreeNodeRecursion::Continue)
         })?;
+        self.all += usize::from(tests > 1);
         Ok(())
     }
 
@@ -94,7 +114,10 @@ pub fn settle_expr(expr: Expr) -> Result<Expr> {
 
 fn settle(expr: Expr, open: bool) -> Result<Transformed<Expr>> {
     expr.transform_up(|e| match e {
-        Expr::InList(list) if open && is_open(&list) => Ok(Transformed::yes(written_out(list))),
+        // What gives another value each time is asked once.
+        Expr::InList(list) if open && is_open(&list) && !list.expr.is_volatile() => {
+            Ok(Transformed::yes(written_out(list)))
+        }
         Expr::InList(mut list) => {
             let before = list.list.clone();
             list.list = before.iter().cloned().map(bare).collect();
@@ -214,6 +237,12 @@ mod tests {
         let choice = col("x").eq(lit(1)).or(col("x").eq(lit(2)));
         let settled = settle_expr(choice.clone().and(open.clone())).expect("a choice");
         assert_eq!(settled, choice.and(written.clone()));
+        let other = col("x").not_eq(lit(1)).and(col("x").not_eq(lit(2)));
+        let plain = other.clone().and(open.clone());
+        assert_eq!(settle_expr(plain.clone()).expect("plain tests"), plain);
+        let negated = Expr::Not(Box::new(other));
+        let settled = settle_expr(negated.clone().and(open.clone())).expect("a negation");
+        assert_eq!(settled, negated.and(written.clone()));
         let zeros = list(vec![lit(0.0), lit(-0.0)], false);
         let settled = settle_expr(col("x").eq(lit(0.0)).and(open)).expect("a zero");
         assert_eq!(settled, zeros.and(written));

@@ -126,12 +126,18 @@ pub(crate) fn pick(levels: &[Vec<&TableMeta>], busy: &Busy, options: &Options) -
     // Of equal scores the upper level goes first.
     scored.sort_by_key(|(level, score)| (std::cmp::Reverse(*score), *level));
     scored.into_iter().find_map(|(level, score)| match level {
-        0 => pick_level0(levels, busy, targets.base, score),
-        _ => pick_table(levels, busy, level, score),
+        0 => pick_level0(levels, busy, targets.base, score, options),
+        _ => pick_table(levels, busy, level, score, options),
     })
 }
 
-fn pick_level0(levels: &[Vec<&TableMeta>], busy: &Busy, base: usize, score: u64) -> Option<Pick> {
+fn pick_level0(
+    levels: &[Vec<&TableMeta>],
+    busy: &Busy,
+    base: usize,
+    score: u64,
+    options: &Options,
+) -> Option<Pick> {
     let inputs = &levels[0];
     let first_used = (1..levels.len()).find(|level| !levels[*level].is_empty());
     let output_level = first_used.unwrap_or(base).min(base);
@@ -143,7 +149,8 @@ fn pick_level0(levels: &[Vec<&TableMeta>], busy: &Busy, base: usize, score: u64)
     {
         return None;
     }
-    let trivial = overlaps.is_empty() && are_disjoint(inputs) && may_move(inputs);
+    let is_alone = overlaps.is_empty() && are_disjoint(inputs);
+    let trivial = is_alone && may_move(inputs, 0, output_level, options);
     Some(Pick {
         score,
         level: 0,
@@ -155,7 +162,13 @@ fn pick_level0(levels: &[Vec<&TableMeta>], busy: &Busy, base: usize, score: u64)
 }
 
 /// The table of a level that is cheapest to push down.
-fn pick_table(levels: &[Vec<&TableMeta>], busy: &Busy, level: usize, score: u64) -> Option<Pick> {
+fn pick_table(
+    levels: &[Vec<&TableMeta>],
+    busy: &Busy,
+    level: usize,
+    score: u64,
+    options: &Options,
+) -> Option<Pick> {
     let candidates = levels[level].iter().filter(|table| !busy.contains(table));
     let candidates = candidates.filter_map(|table| {
         let overlaps = overlapping(&levels[level + 1], &[table]);
@@ -167,7 +180,7 @@ fn pick_table(levels: &[Vec<&TableMeta>], busy: &Busy, level: usize, score: u64)
         Some((cost, table, overlaps))
     });
     let (_, table, overlaps) = candidates.min_by_key(|(cost, table, _)| (*cost, table.number))?;
-    let trivial = overlaps.is_empty() && may_move(&[table]);
+    let trivial = overlaps.is_empty() && may_move(&[table], level, level + 1, options);
     Some(Pick {
         score,
         level,
@@ -191,9 +204,11 @@ fn overlapping<'a>(level: &[&'a TableMeta], inputs: &[&TableMeta]) -> Vec<&'a Ta
     level[start..].iter().take_while(reached).copied().collect()
 }
 
-/// A table with range deletes is rewritten even where nothing overlaps: only that ever gets rid of them.
-fn may_move(tables: &[&TableMeta]) -> bool {
+/// Two kinds of tables are rewritten even where nothing overlaps: one with range deletes, since only that ever gets rid
+/// of them; and one that comes to a level with another compression, where it would stay as large as it is.
+fn may_move(tables: &[&TableMeta], from: usize, to: usize, options: &Options) -> bool {
     tables.iter().all(|table| table.range_deletes == 0)
+        && options.compression_at(from) == options.compression_at(to)
 }
 
 fn are_disjoint(tables: &[&TableMeta]) -> bool {
@@ -212,6 +227,7 @@ fn numbers(tables: &[&TableMeta]) -> Vec<u64> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::options::Compression;
 
     fn table(number: u64, range: &str, bytes: u64) -> TableMeta {
         let (smallest, largest) = range.split_once('-').unwrap();
@@ -323,9 +339,23 @@ mod tests {
     }
 
     #[test]
-    fn disjoint_tables_move() {
-        let pick = decide(&[(0, vec![table(3, "c-d", 50), table(2, "a-b", 50)])]).unwrap();
-        assert!(pick.trivial && pick.output_level == 6);
+    fn disjoint_tables_move_to_a_level_with_their_compression() {
+        let level0 = [table(3, "c-d", 50), table(2, "a-b", 50)];
+        let mut shape = vec![Vec::new(); 7];
+        shape[0] = level0.iter().collect();
+        for (compression, moves) in [(Compression::None, true), (Compression::Lz4, false)] {
+            let options = Options {
+                compression,
+                ..options()
+            };
+            let pick = pick(&shape, &Busy::default(), &options).unwrap();
+            assert_eq!((pick.output_level, pick.trivial), (6, moves));
+        }
+        let options = Options {
+            compression_last_level: Some(Compression::Zstd),
+            ..options()
+        };
+        assert!(may_move(&shape[0], 4, 5, &options) && !may_move(&shape[0], 5, 6, &options));
     }
 
     #[test]

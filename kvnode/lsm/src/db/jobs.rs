@@ -10,12 +10,11 @@ use crate::error::{Error, Result};
 use crate::files::FileName;
 use crate::iter::{MergeIter, Source};
 use crate::memtable::{MemtableIter, MemtableSet};
-use crate::options::Compression;
 use crate::pace::pressure;
 use crate::ranges::RangeSet;
 use crate::table::{RunIter, Table, TableMeta, TableOptions};
 use crate::types::{KeyspaceId, SeqNo};
-use crate::version::{LEVELS, Tree, Version, VersionEdit};
+use crate::version::{Tree, Version, VersionEdit};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -323,17 +322,12 @@ impl Inner {
         level: usize,
         allocate: &'a dyn Fn() -> u64,
     ) -> Output<'a> {
-        let compression = match self.options.compression_last_level {
-            Some(compression) if level + 1 == LEVELS => compression,
-            _ if level >= self.options.compression_level_min => self.options.compression,
-            _ => Compression::None,
-        };
         let options = TableOptions {
             block_bytes: self.options.block_bytes,
             bloom_bits_per_key: self.options.bloom_bits_per_key,
             version_bytes: { self.keyspaces.get(keyspace as usize) }
                 .map_or(0, |name| self.options.version_bytes_of(name)),
-            compression,
+            compression: self.options.compression_at(level),
             compression_later: self.options.compression,
         };
         let dir: &Path = &self.dir;

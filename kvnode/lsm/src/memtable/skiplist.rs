@@ -197,7 +197,7 @@ impl SkipList {
     /// Estimated bytes of the keys and values in `start..end`: exact for ranges of few entries, and for others from
     /// the highest level that has a sample of them, each of which stands for four on the level below.
     pub fn approximate_bytes(&self, start: &[u8], end: &[u8]) -> u64 {
-        /// The error is about one part in the square root of it.
+        /// For entries of like sizes, the error is about one part in the square root of it.
         const SAMPLE: usize = 256;
         let mut previous = self.head;
         for level in (0..self.height.load(Relaxed)).rev() {

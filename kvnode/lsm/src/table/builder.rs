@@ -26,7 +26,7 @@ pub(crate) struct TableOptions {
     /// Bytes at the end of each key that the filter leaves out.
     pub version_bytes: usize,
     pub compression: Compression,
-    /// How data blocks are stored where the entries of this table end, if this table does not compress them.
+    /// How data blocks are stored on compressed levels; a table that is not compressed tries it on a sample.
     pub compression_later: Compression,
 }
 

@@ -91,12 +91,14 @@ impl Tree {
     }
 
     /// Estimated bytes of the keys in `start..end`, as compressed levels store them. `memtables`: how many bytes of
-    /// keys and values are in no table yet; they are taken to compress as well as those of the tables around them.
+    /// keys and values are in no table yet; they are taken to compress as well as all that is in tables, so that the
+    /// sizes of two ranges side by side add up.
     pub fn approximate_size(&self, start: &[u8], end: &[u8], memtables: u64) -> u64 {
-        let tables = self.levels.iter().flat_map(|level| level.iter());
         let (mut size, mut entries, mut settled) = (0, 0, 0);
-        for table in tables.filter(|table| table.meta.overlaps(start, end)) {
-            size += table.approximate_size(start, end);
+        for table in self.levels.iter().flat_map(|level| level.iter()) {
+            if table.meta.overlaps(start, end) {
+                size += table.approximate_size(start, end);
+            }
             entries += table.sizes.entries;
             settled += table.sizes.settled;
         }
@@ -104,7 +106,7 @@ impl Tree {
             0 => memtables,
             _ => (memtables as f64 * (settled as f64 / entries as f64)) as u64,
         };
-        size + compressed
+        size + compressed.min(memtables)
     }
 }
 

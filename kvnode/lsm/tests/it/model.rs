@@ -2,7 +2,9 @@
 //! flushes, compactions, reopening. A failing seed prints itself.
 
 use crate::support::*;
-use lineradb_lsm::{CrashLoss, Options, SimVfs, Snapshot, Statistics, WriteBatch, WriteOptions};
+use lineradb_lsm::{
+    Compression, CrashLoss, Options, SimVfs, Snapshot, Statistics, WriteBatch, WriteOptions,
+};
 use rand::Rng;
 use std::ops::Bound;
 
@@ -114,20 +116,38 @@ fn random_operations_without_a_log() {
     run_seeds(100..130, false);
 }
 
-/// Keys written in order never overlap: their tables change level without being rewritten.
+/// Keys written in order never overlap: their tables change level without being rewritten, but for the one time that
+/// they get compressed.
 #[test]
 fn sequential_writes_move_tables() {
-    let vfs = SimVfs::new();
-    let (db, [first, _]) = open(&vfs, tiny(false)).unwrap();
-    for key in 0..2000u32 {
-        let mut batch = WriteBatch::new();
-        batch.put(first, &key.to_be_bytes(), &[key as u8; 50]);
-        db.write(batch, WriteOptions::NO_SYNC).unwrap();
-    }
+    let fill = |compression| {
+        let vfs = SimVfs::new();
+        let options = Options {
+            compression,
+            ..tiny(false)
+        };
+        let (db, [first, second]) = open(&vfs, options).unwrap();
+        for key in 0..2000u32 {
+            let mut batch = WriteBatch::new();
+            batch.put(first, &key.to_be_bytes(), &[key as u8; 50]);
+            db.write(batch, WriteOptions::NO_SYNC).unwrap();
+        }
+        (db, [first, second])
+    };
+    let (db, _) = fill(Compression::Lz4);
+    let compressed = db.statistics();
+    assert!(compressed.compactions > 5, "{compressed:?}");
+    let (db, [first, _]) = fill(Compression::None);
     let statistics = db.statistics();
     assert!(
         statistics.trivial_moves > 5 && statistics.compactions == 0,
         "{statistics:?}"
+    );
+    assert!(compressed.table_bytes < statistics.table_bytes / 2);
+    let written = compressed.flush_bytes_written + compressed.compaction_bytes_written;
+    assert!(
+        written < statistics.flush_bytes_written * 3 / 2,
+        "compressed once"
     );
     assert_eq!(contents(&db.snapshot(), first).unwrap().len(), 2000);
     let (all, half) = (

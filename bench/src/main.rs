@@ -26,6 +26,9 @@ enum Suite {
         /// A tenth of the work.
         #[arg(long)]
         quick: bool,
+        /// How often everything is measured; the figures are medians.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+        runs: u8,
         /// Where the databases go; a temporary folder unless given.
         #[arg(long)]
         data: Option<PathBuf>,
@@ -65,10 +68,11 @@ enum Suite {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let results = match arguments.suite {
-        Suite::Storage { quick, data } => {
+        Suite::Storage { quick, runs, data } => {
             let scale = if quick { storage::QUICK } else { storage::FULL };
             let folder = tempfile::tempdir()?;
-            storage::run(data.as_deref().unwrap_or(folder.path()), scale)?
+            let data = data.as_deref().unwrap_or(folder.path());
+            storage::run(data, scale, usize::from(runs))?
         }
         Suite::Tpch { url, scale, load } => tpch::run(&url, scale, load).await?,
         Suite::Kv {

@@ -48,10 +48,6 @@ pub trait Engine: Clone + Send + Sync + Sized {
     /// # Errors
     /// As the engine.
     fn close(self) -> Result<()>;
-    /// Bytes written to storage for each byte that a user wrote, if it is counted.
-    fn write_amplification(&self) -> Option<f64> {
-        None
-    }
 }
 
 /// A position among keys.

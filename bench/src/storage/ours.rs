@@ -64,10 +64,6 @@ impl Engine for Ours {
         self.db.close()?;
         Ok(())
     }
-
-    fn write_amplification(&self) -> Option<f64> {
-        self.db.statistics().write_amplification()
-    }
 }
 
 impl Cursor for Iter {

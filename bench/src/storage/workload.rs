@@ -2,6 +2,7 @@
 
 use super::Scale;
 use super::engine::{Cursor, Engine};
+use crate::figures::percentile;
 use anyhow::{Result, bail, ensure};
 use lineradb_common::clock::Stopwatch;
 use rand::rngs::StdRng;
@@ -15,14 +16,25 @@ const LARGE_CACHE_BYTES: u64 = 1 << 30;
 const SMALL_CACHE_BYTES: u64 = 4 << 20;
 
 /// One result of one engine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Measured {
     /// What was measured.
     pub name: &'static str,
     /// Of `value`.
     pub unit: &'static str,
-    /// More is better, but for amplification.
+    /// In that unit.
     pub value: f64,
+    /// Whether more is better or less.
+    pub better: Better,
+}
+
+/// Which of two values is the better one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Better {
+    /// Rates.
+    More,
+    /// Latencies, amplification.
+    Less,
 }
 
 /// Runs everything on one engine in fresh folders under `dir`, with values of one
@@ -32,36 +44,88 @@ pub struct Measured {
 /// When the engine answers an error, or a wrong value.
 pub fn suite<E: Engine>(dir: &Path, scale: Scale, value_bytes: usize) -> Result<Vec<Measured>> {
     let mut measured = Vec::new();
-    let mut note = |name, unit, value| measured.push(Measured { name, unit, value });
+    let mut add = |better, name, unit, value| {
+        measured.push(Measured {
+            name,
+            unit,
+            value,
+            better,
+        });
+    };
     let open = |name: &str| Bench::<E>::open(dir.join(name), scale, value_bytes, LARGE_CACHE_BYTES);
 
     let mut bench = open("fillseq")?;
-    note("fillseq", "ops/s", bench.fill(0..scale.entries, false)?);
+    add(
+        Better::More,
+        "fillseq",
+        "ops/s",
+        bench.fill(0..scale.entries, false)?,
+    );
     bench.remove()?;
 
     let mut bench = open("fillsync")?;
     let keys = bench.random_keys(scale.synced);
-    note("fillsync", "ops/s", bench.fill(keys, true)?);
+    add(Better::More, "fillsync", "ops/s", bench.fill(keys, true)?);
     bench.remove()?;
 
     let mut bench = open("fillrandom")?;
+    let written = bytes_written();
     let keys = bench.random_keys(scale.entries);
-    note("fillrandom", "ops/s", bench.fill(keys, false)?);
+    add(
+        Better::More,
+        "fillrandom",
+        "ops/s",
+        bench.fill(keys, false)?,
+    );
     bench.engine.flush()?;
-    note("readrandom (36 % absent)", "ops/s", bench.read_random()?);
-    note("readmissing", "ops/s", bench.read_missing()?);
-    note("seekrandom + 10 next", "ops/s", bench.seek_random()?);
-    note("scan forward", "rows/s", bench.scan(false)?);
-    note("scan reverse", "rows/s", bench.scan(true)?);
-    note("readwhilewriting", "ops/s", bench.read_while_writing()?);
-    let keys = bench.random_keys(scale.entries);
-    note("overwrite", "ops/s", bench.fill(keys, false)?);
-    if let Some(amplification) = bench.engine.write_amplification() {
-        note("write amplification", "x", amplification);
+    if let (Some(before), Some(after)) = (written, bytes_written()) {
+        let user = scale.entries * (16 + value_bytes as u64);
+        let amplification = (after - before) as f64 / user as f64;
+        add(
+            Better::Less,
+            "fillrandom, bytes written per byte",
+            "x",
+            amplification,
+        );
     }
+    add(
+        Better::More,
+        "readrandom (36 % absent)",
+        "ops/s",
+        bench.read_random()?,
+    );
+    add(Better::More, "readmissing", "ops/s", bench.read_missing()?);
+    add(
+        Better::More,
+        "seekrandom + 10 next",
+        "ops/s",
+        bench.seek_random()?,
+    );
+    add(Better::More, "scan forward", "rows/s", bench.scan(false)?);
+    add(Better::More, "scan reverse", "rows/s", bench.scan(true)?);
+    add(
+        Better::More,
+        "readwhilewriting",
+        "ops/s",
+        bench.read_while_writing()?,
+    );
+    let keys = bench.random_keys(scale.entries);
+    let (rate, slowest) = bench.fill_timed(keys)?;
+    add(Better::More, "overwrite", "ops/s", rate);
+    add(Better::Less, "overwrite, p99.9 of a put", "us", slowest);
     bench = bench.reopen(SMALL_CACHE_BYTES)?;
-    note("readrandom, small cache", "ops/s", bench.read_random()?);
-    note("deleterandom", "ops/s", bench.delete_random()?);
+    add(
+        Better::More,
+        "readrandom, small cache",
+        "ops/s",
+        bench.read_random()?,
+    );
+    add(
+        Better::More,
+        "deleterandom",
+        "ops/s",
+        bench.delete_random()?,
+    );
     bench.remove()?;
     Ok(measured)
 }
@@ -73,6 +137,15 @@ struct Bench<E> {
     scale: Scale,
     value: Vec<u8>,
     rng: StdRng,
+}
+
+/// Bytes that this process has handed to `write` so far; `None` where the system does not count them.
+fn bytes_written() -> Option<u64> {
+    let counters = std::fs::read_to_string("/proc/self/io").ok()?;
+    let line = counters
+        .lines()
+        .find_map(|line| line.strip_prefix("wchar:"));
+    line?.trim().parse().ok()
 }
 
 fn key_of(n: u64) -> [u8; 16] {
@@ -136,6 +209,19 @@ impl<E: Engine> Bench<E> {
             count += 1;
         }
         Ok(count as f64 / stopwatch.elapsed().as_secs_f64())
+    }
+
+    /// Rate, and the time in microseconds that one put in a thousand takes or exceeds.
+    fn fill_timed(&mut self, keys: impl Iterator<Item = u64>) -> Result<(f64, f64)> {
+        let mut micros = Vec::new();
+        let whole = Stopwatch::start();
+        for n in keys {
+            let one = Stopwatch::start();
+            self.put(&key_of(n), false)?;
+            micros.push(u32::try_from(one.elapsed().as_micros()).unwrap_or(u32::MAX));
+        }
+        let rate = micros.len() as f64 / whole.elapsed().as_secs_f64();
+        Ok((rate, percentile(&mut micros, 99.9)))
     }
 
     fn read_random(&mut self) -> Result<f64> {

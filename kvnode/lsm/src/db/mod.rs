@@ -22,6 +22,7 @@ mod ingest;
 mod install;
 mod jobs;
 mod open;
+mod queue;
 mod snapshot;
 mod view;
 mod write;
@@ -45,12 +46,13 @@ use crate::version::LEVELS;
 use crate::vfs::{DirLock, Vfs};
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
+use queue::CommitQueue;
 use snapshot::SnapshotList;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use view::View;
-use write::{CommitQueue, CommitState};
+use write::CommitState;
 
 type FlushCallback = Arc<dyn Fn(SeqNo) + Send + Sync>;
 

@@ -10,9 +10,10 @@
 //!
 //! A crash at any point leaves a folder from which all this can be done again.
 
+use super::queue::CommitQueue;
 use super::snapshot::SnapshotList;
 use super::view::View;
-use super::write::{CommitQueue, CommitState};
+use super::write::CommitState;
 use super::{Handle, Inner, jobs, remove_files};
 use crate::background::{Signal, Workers};
 use crate::batch::operations;

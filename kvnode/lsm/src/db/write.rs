@@ -2,14 +2,16 @@
 //!
 //! Writers that arrive together form a *commit group*: the first one leads, takes along whoever waits, and does the
 //! work for all: one log record, at most one sync, then the memtable, then one step of the visible sequence number.
-//! While it syncs, the next group gathers behind it. (Group commit, as in LevelDB's writer queue.)
+//! While it syncs, the next group gathers behind it. (Group commit, as in LevelDB's writer queue.) Only the memtable is
+//! filled by several at once, where their batches are large (as RocksDB does).
 //!
 //! Before a group is written there must be room. A full memtable is put aside for the flush and a new one, with a
 //! new log, begins. If the flush or the compaction lags behind, the leader first slows down (`pace.rs`), then waits.
 
 use super::Inner;
+use super::queue::{Pending, Share, Shares, fill};
 use super::view::View;
-use crate::batch::{WriteBatch, operations};
+use crate::batch::WriteBatch;
 use crate::clock::{Stopwatch, sleep_micros};
 use crate::error::{Error, Result};
 use crate::files::FileName;
@@ -18,109 +20,18 @@ use crate::memtable::MemtableSet;
 use crate::options::WriteOptions;
 use crate::pace::{Backpressure, pressure};
 use crate::types::SeqNo;
-use parking_lot::{Condvar, Mutex};
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// A leader takes no more followers beyond this many bytes.
-const GROUP_BYTES_MAX: usize = 1 << 20;
+/// A follower with a batch of so many bytes puts it into the memtable itself: for less, the leader is done sooner than
+/// the follower is awake.
+const OWN_FILL_BYTES_MIN: usize = 16 << 10;
 
 /// What the leader of a commit group owns while it leads.
 pub(super) struct CommitState {
     pub last_seqno: SeqNo,
     pub wal: Option<LogWriter>,
     pub backpressure: Backpressure,
-}
-
-/// Writers waiting for their turn.
-#[derive(Default)]
-pub(super) struct CommitQueue {
-    state: Mutex<QueueState>,
-}
-
-#[derive(Default)]
-struct QueueState {
-    has_leader: bool,
-    waiting: VecDeque<Arc<Pending>>,
-}
-
-/// A writer in the queue.
-struct Pending {
-    batch: WriteBatch,
-    sync: bool,
-    turn: Mutex<Turn>,
-    changed: Condvar,
-}
-
-enum Turn {
-    Waiting,
-    /// It is the leader now.
-    Lead,
-    /// A leader has written its batch, or failed to.
-    Done(Result<SeqNo>),
-}
-
-impl Pending {
-    fn give(&self, turn: Turn) {
-        *self.turn.lock() = turn;
-        self.changed.notify_one();
-    }
-
-    /// Waits for its turn; `None` means to lead.
-    fn wait(&self) -> Option<Result<SeqNo>> {
-        let mut turn = self.turn.lock();
-        loop {
-            match std::mem::replace(&mut *turn, Turn::Waiting) {
-                Turn::Waiting => self.changed.wait(&mut turn),
-                Turn::Lead => return None,
-                Turn::Done(result) => return Some(result),
-            }
-        }
-    }
-}
-
-impl CommitQueue {
-    /// Enters the queue. Gives the batch back to who leads at once.
-    fn enter(&self, batch: WriteBatch, sync: bool) -> Result<WriteBatch, Arc<Pending>> {
-        let mut state = self.state.lock();
-        if !state.has_leader {
-            state.has_leader = true;
-            return Ok(batch);
-        }
-        let (turn, changed) = (Mutex::new(Turn::Waiting), Condvar::new());
-        let pending = Arc::new(Pending {
-            batch,
-            sync,
-            turn,
-            changed,
-        });
-        state.waiting.push_back(Arc::clone(&pending));
-        Err(pending)
-    }
-
-    /// Takes the writers that come along with a leader whose batch has `bytes`.
-    fn take_group(&self, mut bytes: usize) -> Vec<Arc<Pending>> {
-        let mut group = Vec::new();
-        let mut state = self.state.lock();
-        while let Some(next) = state.waiting.front() {
-            bytes += next.batch.byte_len();
-            if bytes > GROUP_BYTES_MAX {
-                break;
-            }
-            group.extend(state.waiting.pop_front());
-        }
-        group
-    }
-
-    /// Ends the leadership: the first in the queue leads next.
-    fn hand_over(&self) {
-        let mut state = self.state.lock();
-        match state.waiting.pop_front() {
-            Some(next) => next.give(Turn::Lead),
-            None => state.has_leader = false,
-        }
-    }
 }
 
 impl Inner {
@@ -149,10 +60,7 @@ impl Inner {
             followers = self.queue.take_group(batch.byte_len());
             let along = followers.iter().map(|pending| pending.batch.byte_len());
             commit.backpressure.came_along(along.sum());
-            let group =
-                std::iter::once(batch).chain(followers.iter().map(|pending| &pending.batch));
-            let sync = sync || followers.iter().any(|pending| pending.sync);
-            self.commit_group(&mut commit, group, sync)
+            self.commit_group(&mut commit, batch, sync, &followers)
         });
         drop(commit);
         self.queue.hand_over();
@@ -166,38 +74,43 @@ impl Inner {
         };
         let own = next();
         for follower in &followers {
-            follower.give(Turn::Done(next()));
+            follower.finish(next());
         }
         own
     }
 
-    /// Writes the batches of a group; returns the last sequence number of each.
-    fn commit_group<'a>(
+    /// Writes the batches of a group, the leader's first; returns the last sequence number of each.
+    fn commit_group(
         &self,
         commit: &mut CommitState,
-        group: impl Iterator<Item = &'a WriteBatch> + Clone,
+        batch: &WriteBatch,
         sync: bool,
+        followers: &[Arc<Pending>],
     ) -> Result<Vec<SeqNo>> {
-        self.append_to_log(commit, group.clone(), sync)
+        let along = followers.iter().map(|pending| &pending.batch);
+        let sync = sync || followers.iter().any(|pending| pending.sync);
+        self.append_to_log(commit, std::iter::once(batch).chain(along), sync)
             .map_err(|error| self.fail(error))?;
         let view = self.view.load();
-        let mut seqno = commit.last_seqno;
-        let mut seqnos = Vec::new();
-        for batch in group {
-            let mut cost = 0;
-            for operation in operations(batch.encoded()).flatten() {
-                seqno += 1;
-                let inserted = view.active.insert(&operation, seqno);
-                cost += inserted.unwrap_or(0);
+        let mut last = commit.last_seqno + batch.len() as u64;
+        let shares = share_out(followers, &view.active, last);
+        fill(&view.active, batch, commit.last_seqno + 1);
+        let mut seqnos = vec![last];
+        for follower in followers {
+            if !fills_itself(follower) {
+                fill(&view.active, &follower.batch, last + 1);
             }
-            view.active.finish_batch(seqno, cost);
-            seqnos.push(seqno);
-            self.counters
-                .user_bytes_written
-                .add(batch.byte_len() as u64);
+            last += follower.batch.len() as u64;
+            seqnos.push(last);
         }
-        commit.last_seqno = seqno;
-        self.visible.store(seqno, Ordering::Release);
+        if let Some(shares) = shares {
+            shares.wait();
+        }
+        let bytes = followers.iter().map(|pending| pending.batch.byte_len());
+        let bytes = batch.byte_len() + bytes.sum::<usize>();
+        self.counters.user_bytes_written.add(bytes as u64);
+        commit.last_seqno = last;
+        self.visible.store(last, Ordering::Release);
         self.counters.batches_written.add(seqnos.len() as u64);
         self.counters.commit_groups.add(1);
         Ok(seqnos)
@@ -319,4 +232,30 @@ impl Inner {
             .map_err(|error| Error::io("sync", &self.dir, error))?;
         Ok(wal)
     }
+}
+
+fn fills_itself(follower: &Pending) -> bool {
+    follower.batch.byte_len() >= OWN_FILL_BYTES_MIN
+}
+
+/// Sets those to work that fill the memtables themselves; the first follower's operations come after `last`.
+fn share_out(
+    followers: &[Arc<Pending>],
+    memtables: &Arc<MemtableSet>,
+    mut last: SeqNo,
+) -> Option<Arc<Shares>> {
+    let mut shares = None;
+    for follower in followers {
+        if fills_itself(follower) {
+            let shares = shares.get_or_insert_with(Arc::<Shares>::default);
+            shares.add_one();
+            follower.fill(Share {
+                memtables: Arc::clone(memtables),
+                first: last + 1,
+                others: Arc::clone(shares),
+            });
+        }
+        last += follower.batch.len() as u64;
+    }
+    shares
 }

@@ -49,6 +49,8 @@ pub struct Statistics {
     pub blocks_mapped: u64,
     /// Point reads of a table that the bloom filter made unnecessary.
     pub bloom_useful: u64,
+    /// Tables that a walk passed by because they had none of the versions that it wanted.
+    pub versions_useful: u64,
     /// Point reads of a table that the bloom filter let through.
     pub bloom_passed: u64,
     /// Time writers spent waiting for flush or compaction, slowdowns included, in microseconds.
@@ -127,6 +129,7 @@ pub(crate) struct Counters {
     pub cache_misses: Counter,
     pub blocks_mapped: Striped,
     pub bloom_useful: Striped,
+    pub versions_useful: Counter,
     pub bloom_passed: Striped,
     pub stall_micros: Counter,
     pub slowdown_micros: Counter,
@@ -204,6 +207,7 @@ impl Counters {
             cache_misses: self.cache_misses.get(),
             blocks_mapped: self.blocks_mapped.get(),
             bloom_useful: self.bloom_useful.get(),
+            versions_useful: self.versions_useful.get(),
             bloom_passed: self.bloom_passed.get(),
             stall_micros: self.stall_micros.get(),
             slowdown_micros: self.slowdown_micros.get(),

@@ -113,8 +113,13 @@ pub fn user_key(addressable: &[u8]) -> Result<Bytes> {
 pub fn version_key(addressable: &[u8], timestamp: Timestamp) -> Bytes {
     let mut out = BytesMut::with_capacity(addressable.len() + TIMESTAMP_BYTES);
     out.put_slice(addressable);
-    out.put_u64(!timestamp.raw());
+    out.put_slice(&version(timestamp));
     out.freeze()
+}
+
+/// How a timestamp ends a version's key: the newest first.
+pub fn version(timestamp: Timestamp) -> [u8; TIMESTAMP_BYTES] {
+    (!timestamp.raw()).to_be_bytes()
 }
 
 /// Above every version of an addressable key and below every other key.

@@ -90,6 +90,22 @@ impl Reader for LsmReader {
             .iter_versions(keyspace, &first, keys::TIMESTAMP_BYTES);
         LsmCursor(versions)
     }
+
+    fn written_between(
+        &self,
+        lower: &[u8],
+        upper: &[u8],
+        after: Timestamp,
+        to: Timestamp,
+    ) -> LsmCursor {
+        let bounds = (Bound::Included(lower), Bound::Excluded(upper));
+        let (first, last) = (keys::version(to), keys::version(after));
+        let keyspace = self.keyspace(Tree::Data);
+        LsmCursor(
+            self.snapshot
+                .iter_between_versions(keyspace, bounds, &first, &last),
+        )
+    }
 }
 
 /// An iterator of the engine.

@@ -41,6 +41,19 @@ pub trait Reader: Clone + Send + Sync + 'static {
         let first = keys::version_key(addressable, at);
         self.cursor(Tree::Data, &first, &keys::versions_end(addressable))
     }
+
+    /// A cursor over `[lower, upper)` of the versions, not positioned yet. What it gives is right for timestamps in
+    /// `(after, to]`; others may be left out, and collected ones may come.
+    fn written_between(
+        &self,
+        lower: &[u8],
+        upper: &[u8],
+        after: Timestamp,
+        to: Timestamp,
+    ) -> Self::Cursor {
+        let _ = (after, to);
+        self.cursor(Tree::Data, lower, upper)
+    }
 }
 
 /// A position in a tree. It owns what it reads.

@@ -85,13 +85,31 @@ pub struct VersionScan<R: Reader> {
     examined: u64,
 }
 
+fn bounds(options: &ScanOptions) -> (Bytes, Bytes) {
+    let lower = keys::addressable(&options.start);
+    (lower, keys::addressable_end(&options.end))
+}
+
 impl<R: Reader> VersionScan<R> {
     /// A scan; nothing is read before the first row is asked for.
     pub fn new(reader: R, options: ScanOptions) -> Self {
-        let lower = keys::addressable(&options.start);
-        let upper = keys::addressable_end(&options.end);
+        let (lower, upper) = bounds(&options);
+        let data = reader.cursor(Tree::Data, &lower, &upper);
+        Self::over(reader, options, data)
+    }
+
+    /// A scan for who asks what has changed: keys that have no version above `since` may be left out. What was read
+    /// as of `since` was examined then.
+    pub fn since(reader: R, options: ScanOptions, since: Timestamp) -> Self {
+        let (lower, upper) = bounds(&options);
+        let data = reader.written_between(&lower, &upper, since, options.at);
+        Self::over(reader, options, data)
+    }
+
+    fn over(reader: R, options: ScanOptions, data: R::Cursor) -> Self {
+        let (lower, upper) = bounds(&options);
         VersionScan {
-            data: reader.cursor(Tree::Data, &lower, &upper),
+            data,
             intents: reader.patient_cursor(Tree::Intent, &lower, &upper),
             reader,
             options,

@@ -57,6 +57,11 @@ const TOTALS: &[Series] = &[
         |s| s.bloom_useful,
     ),
     (
+        "lineradb_storage_version_skips_total",
+        "Tables that a walk skipped because they had no version of the wanted times",
+        |s| s.versions_useful,
+    ),
+    (
         "lineradb_storage_cache_hits_total",
         "Compressed blocks found in the block cache",
         |s| s.cache_hits,

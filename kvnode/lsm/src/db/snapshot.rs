@@ -6,7 +6,7 @@
 //! not above it.
 
 use super::Inner;
-use super::view::VersionsOf;
+use super::view::Wanted;
 use crate::error::Result;
 use crate::iter::Iter;
 use crate::slice::Slice;
@@ -122,7 +122,7 @@ impl Snapshot {
     /// keyspace has no keys.
     pub fn iter(&self, keyspace: KeyspaceId, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Iter {
         let view = self.held.inner.view.load();
-        let (merge, ranges) = view.merge(keyspace, self.held.seqno, (lower, upper), None);
+        let (merge, ranges) = view.merge(keyspace, self.held.seqno, (lower, upper), Wanted::All);
         Iter::new(merge, ranges, self.held.seqno, (lower, upper))
     }
 
@@ -136,12 +136,31 @@ impl Snapshot {
         last.extend_from_slice(key);
         last.resize(first.len(), 0xff);
         let bounds = (Bound::Included(first), Bound::Included(&last[..]));
-        let versions = VersionsOf {
+        let wanted = Wanted::VersionsOf {
             key,
             bytes: version_bytes,
         };
         let view = self.held.inner.view.load();
-        let (merge, ranges) = view.merge(keyspace, self.held.seqno, bounds, Some(versions));
+        let (merge, ranges) = view.merge(keyspace, self.held.seqno, bounds, wanted);
+        Iter::new(merge, ranges, self.held.seqno, bounds)
+    }
+
+    /// An iterator over the keys within the bounds for who wants only those whose version, their last bytes, lies
+    /// between `first` and `last`, which are as long as a version. Tables without such a version are not looked into,
+    /// if [`Options::version_bytes`](crate::Options::version_bytes) says of the keyspace how long versions are. All
+    /// wanted keys come, and some others: even deleted ones, as their deletion may lie in a table that was passed by.
+    /// It starts invalid, so seek first.
+    pub fn iter_between_versions(
+        &self,
+        keyspace: KeyspaceId,
+        bounds: (Bound<&[u8]>, Bound<&[u8]>),
+        first: &[u8],
+        last: &[u8],
+    ) -> Iter {
+        // Whatever is said about a key, a range delete apart, lies in tables that have its version.
+        let wanted = Wanted::Between { first, last };
+        let view = self.held.inner.view.load();
+        let (merge, ranges) = view.merge(keyspace, self.held.seqno, bounds, wanted);
         Iter::new(merge, ranges, self.held.seqno, bounds)
     }
 }

@@ -39,11 +39,20 @@ impl Inner {
     }
 }
 
-/// The versions of one key: what follows it are `bytes` bytes, in every key within the bounds.
+/// What a walk wants of the keys within its bounds; tables that have none of it are passed by.
 #[derive(Clone, Copy)]
-pub(super) struct VersionsOf<'a> {
-    pub key: &'a [u8],
-    pub bytes: usize,
+pub(super) enum Wanted<'a> {
+    All,
+    /// The versions of one key: what follows it are `bytes` bytes, in every key within the bounds.
+    VersionsOf {
+        key: &'a [u8],
+        bytes: usize,
+    },
+    /// Keys whose version, which is as long as these two, lies between them.
+    Between {
+        first: &'a [u8],
+        last: &'a [u8],
+    },
 }
 
 fn unknown(keyspace: KeyspaceId) -> Error {
@@ -113,13 +122,13 @@ impl View {
     }
 
     /// Merges all sources of a keyspace that may hold keys within the bounds, and gives the range deletes that hide
-    /// some of them; nothing if there is no such keyspace. With `versions` the filters are asked as well.
+    /// some of them; nothing if there is no such keyspace.
     pub fn merge(
         &self,
         keyspace: KeyspaceId,
         seqno: SeqNo,
         (lower, upper): (Bound<&[u8]>, Bound<&[u8]>),
-        versions: Option<VersionsOf<'_>>,
+        wanted: Wanted<'_>,
     ) -> (MergeIter, Vec<Arc<RangeSet>>) {
         let Some(tree) = self.version.trees.get(keyspace.index()) else {
             return (MergeIter::new(Vec::new()), Vec::new());
@@ -136,8 +145,10 @@ impl View {
             };
             !above && !below
         };
-        let may_hold = |table: &&Arc<Table>| {
-            versions.is_none_or(|of| table.may_hold_versions(of.key, of.bytes))
+        let may_hold = |table: &&Arc<Table>| match wanted {
+            Wanted::All => true,
+            Wanted::VersionsOf { key, bytes } => table.may_hold_versions(key, bytes),
+            Wanted::Between { first, last } => table.may_hold_between(first, last),
         };
         let memtables = self
             .memtables()
@@ -170,12 +181,19 @@ impl View {
                 Bound::Unbounded => 0,
             };
             let inside = level[first..].iter().take_while(is_inside);
-            if versions.is_some() && !inside.clone().any(|table| may_hold(&table)) {
+            // Of one key's versions few tables of a level can have any: none of them, or the level as it is.
+            if matches!(wanted, Wanted::VersionsOf { .. })
+                && !inside.clone().any(|table| may_hold(&table))
+            {
                 continue;
             }
-            let level = match ranges.is_empty() {
+            let whole = ranges.is_empty() && !matches!(wanted, Wanted::Between { .. });
+            let level = match whole {
                 true => Arc::clone(level),
-                false => Arc::new(inside.filter(|table| !is_hidden(table)).cloned().collect()),
+                false => {
+                    let inside = inside.filter(|table| !is_hidden(table));
+                    Arc::new(inside.filter(may_hold).cloned().collect())
+                }
             };
             sources.push(Source::Run(RunIter::new(level)));
         }

@@ -3,7 +3,7 @@
 use super::block::{BlockBuilder, RESTART_INTERVAL, common_prefix};
 use super::format::{Footer, HEADER_BYTES, Handle, PartKind, encode_header, part_crc};
 use super::index::IndexBuilder;
-use super::properties::{Properties, Sizes};
+use super::properties::{Properties, Sizes, Versions};
 use super::{TableMeta, bloom, filter, properties, without_version};
 use crate::error::{Error, Result};
 use crate::options::Compression;
@@ -45,6 +45,7 @@ pub(crate) struct TableBuilder {
     hashes: Vec<u64>,
     compressed: Vec<u8>,
     sizes: DataSizes,
+    versions: Versions,
     meta: TableMeta,
     last_trailer: Trailer,
 }
@@ -102,6 +103,7 @@ impl TableBuilder {
             hashes: Vec::new(),
             compressed: Vec::new(),
             sizes: DataSizes::default(),
+            versions: Versions::default(),
             meta,
             last_trailer: Trailer::NEWEST,
         })
@@ -120,9 +122,13 @@ impl TableBuilder {
         if self.meta.entries == 0 {
             self.meta.smallest_key = user_key.to_vec();
         }
+        let versionless = without_version(user_key, self.options.version_bytes);
+        if self.options.version_bytes > 0 {
+            self.versions.add(&user_key[versionless.len()..]);
+        }
         if self.options.bloom_bits_per_key > 0 {
             // Versions of one key come one after the other.
-            let hash = bloom::hash(without_version(user_key, self.options.version_bytes));
+            let hash = bloom::hash(versionless);
             if self.hashes.last() != Some(&hash) {
                 self.hashes.push(hash);
             }
@@ -271,6 +277,7 @@ impl TableBuilder {
                 entries: self.sizes.entries,
                 settled: self.sizes.settled(data_bytes),
             },
+            versions: std::mem::take(&mut self.versions),
         });
         let properties = self.write_part(&properties, PartKind::Raw)?;
         let ranges = self.write_part(&ranges.encode(), PartKind::Raw)?;

@@ -15,6 +15,8 @@ const RANGE_DELETES: u64 = 7;
 const VERSION_BYTES: u64 = 8;
 const ENTRY_BYTES: u64 = 9;
 const SETTLED_BYTES: u64 = 10;
+const SMALLEST_VERSION: u64 = 11;
+const LARGEST_VERSION: u64 = 12;
 
 /// What a table says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +26,31 @@ pub(super) struct Properties {
     /// How many bytes at the end of each key the filter leaves out.
     pub version_bytes: usize,
     pub sizes: Sizes,
+    pub versions: Versions,
+}
+
+/// The range of the versions in a table: of the last bytes of its keys. Empty where keys have no versions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Versions {
+    pub smallest: Vec<u8>,
+    pub largest: Vec<u8>,
+}
+
+impl Versions {
+    /// Widens the range by the version of a key.
+    pub fn add(&mut self, version: &[u8]) {
+        if self.largest.is_empty() || *version < *self.smallest {
+            self.smallest = version.to_vec();
+        }
+        if *version > *self.largest {
+            self.largest = version.to_vec();
+        }
+    }
+
+    /// True unless it is known that no version of the closed range is there.
+    pub fn may_meet(&self, first: &[u8], last: &[u8]) -> bool {
+        self.largest.is_empty() || (*self.smallest <= *last && *self.largest >= *first)
+    }
 }
 
 /// What estimates of sizes rest on.
@@ -41,6 +68,7 @@ pub(super) fn encode(properties: &Properties) -> Vec<u8> {
         meta,
         version_bytes,
         sizes,
+        versions,
     } = properties;
     let mut bytes = Vec::new();
     let numbers = [
@@ -60,6 +88,8 @@ pub(super) fn encode(properties: &Properties) -> Vec<u8> {
     for (tag, key) in [
         (SMALLEST_KEY, &meta.smallest_key),
         (LARGEST_KEY, &meta.largest_key),
+        (SMALLEST_VERSION, &versions.smallest),
+        (LARGEST_VERSION, &versions.largest),
     ] {
         put_varint(&mut bytes, tag);
         put_prefixed(&mut bytes, key);
@@ -71,6 +101,7 @@ pub(super) fn encode(properties: &Properties) -> Vec<u8> {
 pub(super) fn decode(mut input: &[u8]) -> Option<Properties> {
     let input = &mut input;
     let (mut version_bytes, mut sizes) = (0, Sizes::default());
+    let mut versions = Versions::default();
     let mut meta = TableMeta {
         number: 0,
         bytes: 0,
@@ -99,6 +130,8 @@ pub(super) fn decode(mut input: &[u8]) -> Option<Properties> {
             SETTLED_BYTES => sizes.settled = number?,
             SMALLEST_KEY => meta.smallest_key = body.to_vec(),
             LARGEST_KEY => meta.largest_key = body.to_vec(),
+            SMALLEST_VERSION => versions.smallest = body.to_vec(),
+            LARGEST_VERSION => versions.largest = body.to_vec(),
             _ => {}
         }
     }
@@ -106,6 +139,7 @@ pub(super) fn decode(mut input: &[u8]) -> Option<Properties> {
         meta,
         version_bytes,
         sizes,
+        versions,
     })
 }
 
@@ -121,7 +155,8 @@ mod tests {
             let _ = decode(&bytes);
             let mut properties = decode(b"").unwrap();
             properties.version_bytes = version_bytes as usize;
-            let Properties { meta, sizes, .. } = &mut properties;
+            let Properties { meta, sizes, versions, .. } = &mut properties;
+            versions.smallest = bytes.clone();
             [
                 meta.entries, meta.tombstones, meta.smallest_seqno, meta.largest_seqno, meta.range_deletes,
                 sizes.entries, sizes.settled,

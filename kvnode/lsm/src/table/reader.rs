@@ -12,7 +12,7 @@ use super::format::{
     verify_part,
 };
 use super::index::{Index, Wrong};
-use super::properties::{Properties, Sizes};
+use super::properties::{Properties, Sizes, Versions};
 use super::verified::Verified;
 use super::{TableMeta, bloom, properties, without_version};
 use crate::cache::{BlockCache, Slots};
@@ -54,6 +54,7 @@ pub(crate) struct Table {
     version_bytes: usize,
     /// Of the whole table.
     pub sizes: Sizes,
+    versions: Versions,
     /// Data blocks stored as they are.
     verified: Verified,
     /// Where the block cache keeps the blocks of this table; made with the first compressed one.
@@ -87,6 +88,7 @@ impl Table {
         let Some(Properties {
             version_bytes,
             sizes,
+            versions,
             ..
         }) = properties::decode(&map[properties])
         else {
@@ -113,6 +115,7 @@ impl Table {
             filter,
             version_bytes,
             sizes,
+            versions,
             verified: Verified::new(block_count),
             slots: OnceLock::new(),
             context,
@@ -129,6 +132,13 @@ impl Table {
     pub fn may_hold_versions(&self, versionless: &[u8], version_bytes: usize) -> bool {
         // Of a damaged filter the table itself is asked.
         self.version_bytes != version_bytes || self.passes_filter(versionless).unwrap_or(true)
+    }
+
+    /// False only if no key is there whose last bytes lie between these two, which are as long as a version.
+    pub fn may_hold_between(&self, first: &[u8], last: &[u8]) -> bool {
+        let may = self.version_bytes != first.len() || self.versions.may_meet(first, last);
+        self.context.counters.versions_useful.add(u64::from(!may));
+        may
     }
 
     fn passes_filter(&self, versionless: &[u8]) -> Result<bool> {

@@ -391,7 +391,8 @@ pub(super) fn changed_in_span(
         let changed = read.observed > from;
         return Ok((changed.then(|| key.clone()), read.observed));
     }
-    let mut rows = VersionScan::new(snapshot.clone(), scan_options(span, false, to, own));
+    let options = scan_options(span, false, to, own);
+    let mut rows = VersionScan::since(snapshot.clone(), options, from);
     loop {
         let row = rows.next_row()?;
         if rows.observed() > from {

@@ -16,6 +16,9 @@
 //! names file and offset. If there is none, it is a torn tail and the log ends at `x` (rule D3). What this cannot
 //! see is damage in the last synced stretch when nothing was written after it; the manifest therefore follows each
 //! synced edit with an empty record.
+//!
+//! A log may be made as long as it is going to be when it is created: its end is then zeros, which are no record. A log
+//! that is followed by another was cut to its records before.
 
 use crate::coding::{u32_at, u64_at};
 use crate::error::{Error, Result};
@@ -60,12 +63,20 @@ pub(crate) struct LogWriter {
     number: u64,
     offset: u64,
     synced: u64,
+    reserved: u64,
     buffer: Vec<u8>,
 }
 
 impl LogWriter {
-    /// Creates the file and writes its header. Neither the header nor the name is durable yet.
-    pub fn create(vfs: &dyn Vfs, path: &Path, kind: LogKind, number: u64) -> Result<Self> {
+    /// Creates the file, `reserved` bytes long if that is more than it needs, and writes its header. Neither the header
+    /// nor the name is durable yet.
+    pub fn create(
+        vfs: &dyn Vfs,
+        path: &Path,
+        kind: LogKind,
+        number: u64,
+        reserved: u64,
+    ) -> Result<Self> {
         let mut file = vfs
             .create(path)
             .map_err(|error| Error::io("create", path, error))?;
@@ -76,6 +87,7 @@ impl LogWriter {
         header.extend_from_slice(&crc32c::crc32c(&header).to_le_bytes());
         file.append(&header)
             .map_err(|error| Error::io("write", path, error))?;
+        file.reserve(reserved);
         let (path, offset) = (path.to_owned(), HEADER_BYTES as u64);
         Ok(Self {
             file,
@@ -83,6 +95,7 @@ impl LogWriter {
             number,
             offset,
             synced: 0,
+            reserved,
             buffer: Vec::new(),
         })
     }
@@ -131,7 +144,18 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Present length of the file.
+    /// Ends the log: cuts the file to its records and makes all of it durable.
+    pub fn finish(&mut self, vfs: &dyn Vfs) -> Result<()> {
+        if self.reserved > self.offset {
+            vfs.truncate(&self.path, self.offset)
+                .map_err(|error| Error::io("truncate", &self.path, error))?;
+        } else if self.is_synced() {
+            return Ok(());
+        }
+        self.sync()
+    }
+
+    /// Bytes of header and records.
     pub fn len(&self) -> u64 {
         self.offset
     }
@@ -260,8 +284,9 @@ impl LogReader {
     /// Ends the log at the present offset, unless a later record proves that this offset had been synced.
     fn end_torn(&mut self, what: &'static str) -> Result<()> {
         let bad = self.offset;
-        for offset in bad.saturating_add(1)..self.bytes.len() {
-            let Some(header) = self.header_at(offset) else {
+        let rest = self.bytes.get(bad.saturating_add(1)..).unwrap_or_default();
+        for found in memchr::memmem::find_iter(rest, &MARK) {
+            let Some(header) = self.header_at(bad + 1 + found) else {
                 continue;
             };
             let synced = u64_at(header, 8).unwrap_or(0);
@@ -288,7 +313,7 @@ mod tests {
 
     fn write(records: &[(&[u8], bool)]) -> (SimVfs, PathBuf) {
         let (vfs, path) = (SimVfs::new(), PathBuf::from("/1.wal"));
-        let mut log = LogWriter::create(&vfs, &path, LogKind::Wal, 1).unwrap();
+        let mut log = LogWriter::create(&vfs, &path, LogKind::Wal, 1, 0).unwrap();
         for (index, (payload, sync)) in records.iter().enumerate() {
             log.append(index as u64, &[payload]).unwrap();
             if *sync {
@@ -342,6 +367,21 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_reserved_log_ends_where_its_records_end() {
+        let (vfs, path) = (SimVfs::new(), PathBuf::from("/1.wal"));
+        let mut log = LogWriter::create(&vfs, &path, LogKind::Wal, 1, 1000).unwrap();
+        log.append(0, &[b"first"]).unwrap();
+        log.sync().unwrap();
+        assert_eq!(vfs.map(&path).unwrap().len(), 1000);
+        assert_eq!(read(&vfs, &path).unwrap(), (vec![b"first".to_vec()], true));
+        log.append(1, &[b"second"]).unwrap();
+        log.finish(&vfs).unwrap();
+        assert_eq!(vfs.map(&path).unwrap().len() as u64, log.len());
+        let records = vec![b"first".to_vec(), b"second".to_vec()];
+        assert_eq!(read(&vfs, &path).unwrap(), (records, false));
     }
 
     #[test]

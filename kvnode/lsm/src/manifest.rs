@@ -161,7 +161,7 @@ impl Manifest {
         let number = state.next_file_number;
         state.next_file_number += 1;
         let path = FileName::Manifest(number).path(dir);
-        let mut log = LogWriter::create(&*vfs, &path, LogKind::Manifest, number)?;
+        let mut log = LogWriter::create(&*vfs, &path, LogKind::Manifest, number, 0)?;
         append_synced(&mut log, &state.to_edit())?;
         let sync_dir = |vfs: &dyn Vfs| {
             vfs.sync_dir(dir)

@@ -235,7 +235,7 @@ impl Inner {
                 ));
             }
             if reader.is_torn() {
-                tracing::info!(path = %path.display(), offset = reader.offset(), "cut a torn tail off the log");
+                tracing::info!(path = %path.display(), offset = reader.offset(), "the log ends before its file does");
             }
         }
         if !self.view.load().active.is_empty() {

@@ -27,6 +27,9 @@ use std::sync::atomic::Ordering;
 /// the follower is awake.
 const OWN_FILL_BYTES_MIN: usize = 16 << 10;
 
+/// A log is made at most so long when it begins: recovery looks through what is left of it.
+const WAL_RESERVED_BYTES_MAX: u64 = 64 << 20;
+
 /// What the leader of a commit group owns while it leads.
 pub(super) struct CommitState {
     pub last_seqno: SeqNo,
@@ -182,14 +185,14 @@ impl Inner {
         }
     }
 
-    /// Begins a new memtable, with a log of its own. The old log is synced before the new one exists, so that only
-    /// the newest log can ever have a torn tail.
+    /// Begins a new memtable, with a log of its own. The old log is cut to its records and synced before the new one
+    /// exists, so that only the newest log can ever have a torn tail.
     fn rotate(&self, commit: &mut CommitState) -> Result<()> {
         let wal_number = match &mut commit.wal {
             Some(wal) => {
-                let synced = if wal.is_synced() { Ok(()) } else { wal.sync() };
+                let finished = wal.finish(&*self.vfs);
                 let number = self.allocate_file_number();
-                let created = synced.and_then(|()| self.create_wal(number));
+                let created = finished.and_then(|()| self.create_wal(number));
                 *wal = created.map_err(|error| self.fail(error))?;
                 number
             }
@@ -226,6 +229,7 @@ impl Inner {
             &FileName::Wal(number).path(&self.dir),
             LogKind::Wal,
             number,
+            (self.options.memtable_bytes as u64).min(WAL_RESERVED_BYTES_MAX),
         )?;
         self.vfs
             .sync_dir(&self.dir)

@@ -14,6 +14,10 @@ const SECTOR_BYTES: usize = 512;
 pub(super) struct Inode {
     pub current: Vec<u8>,
     pub durable: Vec<u8>,
+    /// The file is so long, if that is more than `current`; the rest are zeros.
+    pub reserved: usize,
+    /// The same as of the last sync.
+    pub durable_reserved: usize,
     /// `durable` is not a prefix of `current` (the file was cut since its last sync).
     pub rewritten: bool,
     /// A sync failed: later syncs of this file claim success and keep nothing.
@@ -74,6 +78,15 @@ fn next_random(seed: &mut u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+impl Inode {
+    /// What readers see.
+    pub fn contents(&self) -> Vec<u8> {
+        let mut contents = self.current.clone();
+        contents.resize(self.current.len().max(self.reserved), 0);
+        contents
+    }
 }
 
 impl State {
@@ -161,6 +174,10 @@ impl State {
                 CrashLoss::Reordered(_) => reorder(inode, &mut seed),
             }
             inode.current.clone_from(&inode.durable);
+            if next_random(&mut seed) & 1 == 1 {
+                inode.reserved = inode.durable_reserved;
+            }
+            inode.durable_reserved = inode.reserved;
             inode.rewritten = false;
             inode.poisoned = false;
         }

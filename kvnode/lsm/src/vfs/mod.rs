@@ -29,6 +29,9 @@ pub trait WritableFile: Send {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Makes everything appended so far durable (contents and length).
     fn sync(&mut self) -> io::Result<()>;
+    /// Makes the file `bytes` long if it is shorter; what is not appended yet reads as zeros, and takes no space. Syncs
+    /// are faster as long as the length stays what it is. No more than advice, and only for a file that was created.
+    fn reserve(&mut self, _bytes: u64) {}
 }
 
 /// A file open for reading at any offset.
@@ -134,6 +137,18 @@ mod tests {
         vfs.remove(&other).unwrap();
         assert_eq!(vfs.map(&path).unwrap(), &b"hello!"[..]);
         vfs.rename(&path, &other).unwrap();
+        let mut file = vfs.create(&path).unwrap();
+        file.append(b"one").unwrap();
+        file.reserve(6);
+        file.append(b"two").unwrap();
+        assert_eq!(vfs.map(&path).unwrap(), &b"onetwo"[..]);
+        file.reserve(8);
+        assert_eq!(vfs.map(&path).unwrap(), &b"onetwo\0\0"[..]);
+        file.append(b"3").unwrap();
+        vfs.truncate(&path, 7).unwrap();
+        file.sync().unwrap();
+        assert_eq!(vfs.map(&path).unwrap(), &b"onetwo3"[..]);
+        vfs.remove(&path).unwrap();
         let lock = vfs.lock(&dir.join("c")).unwrap();
         let held = vfs.lock(&dir.join("c"));
         assert!(matches!(held, Err(LockError::Held(Some(pid))) if pid == std::process::id()));

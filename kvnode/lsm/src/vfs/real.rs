@@ -16,15 +16,27 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealVfs;
 
-struct AppendFile(File);
+struct AppendFile {
+    file: File,
+    /// False if the system appends at the end of the file, wherever that is.
+    may_reserve: bool,
+}
 
 impl WritableFile for AppendFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all(bytes)
+        self.file.write_all(bytes)
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
+    }
+
+    fn reserve(&mut self, bytes: u64) {
+        let is_shorter = { self.file.metadata() }.is_ok_and(|metadata| metadata.len() < bytes);
+        if self.may_reserve && is_shorter {
+            // What fails here costs time and nothing else.
+            let _ = self.file.set_len(bytes);
+        }
     }
 }
 
@@ -58,13 +70,17 @@ impl Vfs for RealVfs {
             .create(true)
             .truncate(true)
             .open(path)?;
-        Ok(Box::new(AppendFile(file)))
+        Ok(Box::new(AppendFile {
+            file,
+            may_reserve: true,
+        }))
     }
 
     fn open_append(&self, path: &Path) -> io::Result<Box<dyn WritableFile>> {
-        Ok(Box::new(AppendFile(
-            OpenOptions::new().append(true).open(path)?,
-        )))
+        Ok(Box::new(AppendFile {
+            file: OpenOptions::new().append(true).open(path)?,
+            may_reserve: false,
+        }))
     }
 
     fn open_read(&self, path: &Path) -> io::Result<Arc<dyn ReadableFile>> {

@@ -14,7 +14,7 @@
 //!
 //! Not modelled: folders that get lost themselves.
 
-use super::disk::{NameChange, State, Verdict, apply, dead, not_found};
+use super::disk::{Inode, NameChange, State, Verdict, apply, dead, not_found};
 use super::{DirLock, LockError, ReadableFile, Vfs, WritableFile};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -135,7 +135,7 @@ impl SimVfs {
         state
             .inodes
             .get(&id)
-            .map(|inode| inode.current.clone())
+            .map(Inode::contents)
             .ok_or_else(|| not_found(path))
     }
 
@@ -195,6 +195,9 @@ impl WritableFile for SimFile {
         };
         match verdict {
             Ok(Verdict::Proceed) => {
+                if !inode.poisoned {
+                    inode.durable_reserved = inode.reserved;
+                }
                 if inode.rewritten && !inode.poisoned {
                     inode.durable.clone_from(&inode.current);
                     inode.rewritten = false;
@@ -212,6 +215,15 @@ impl WritableFile for SimFile {
             }
         }
     }
+
+    fn reserve(&mut self, bytes: u64) {
+        let state = &mut *self.state.lock();
+        if let Some(inode) = state.inodes.get_mut(&self.inode)
+            && state.epoch == self.epoch
+        {
+            inode.reserved = inode.reserved.max(usize::try_from(bytes).unwrap_or(0));
+        }
+    }
 }
 
 impl ReadableFile for SimFile {
@@ -226,8 +238,8 @@ impl ReadableFile for SimFile {
             .get(&self.inode)
             .ok_or_else(|| not_found(&self.path))?;
         let start = usize::try_from(offset).map_err(io::Error::other)?;
-        let bytes = inode
-            .current
+        let contents = inode.contents();
+        let bytes = contents
             .get(start..)
             .and_then(|rest| rest.get(..buffer.len()))
             .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
@@ -241,7 +253,7 @@ impl ReadableFile for SimFile {
             .inodes
             .get(&self.inode)
             .ok_or_else(|| not_found(&self.path))?;
-        Ok(inode.current.len() as u64)
+        Ok(inode.current.len().max(inode.reserved) as u64)
     }
 }
 
@@ -308,6 +320,7 @@ impl Vfs for SimVfs {
         let inode = state.inodes.get_mut(&id).ok_or_else(|| not_found(path))?;
         let length = usize::try_from(length).map_err(io::Error::other)?;
         inode.current.truncate(length);
+        inode.reserved = inode.reserved.min(length);
         inode.rewritten |= length < inode.durable.len();
         Ok(())
     }

@@ -148,7 +148,9 @@ fn log() {
         .into_iter()
         .rfind(|path| path.extension().is_some_and(|it| it == "wal"))
         .unwrap();
-    let length = clean.read(&path).unwrap().len();
+    // What is reserved for records to come is zeros.
+    let contents = clean.read(&path).unwrap();
+    let length = contents.iter().rposition(|byte| *byte != 0).unwrap();
     let mut cut = 0;
     for offset in (0..length).step_by(29) {
         let vfs = clean.fork();

@@ -91,3 +91,41 @@ fn random_work_with_three_compaction_threads() {
     let compactions: u64 = (0..6).map(|seed| run(seed, seed.is_multiple_of(2))).sum();
     assert!(compactions > 100, "{compactions}");
 }
+
+/// What writers put into the memtables side by side is what their log says: both have the same order.
+#[test]
+fn large_batches_of_several_writers_are_in_memory_as_they_are_in_the_log() {
+    const WRITERS: u8 = 4;
+    let vfs = SimVfs::new();
+    let options = Options {
+        memtable_bytes: 64 << 20,
+        ..options(true)
+    };
+    let (db, keyspaces) = open(&vfs, options.clone()).unwrap();
+    let start = std::sync::Barrier::new(usize::from(WRITERS));
+    std::thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let (db, start) = (&db, &start);
+            scope.spawn(move || {
+                start.wait();
+                for round in 0..40u8 {
+                    // All write the same keys; the last one's values stay.
+                    let mut batch = lineradb_lsm::WriteBatch::new();
+                    for key in 0..400u16 {
+                        let value = [[writer, round]; 20].concat();
+                        batch.put(keyspaces[usize::from(key % 2)], &key.to_be_bytes(), &value);
+                    }
+                    db.write(batch, WriteOptions::NO_SYNC).unwrap();
+                }
+            });
+        }
+    });
+    let written = all_contents(&db, keyspaces).unwrap();
+    let values: std::collections::BTreeSet<_> = written.iter().flat_map(Map::values).collect();
+    assert_eq!(values.len(), 1, "a batch is there as a whole");
+    assert_eq!(db.last_seqno(), u64::from(WRITERS) * 40 * 400);
+    drop(db);
+    vfs.crash(CrashLoss::Nothing);
+    let (db, keyspaces) = open(&vfs, options).unwrap();
+    assert!(all_contents(&db, keyspaces).unwrap() == written);
+}

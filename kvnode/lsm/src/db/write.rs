@@ -9,7 +9,7 @@
 //! new log, begins. If the flush or the compaction lags behind, the leader first slows down (`pace.rs`), then waits.
 
 use super::Inner;
-use super::queue::{Pending, Share, Shares, fill};
+use super::queue::{Pending, fill, fills_itself, share_out};
 use super::view::View;
 use crate::batch::WriteBatch;
 use crate::clock::{Stopwatch, sleep_micros};
@@ -22,10 +22,6 @@ use crate::pace::{Backpressure, pressure};
 use crate::types::SeqNo;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-
-/// A follower with a batch of so many bytes puts it into the memtable itself: for less, the leader is done sooner than
-/// the follower is awake.
-const OWN_FILL_BYTES_MIN: usize = 16 << 10;
 
 /// A log is made at most so long when it begins: recovery looks through what is left of it.
 const WAL_RESERVED_BYTES_MAX: u64 = 64 << 20;
@@ -236,30 +232,4 @@ impl Inner {
             .map_err(|error| Error::io("sync", &self.dir, error))?;
         Ok(wal)
     }
-}
-
-fn fills_itself(follower: &Pending) -> bool {
-    follower.batch.byte_len() >= OWN_FILL_BYTES_MIN
-}
-
-/// Sets those to work that fill the memtables themselves; the first follower's operations come after `last`.
-fn share_out(
-    followers: &[Arc<Pending>],
-    memtables: &Arc<MemtableSet>,
-    mut last: SeqNo,
-) -> Option<Arc<Shares>> {
-    let mut shares = None;
-    for follower in followers {
-        if fills_itself(follower) {
-            let shares = shares.get_or_insert_with(Arc::<Shares>::default);
-            shares.add_one();
-            follower.fill(Share {
-                memtables: Arc::clone(memtables),
-                first: last + 1,
-                others: Arc::clone(shares),
-            });
-        }
-        last += follower.batch.len() as u64;
-    }
-    shares
 }

@@ -2,18 +2,21 @@
 
 use super::engine::{Cursor, Engine};
 use anyhow::Result;
-use fjall::{Database, Iter, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{Database, Iter, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
 use std::path::Path;
 
-/// An open database.
+/// An open database. `APART`: large values lie in blob files of their own.
 #[derive(Clone)]
-pub struct Fjall {
+pub struct Fjall<const APART: bool> {
     db: Database,
     keyspace: Keyspace,
 }
 
-impl Engine for Fjall {
-    const NAME: &'static str = "fjall";
+impl<const APART: bool> Engine for Fjall<APART> {
+    const NAME: &'static str = match APART {
+        false => "fjall",
+        true => "fjall, blob files",
+    };
     type Cursor<'a> = FjallCursor;
 
     fn open(dir: &Path, cache_bytes: u64) -> Result<Self> {
@@ -21,7 +24,11 @@ impl Engine for Fjall {
             .cache_size(cache_bytes)
             .worker_threads(2)
             .open()?;
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(64 << 20);
+        let options = || {
+            let apart = APART.then(KvSeparationOptions::default);
+            let options = KeyspaceCreateOptions::default().max_memtable_size(64 << 20);
+            options.with_kv_separation(apart)
+        };
         Ok(Fjall {
             keyspace: db.keyspace("default", options)?,
             db,

@@ -1,7 +1,8 @@
 //! `lineradb-bench storage`: the storage engine alone, under the names of
-//! db_bench; 16-byte keys, values of 100 bytes and of 1 KiB, one thread (two where
-//! the name says so). With the feature `peers` RocksDB and fjall do the same work,
-//! one after the other, in the same process and folder, with as much memory.
+//! db_bench; 16-byte keys, values of 100 bytes, 1 KiB and 64 KiB, one thread (two
+//! where the name says so). With the feature `peers` RocksDB and fjall do the same
+//! work, one after the other, in the same process and folder, with as much memory;
+//! for 64 KiB both as they are and with large values apart from their trees.
 
 mod engine;
 #[cfg(feature = "peers")]
@@ -20,7 +21,7 @@ use workload::{Better, Measured, suite};
 /// How much work.
 #[derive(Clone, Copy, Debug)]
 pub struct Scale {
-    /// Entries of the filled database, at 100 bytes; a tenth of it at 1 KiB.
+    /// Entries of the filled database, at 100 bytes; a tenth of it at 1 KiB, an eighth of a tenth of that at 64 KiB.
     pub entries: u64,
     /// Synced writes.
     pub synced: u64,
@@ -46,39 +47,62 @@ pub const QUICK: Scale = Scale {
 /// # Errors
 /// When an engine answers an error, or a wrong value.
 pub fn run(dir: &Path, scale: Scale, runs: usize) -> Result<Vec<Figure>> {
-    let tenth = Scale {
-        entries: scale.entries / 10,
-        synced: scale.synced / 10,
-        seeks: scale.seeks / 10,
-    };
     let mut figures = Vec::new();
-    for (bytes, scale, note) in [(100, scale, ""), (1024, tenth, ", 1 KiB values")] {
-        let mut ours = Vec::new();
-        #[cfg(feature = "peers")]
-        let (mut rocks, mut fjall) = (Vec::new(), Vec::new());
+    for (bytes, part, note) in [
+        (100, 1, ""),
+        (1024, 10, ", 1 KiB values"),
+        (LARGE_BYTES, 125, ", 64 KiB values"),
+    ] {
+        let scale = Scale {
+            entries: scale.entries / part,
+            synced: scale.synced / part,
+            seeks: scale.seeks / part,
+        };
+        let engines = engines(bytes == LARGE_BYTES);
+        let mut measured: Vec<Vec<_>> = engines.iter().map(|_| Vec::new()).collect();
         for _ in 0..runs {
-            ours.push(measure::<ours::Ours>(dir, scale, bytes)?);
-            #[cfg(feature = "peers")]
-            {
-                rocks.push(measure::<rocks::Rocks>(dir, scale, bytes)?);
-                fjall.push(measure::<fjall::Fjall>(dir, scale, bytes)?);
+            for ((name, suite), runs) in engines.iter().zip(&mut measured) {
+                eprintln!("{name}, {bytes} bytes");
+                runs.push(suite(&dir.join(name), scale, bytes)?);
             }
         }
-        #[cfg(feature = "peers")]
-        let peers = [
-            (rocks::Rocks::NAME, median(rocks)),
-            (fjall::Fjall::NAME, median(fjall)),
-        ];
-        #[cfg(not(feature = "peers"))]
-        let peers = [];
-        figures.extend(compare(&median(ours), &peers, note));
+        let mut medians = engines.iter().zip(measured);
+        let mut medians = medians
+            .by_ref()
+            .map(|((name, _), runs)| (*name, median(runs)));
+        if let Some((_, ours)) = medians.next() {
+            figures.extend(compare(&ours, &medians.collect::<Vec<_>>(), note));
+        }
     }
     Ok(figures)
 }
 
-fn measure<E: Engine>(dir: &Path, scale: Scale, value_bytes: usize) -> Result<Vec<Measured>> {
-    eprintln!("{}, {value_bytes} bytes", E::NAME);
-    suite::<E>(&dir.join(E::NAME), scale, value_bytes)
+/// Values of this size an engine may keep apart from its tree.
+const LARGE_BYTES: usize = 64 << 10;
+
+/// Runs the suite on one engine.
+type Suite = fn(&Path, Scale, usize) -> Result<Vec<Measured>>;
+
+/// What is measured: our engine, and after it the peers.
+fn engines(large: bool) -> Vec<(&'static str, Suite)> {
+    fn named<E: Engine>() -> (&'static str, Suite) {
+        (E::NAME, suite::<E>)
+    }
+    let engines = vec![
+        named::<ours::Ours>(),
+        #[cfg(feature = "peers")]
+        named::<rocks::Rocks<false>>(),
+        #[cfg(feature = "peers")]
+        named::<fjall::Fjall<false>>(),
+    ];
+    #[cfg(feature = "peers")]
+    let apart = [named::<rocks::Rocks<true>>(), named::<fjall::Fjall<true>>()];
+    #[cfg(not(feature = "peers"))]
+    let apart = [];
+    engines
+        .into_iter()
+        .chain(apart.into_iter().filter(|_| large))
+        .collect()
 }
 
 /// Of each line the median over the runs, all of which have the same lines.
@@ -125,12 +149,12 @@ mod tests {
     fn every_workload_runs_on_every_engine() {
         let scale = Scale {
             entries: 2_000,
-            synced: 20,
-            seeks: 200,
+            synced: 125,
+            seeks: 250,
         };
         let folder = tempfile::tempdir().unwrap();
         let figures = run(folder.path(), scale, 1).unwrap();
-        assert!(figures.len() >= 24, "{figures:?}");
+        assert!(figures.len() >= 36, "{figures:?}");
         assert!(figures.iter().all(|figure| figure.ours > 0.0));
     }
 

@@ -9,12 +9,15 @@ use rocksdb::{
 use std::path::Path;
 use std::sync::Arc;
 
-/// An open database.
+/// An open database. `APART`: values of 32 KiB and more lie in blob files of their own.
 #[derive(Clone)]
-pub struct Rocks(Arc<DB>);
+pub struct Rocks<const APART: bool>(Arc<DB>);
 
-impl Engine for Rocks {
-    const NAME: &'static str = "RocksDB";
+impl<const APART: bool> Engine for Rocks<APART> {
+    const NAME: &'static str = match APART {
+        false => "RocksDB",
+        true => "RocksDB, blob files",
+    };
     type Cursor<'a> = DBRawIterator<'a>;
 
     fn open(dir: &Path, cache_bytes: u64) -> Result<Self> {
@@ -29,6 +32,12 @@ impl Engine for Rocks {
         options.set_max_write_buffer_number(3);
         options.set_max_background_jobs(3);
         options.set_level_compaction_dynamic_level_bytes(true);
+        if APART {
+            options.set_enable_blob_files(true);
+            options.set_min_blob_size(32 << 10);
+            options.set_blob_compression_type(DBCompressionType::Lz4);
+            options.set_enable_blob_gc(true);
+        }
         let (none, lz4) = (DBCompressionType::None, DBCompressionType::Lz4);
         options.set_compression_per_level(&[none, none, lz4, lz4, lz4, lz4, lz4]);
         Ok(Rocks(Arc::new(DB::open(&options, dir)?)))

@@ -193,18 +193,17 @@ impl<'a> Iterator for Operations<'a> {
 }
 
 fn take_operation<'a>(input: &mut &'a [u8]) -> Option<Operation<'a>> {
-    let kind = match take_bytes(input, 1)? {
-        [0] => Kind::Delete,
-        [1] => Kind::Put,
-        [2] => Kind::DeleteRange,
+    let (kind, value_bytes_max) = match take_bytes(input, 1)? {
+        [0] => (Kind::Delete, None),
+        [1] => (Kind::Put, Some(usize::MAX)),
+        [2] => (Kind::DeleteRange, Some(KEY_BYTES_MAX)),
         _ => return None,
     };
     let keyspace = usize::try_from(take_varint(input)?).ok()?;
     let key_length = take_length(input).filter(|length| *length <= KEY_BYTES_MAX)?;
-    let value_length = match kind {
-        Kind::Delete => 0,
-        Kind::Put => take_length(input)?,
-        Kind::DeleteRange => take_length(input).filter(|length| *length <= KEY_BYTES_MAX)?,
+    let value_length = match value_bytes_max {
+        None => 0,
+        Some(bytes_max) => take_length(input).filter(|length| *length <= bytes_max)?,
     };
     let key = take_bytes(input, key_length)?;
     let value = take_bytes(input, value_length)?;

@@ -7,6 +7,7 @@
 //! | `MANIFEST-000007` | log of version edits |
 //! | `000012.wal` | write-ahead log |
 //! | `000013.sst` | table |
+//! | `000014.blob` | large values of tables |
 //! | `CURRENT.tmp` | the next `CURRENT`, of no meaning after a crash |
 //!
 //! Numbers come from one counter and are never used twice.
@@ -21,6 +22,7 @@ pub(crate) enum FileName {
     Manifest(u64),
     Wal(u64),
     Table(u64),
+    Blob(u64),
     Temporary,
 }
 
@@ -33,6 +35,7 @@ impl FileName {
             Self::Manifest(number) => format!("MANIFEST-{number:06}"),
             Self::Wal(number) => format!("{number:06}.wal"),
             Self::Table(number) => format!("{number:06}.sst"),
+            Self::Blob(number) => format!("{number:06}.blob"),
             Self::Temporary => "CURRENT.tmp".to_owned(),
         })
     }
@@ -47,6 +50,7 @@ impl FileName {
             ("CURRENT", _) => Some(Self::Current),
             (_, Some((number, "wal"))) => number.parse().ok().map(Self::Wal),
             (_, Some((number, "sst"))) => number.parse().ok().map(Self::Table),
+            (_, Some((number, "blob"))) => number.parse().ok().map(Self::Blob),
             ("CURRENT.tmp", _) => Some(Self::Temporary),
             _ => None,
         }
@@ -55,7 +59,10 @@ impl FileName {
     /// The number in the name.
     pub fn number(self) -> Option<u64> {
         match self {
-            Self::Manifest(number) | Self::Wal(number) | Self::Table(number) => Some(number),
+            Self::Manifest(number)
+            | Self::Wal(number)
+            | Self::Table(number)
+            | Self::Blob(number) => Some(number),
             Self::Lock | Self::Current | Self::Temporary => None,
         }
     }
@@ -74,6 +81,7 @@ mod tests {
             Manifest(3),
             Wal(1_234_567),
             Table(0),
+            Blob(14),
             Temporary,
         ] {
             let path = file.path(Path::new("/db"));

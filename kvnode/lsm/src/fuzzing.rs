@@ -36,6 +36,8 @@ pub enum Target {
     ManifestEdit,
     /// The file that names the manifest.
     Current,
+    /// A blob file, a record of it, or a pointer to one.
+    Blob,
     /// A whole table file.
     TableFile,
     /// A whole log file.
@@ -44,7 +46,7 @@ pub enum Target {
 
 impl Target {
     /// All of them.
-    pub const ALL: [Target; 11] = [
+    pub const ALL: [Target; 12] = [
         Target::Block,
         Target::Compressed,
         Target::Index,
@@ -54,6 +56,7 @@ impl Target {
         Target::LogRecord,
         Target::ManifestEdit,
         Target::Current,
+        Target::Blob,
         Target::TableFile,
         Target::LogFile,
     ];
@@ -71,6 +74,7 @@ impl Target {
             Target::LogRecord => "log_record",
             Target::ManifestEdit => "manifest_edit",
             Target::Current => "current",
+            Target::Blob => "blob",
             Target::TableFile => "table_file",
             Target::LogFile => "log_file",
         }
@@ -105,6 +109,7 @@ impl Target {
                 let crc = crc32c::crc32c(bytes).to_le_bytes();
                 let _ = decode_current(&[bytes, &crc].concat());
             }
+            Target::Blob => table::blob(bytes),
             Target::TableFile => table::file(bytes),
             Target::LogFile => log_file(bytes),
         }
@@ -162,6 +167,8 @@ mod tests {
             compression: Compression::None,
             block_bytes: 256,
             background: Background::Inline,
+            blob_value_bytes_min: 64,
+            memtable_bytes: 16 << 10,
             ..Options::with_keyspaces(["data", "locks"])
         };
         let db = Db::open(Arc::new(vfs.clone()), dir, options).unwrap();
@@ -181,6 +188,11 @@ mod tests {
                 let bytes = vfs.read(&path).unwrap();
                 match name.rsplit_once('.') {
                     Some((_, "wal")) => real.push((Target::LogFile, bytes)),
+                    Some((_, "blob")) => {
+                        let record = table::only_record(&bytes).unwrap();
+                        real.push((Target::Blob, record));
+                        real.push((Target::Blob, bytes));
+                    }
                     Some((_, "sst")) => {
                         real.extend(table::parts(&bytes).unwrap());
                         real.push((Target::TableFile, bytes));
@@ -201,8 +213,12 @@ mod tests {
                 }
             }
         };
+        // The only large value.
         let mut batch = WriteBatch::new();
-        batch.put(data, b"key", b"value");
+        batch.put(data, b"key", &[b'v'; 64]);
+        db.write(batch, WriteOptions::SYNC).unwrap();
+        let mut batch = WriteBatch::new();
+        batch.put(data, b"other", b"value");
         batch.delete(data, b"other");
         batch.delete_range(data, b"a", b"b");
         let mut real = vec![(Target::LogRecord, batch.encoded().to_vec())];

@@ -54,13 +54,15 @@ pub struct Options {
     pub block_bytes: usize,
     /// Size at which a compaction starts a new table.
     pub table_bytes: u64,
+    /// Values of this length and more go into blob files, apart from their keys; 0 leaves all values in the tables.
+    pub blob_value_bytes_min: usize,
     /// Bits of bloom filter per key; 0 writes no filter.
     pub bloom_bits_per_key: u32,
     /// Keyspaces whose keys end with a version, and how many bytes that has. Their filters hold keys without it, so
     /// that [`Snapshot::iter_versions`](crate::Snapshot::iter_versions) passes by the tables that have no version of
     /// a key.
     pub version_bytes: Vec<(String, usize)>,
-    /// How data blocks are stored, from level `compression_level_min` on.
+    /// How data blocks are stored, from level `compression_level_min` on, and large values on all levels.
     pub compression: Compression,
     /// Levels above this one (smaller numbers) are not compressed: their tables are short-lived.
     pub compression_level_min: usize,
@@ -93,6 +95,7 @@ impl Default for Options {
             block_cache_bytes: 64 << 20,
             block_bytes: 4 << 10,
             table_bytes: 64 << 20,
+            blob_value_bytes_min: 64 << 10,
             bloom_bits_per_key: 10,
             version_bytes: Vec::new(),
             compression: Compression::Lz4,

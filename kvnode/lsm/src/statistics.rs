@@ -19,7 +19,7 @@ pub struct Statistics {
     pub wal_syncs: u64,
     /// Flushes done.
     pub flushes: u64,
-    /// Bytes of tables written by flushes.
+    /// Bytes of tables and blob files written by flushes.
     pub flush_bytes_written: u64,
     /// Compactions done that rewrote data.
     pub compactions: u64,
@@ -33,9 +33,11 @@ pub struct Statistics {
     pub ingested_bytes: u64,
     /// Tables dropped without being read, as range deletes hide all of them.
     pub tables_pruned: u64,
+    /// Bytes of large values that compactions have moved out of blob files that were mostly garbage.
+    pub blob_bytes_moved: u64,
     /// Bytes of tables read by compactions.
     pub compaction_bytes_read: u64,
-    /// Bytes of tables written by compactions.
+    /// Bytes of tables and blob files written by compactions.
     pub compaction_bytes_written: u64,
     /// Point reads.
     pub gets: u64,
@@ -75,6 +77,12 @@ pub struct Statistics {
     pub tables: u64,
     /// Bytes of all tables now.
     pub table_bytes: u64,
+    /// Number of blob files now.
+    pub blob_files: u64,
+    /// Bytes of all blob files now.
+    pub blob_bytes: u64,
+    /// Bytes of them that tables point to; the rest is garbage.
+    pub blob_used_bytes: u64,
     /// Snapshots alive now.
     pub snapshots: u64,
 }
@@ -89,12 +97,16 @@ impl Statistics {
         (user > 0).then(|| written as f64 / user as f64)
     }
 
-    /// Bytes of all tables for each byte of the deepest level in use, whose data are about what is alive; `None`
-    /// without tables.
+    /// Bytes of all tables and blob files for each byte of the deepest level in use, whose data are about what is
+    /// alive, and of blobs that tables point to; `None` without tables.
     pub fn space_amplification(&self) -> Option<f64> {
         let mut levels = self.level_bytes.iter().rev();
         let last = levels.find(|bytes| **bytes > 0)?;
-        Some(self.table_bytes as f64 / *last as f64)
+        let (all, alive) = (
+            self.table_bytes + self.blob_bytes,
+            last + self.blob_used_bytes,
+        );
+        Some(all as f64 / alive as f64)
     }
 
     /// Sorted runs that a point read without bloom filters would look into: level-0 tables, and levels in use.
@@ -122,6 +134,7 @@ pub(crate) struct Counters {
     pub values_filtered: Counter,
     pub ingestions: Counter,
     pub ingested_bytes: Counter,
+    pub blob_bytes_moved: Counter,
     pub compaction_bytes_read: Counter,
     pub compaction_bytes_written: Counter,
     pub gets: Striped,
@@ -200,6 +213,7 @@ impl Counters {
             values_filtered: self.values_filtered.get(),
             ingestions: self.ingestions.get(),
             ingested_bytes: self.ingested_bytes.get(),
+            blob_bytes_moved: self.blob_bytes_moved.get(),
             compaction_bytes_read: self.compaction_bytes_read.get(),
             compaction_bytes_written: self.compaction_bytes_written.get(),
             gets: self.gets.get(),

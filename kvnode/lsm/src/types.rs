@@ -39,6 +39,8 @@ pub(crate) enum Kind {
     /// All keys from this one up to, and not including, another are absent from this sequence number on. In batches
     /// and logs only: memtables and tables keep range deletes apart from their entries.
     DeleteRange = 2,
+    /// As [`Kind::Put`], but the value lies in a blob file, and in its place a pointer. In tables only.
+    Blob = 3,
 }
 
 /// Sequence number and kind in one word: `seqno << 2 | kind`.
@@ -68,9 +70,18 @@ impl Trailer {
         self.0 & 3 == Kind::Delete as u64
     }
 
-    /// True if the low bits name a kind that this build knows.
+    pub fn is_blob(self) -> bool {
+        self.0 & 3 == Kind::Blob as u64
+    }
+
+    /// The same sequence number with another kind.
+    pub fn of_kind(self, kind: Kind) -> Self {
+        Self::new(self.seqno(), kind)
+    }
+
+    /// True if a table may hold an entry of this kind.
     pub fn is_known(self) -> bool {
-        self.0 & 3 <= Kind::Put as u64
+        self.0 & 3 != Kind::DeleteRange as u64
     }
 }
 

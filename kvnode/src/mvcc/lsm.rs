@@ -146,3 +146,107 @@ impl Cursor for LsmCursor {
         self.0.value_slice().into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::MemoryStore;
+    use super::super::{ScanOptions, Version, VersionScan};
+    use super::*;
+    use crate::command::Op;
+    use crate::consensus::storage_options;
+    use lineradb_lsm::{Background, Options, SimVfs, WriteBatch, WriteOptions};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    fn engine() -> (Db, LsmStore) {
+        let options = Options {
+            background: Background::Inline,
+            memtable_bytes: 1 << 20,
+            table_bytes: 512,
+            block_bytes: 64,
+            level0_compaction_tables: 3,
+            level_base_bytes: 1 << 10,
+            ..storage_options()
+        };
+        let db = Db::open(Arc::new(SimVfs::new()), Path::new("/db"), options).unwrap();
+        (db.clone(), LsmStore::new(db).unwrap())
+    }
+
+    /// The rows that were written after `since`, and the newest time seen that is not before it: what a refresh goes by.
+    fn changes<R: Reader>(
+        mut scan: VersionScan<R>,
+        since: Timestamp,
+    ) -> (Vec<(Bytes, Bytes, Timestamp)>, Timestamp) {
+        let mut rows = Vec::new();
+        while let Some(row) = scan.next_row().unwrap() {
+            rows.push((row.key, row.value, row.version_ts));
+        }
+        rows.retain(|(.., timestamp)| *timestamp > since);
+        (rows, scan.observed().max(since))
+    }
+
+    /// What became of a version after it was written.
+    #[derive(Clone, Copy, Debug)]
+    enum Then {
+        Stays,
+        IsFlushed,
+        IsCollected,
+    }
+
+    proptest! {
+        #[test]
+        fn a_walk_of_what_was_written_since_leaves_nothing_of_it_out(
+            writes in vec(
+                (
+                    0u8..12,
+                    1u64..40,
+                    any::<bool>(),
+                    prop_oneof![3 => Just(Then::Stays), 2 => Just(Then::IsFlushed), 1 => Just(Then::IsCollected)],
+                ),
+                1..60,
+            ),
+            (since, at) in (0u64..45, 0u64..45),
+            (start, end) in (0u8..8, 4u8..14),
+            reverse: bool,
+        ) {
+            let (memory, (db, store)) = (MemoryStore::default(), engine());
+            let data = store.keyspaces[usize::from(Tree::Data.number())];
+            let apply = |op: Op| {
+                let mut batch = WriteBatch::new();
+                match &op.value {
+                    Some(value) => batch.put(data, &op.key, value),
+                    None => batch.delete(data, &op.key),
+                }
+                db.write(batch, WriteOptions::NO_SYNC).unwrap();
+                memory.apply(&[op]);
+            };
+            for (key, timestamp, is_value, then) in writes {
+                let value = is_value.then(|| Bytes::from(vec![key, timestamp as u8]));
+                let written = Op {
+                    tree: Tree::Data,
+                    key: keys::version_key(&keys::addressable(&[key]), Timestamp::from_raw(timestamp)),
+                    value: Some(Version { value, txn: None }.encode()),
+                };
+                apply(written.clone());
+                match then {
+                    Then::Stays => {}
+                    Then::IsFlushed => drop(db.flush().unwrap()),
+                    Then::IsCollected => apply(Op { value: None, ..written }),
+                }
+            }
+            let options = ScanOptions {
+                start: Bytes::from(vec![start]),
+                end: Bytes::from(vec![end]),
+                reverse,
+                at: Timestamp::from_raw(at),
+                own: None,
+            };
+            let since = Timestamp::from_raw(since);
+            let found = VersionScan::since(store.snapshot(), options.clone(), since);
+            let expected = VersionScan::new(memory.snapshot(), options);
+            prop_assert_eq!(changes(found, since), changes(expected, since));
+        }
+    }
+}

@@ -28,7 +28,7 @@ const TOTALS: &[Series] = &[
     ),
     (
         "lineradb_storage_flush_bytes_total",
-        "Bytes of tables written by flushes",
+        "Bytes of tables and blob files written by flushes",
         |s| s.flush_bytes_written,
     ),
     (
@@ -43,8 +43,13 @@ const TOTALS: &[Series] = &[
     ),
     (
         "lineradb_storage_compaction_written_bytes_total",
-        "Bytes of tables written by compactions",
+        "Bytes of tables and blob files written by compactions",
         |s| s.compaction_bytes_written,
+    ),
+    (
+        "lineradb_storage_blob_moved_bytes_total",
+        "Bytes of large values moved out of blob files that were mostly garbage",
+        |s| s.blob_bytes_moved,
     ),
     (
         "lineradb_storage_point_reads_total",
@@ -100,6 +105,19 @@ const STATES: &[Series] = &[
         "lineradb_storage_table_bytes",
         "Bytes of table files",
         |s| s.table_bytes,
+    ),
+    (
+        "lineradb_storage_blob_files",
+        "Blob files, which hold large values",
+        |s| s.blob_files,
+    ),
+    ("lineradb_storage_blob_bytes", "Bytes of blob files", |s| {
+        s.blob_bytes
+    }),
+    (
+        "lineradb_storage_blob_used_bytes",
+        "Bytes of blob files that tables point to",
+        |s| s.blob_used_bytes,
     ),
     (
         "lineradb_storage_compaction_debt_bytes",

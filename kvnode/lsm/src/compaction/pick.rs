@@ -240,9 +240,7 @@ mod tests {
             largest_seqno: 0,
             entries: 1,
             tombstones: 0,
-            range_deletes: 0,
-            largest_exclusive: false,
-            assigned_seqno: 0,
+            ..TableMeta::default()
         }
     }
 

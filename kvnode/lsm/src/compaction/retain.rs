@@ -74,6 +74,11 @@ impl Retention {
         Self { filter, ..self }
     }
 
+    /// True if [`Self::keep`] has to know values.
+    pub fn looks_at_values(&self) -> bool {
+        self.filter.is_some()
+    }
+
     /// Values that the filter has dropped.
     pub fn filtered(&self) -> u64 {
         self.filtered
@@ -196,9 +201,7 @@ mod tests {
             largest_seqno,
             entries: 1,
             tombstones: 0,
-            range_deletes: 0,
-            largest_exclusive: false,
-            assigned_seqno: 0,
+            ..TableMeta::default()
         };
         let hidden = |smallest, largest| retention().hides_table(&table(smallest, largest));
         assert!(hidden(1, 5) && hidden(8, 8) && !hidden(5, 6) && !hidden(6, 8));

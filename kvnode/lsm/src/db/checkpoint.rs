@@ -1,8 +1,8 @@
 //! Checkpoints: a second database with the same contents, made of hard links.
 //!
-//! Tables never change, so a second name for each and a manifest that lists them are a whole database: cheap, and
-//! independent of the first from then on. `CURRENT` comes last: a folder without it is not a database, and an open
-//! says so.
+//! Tables and blob files never change, so a second name for each and a manifest that lists them are a whole database:
+//! cheap, and independent of the first from then on. `CURRENT` comes last: a folder without it is not a database, and
+//! an open says so.
 
 use super::Inner;
 use crate::error::{Error, Result};
@@ -28,8 +28,11 @@ impl Inner {
             // Views with other tables are published under the same lock. The view keeps the files.
             (self.view.load_full(), manifest.state().clone())
         };
-        for (_, _, number) in state.tables.keys() {
-            let file = FileName::Table(*number);
+        let tables = state.tables.keys();
+        let tables = tables.map(|(_, _, number)| FileName::Table(*number));
+        let blobs = view.version.blobs.keys();
+        let blobs = blobs.map(|number| FileName::Blob(*number));
+        for file in tables.chain(blobs) {
             let from = file.path(&self.dir);
             self.vfs
                 .link(&from, &file.path(target))

@@ -119,7 +119,10 @@ impl Inner {
             let added = self.link_external(external, seqno, deep, &mut edit, &mut tables);
             if let Err(error) = added {
                 // Nothing has happened yet: what was written is nobody's.
-                tables.values().for_each(|table| table.mark_obsolete());
+                for table in tables.values() {
+                    table.mark_obsolete();
+                    table.blobs.iter().for_each(|blob| blob.mark_obsolete());
+                }
                 return Err(error);
             }
         }

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::memtable::MemtableSet;
 use crate::table::Table;
 use crate::version::VersionEdit;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -49,6 +49,7 @@ impl Inner {
         let new = old.apply(&edit, tables);
         let new =
             Arc::new(new.map_err(|what| Error::corruption(&self.dir, "version edit", 0, what))?);
+        let new_blobs: BTreeSet<u64> = new.blobs.keys().copied().collect();
         manifest.commit(&edit)?;
         manifest.roll_if_long(|| self.allocate_file_number())?;
         self.publish_view(|view| {
@@ -78,6 +79,10 @@ impl Inner {
             {
                 table.mark_obsolete();
             }
+        }
+        let gone = |number: &u64| !new_blobs.contains(number);
+        for (_, share) in old.blobs.iter().filter(|(number, _)| gone(number)) {
+            share.file.mark_obsolete();
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 use super::{FlushCallback, Inner, remove_files};
 use crate::background::Workers;
+use crate::compaction::garbage;
 use crate::compaction::pick::{Busy, Pick, pick};
 use crate::compaction::retain::Retention;
 use crate::compaction::rewrite::{Output, rewrite};
@@ -12,9 +13,10 @@ use crate::iter::{MergeIter, Source};
 use crate::memtable::{MemtableIter, MemtableSet};
 use crate::pace::pressure;
 use crate::ranges::RangeSet;
+use crate::table::blob::BlobFile;
 use crate::table::{RunIter, Table, TableMeta, TableOptions};
 use crate::types::{KeyspaceId, SeqNo};
-use crate::version::{Tree, Version, VersionEdit};
+use crate::version::{BlobShare, Tree, Version, VersionEdit};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -146,9 +148,9 @@ impl Inner {
             // them, and what is ingested meanwhile is newer.
             let tree = version.trees.get(keyspace);
             let is_below = |key: &[u8]| tree.is_none_or(|tree| tree.covers(key));
-            let metas = rewrite(&output, &mut input, &mut retention, ranges, is_below)?;
-            for meta in metas {
-                self.counters.flush_bytes_written.add(meta.bytes);
+            let written = rewrite(&output, &mut input, &mut retention, ranges, is_below)?;
+            self.counters.flush_bytes_written.add(written.bytes());
+            for meta in written.tables {
                 self.add_table(keyspace as u32, 0, meta, edit, tables)?;
             }
         }
@@ -179,7 +181,9 @@ impl Inner {
             let pick = pick(&tree.metas(), &busy, &self.options)?;
             Some((keyspace as u32, tree, pick))
         });
-        let Some((keyspace, tree, pick)) = picks.max_by_key(|(_, _, pick)| pick.score) else {
+        let most_urgent = picks.max_by_key(|(_, _, pick)| pick.score);
+        let chosen = most_urgent.or_else(|| self.pick_garbage(&view.version, &busy));
+        let Some((keyspace, tree, pick)) = chosen else {
             return Ok(false);
         };
         busy.begin(&pick);
@@ -188,9 +192,22 @@ impl Inner {
         if compaction.pick.trivial {
             self.move_tables(keyspace, tree, &compaction.pick)?;
         } else {
-            self.merge_tables(keyspace, tree, &compaction.pick)?;
+            self.merge_tables(keyspace, &view.version, &compaction.pick)?;
         }
         Ok(true)
+    }
+
+    /// The table to rewrite for the sake of the blob files that it points to, if there is one.
+    fn pick_garbage<'a>(&self, version: &'a Version, busy: &Busy) -> Option<(u32, &'a Tree, Pick)> {
+        let mut stale = version.blobs.values().filter(|share| share.is_stale());
+        stale.next()?;
+        let is_stale = |number| version.blobs.get(&number).is_some_and(BlobShare::is_stale);
+        let trees = version.trees.iter().enumerate();
+        let picks = trees.filter_map(|(keyspace, tree)| {
+            let pick = garbage::pick(&tree.metas(), busy, is_stale)?;
+            Some((keyspace as u32, tree, pick))
+        });
+        picks.max_by_key(|(_, _, pick)| pick.score)
     }
 
     /// Drops the tables that range deletes of newer tables hide from everybody; false if there are none. What such a
@@ -232,7 +249,10 @@ impl Inner {
         self.install(edit, &tables, None)
     }
 
-    fn merge_tables(&self, keyspace: u32, tree: &Tree, pick: &Pick) -> Result<()> {
+    fn merge_tables(&self, keyspace: u32, version: &Version, pick: &Pick) -> Result<()> {
+        let Some(tree) = version.trees.get(keyspace as usize) else {
+            return Ok(());
+        };
         let inputs = chosen(tree, pick.level, &pick.inputs);
         let overlaps = chosen(tree, pick.output_level, &pick.overlaps);
         let bytes_read = inputs
@@ -283,13 +303,19 @@ impl Inner {
                 false => Ok(()),
             }
         };
+        let stale = |number| {
+            let share = version.blobs.get(&number);
+            let share = share.filter(|share| share.is_stale());
+            share.map(|share| &*share.file)
+        };
         let output = Output {
             progress: &progress,
+            stale_blob: &stale,
             ..self.output(keyspace, pick.output_level, &allocate)
         };
         let is_below = |key: &[u8]| tree.is_below(pick.output_level, key);
         let mut retention = retention.with_filter(filter);
-        let metas = rewrite(
+        let written = rewrite(
             &output,
             &mut MergeIter::new(sources),
             &mut retention,
@@ -297,8 +323,9 @@ impl Inner {
             is_below,
         )?;
         let mut tables = BTreeMap::new();
-        for meta in metas {
-            self.counters.compaction_bytes_written.add(meta.bytes);
+        self.counters.compaction_bytes_written.add(written.bytes());
+        self.counters.blob_bytes_moved.add(written.blob_bytes_moved);
+        for meta in written.tables {
             self.add_table(keyspace, pick.output_level, meta, &mut edit, &mut tables)?;
         }
         self.counters.compaction_bytes_read.add(bytes_read);
@@ -331,18 +358,19 @@ impl Inner {
             compression_later: self.options.compression,
         };
         let dir: &Path = &self.dir;
-        let progress = &|_| Ok(());
         Output {
             vfs: &*self.vfs,
             dir,
             options,
             table_bytes: self.options.table_bytes,
+            blob_value_bytes_min: self.options.blob_value_bytes_min,
             allocate,
-            progress,
+            progress: &|_| Ok(()),
+            stale_blob: &|_| None,
         }
     }
 
-    /// Opens a table just written and adds it to an edit.
+    /// Opens a table just written, and the blob files written with it, and adds it to an edit.
     pub(super) fn add_table(
         &self,
         keyspace: u32,
@@ -352,7 +380,20 @@ impl Inner {
         tables: &mut BTreeMap<u64, Arc<Table>>,
     ) -> Result<()> {
         let path = FileName::Table(meta.number).path(&self.dir);
-        let table = Arc::new(Table::open(&self.context, &path, meta.clone())?);
+        let version = Arc::clone(&self.view.load().version);
+        let blobs = { meta.blobs.iter() }.map(|blob| {
+            if let Some(share) = version.blobs.get(&blob.file) {
+                return Ok(Arc::clone(&share.file));
+            }
+            let mut added = tables.values().flat_map(|table| &table.blobs);
+            if let Some(file) = added.find(|file| file.number == blob.file) {
+                return Ok(Arc::clone(file));
+            }
+            let path = FileName::Blob(blob.file).path(&self.dir);
+            BlobFile::open(&self.context, &path, blob.file).map(Arc::new)
+        });
+        let blobs = blobs.collect::<Result<_>>()?;
+        let table = Arc::new(Table::open(&self.context, &path, meta.clone(), blobs)?);
         tables.insert(meta.number, table);
         edit.added.push((keyspace, level, meta));
         Ok(())

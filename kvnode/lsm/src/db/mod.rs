@@ -335,6 +335,10 @@ impl Db {
         }
         statistics.tables = statistics.level_tables.iter().sum();
         statistics.table_bytes = statistics.level_bytes.iter().sum();
+        let blobs = &view.version.blobs;
+        statistics.blob_files = blobs.len() as u64;
+        statistics.blob_bytes = blobs.values().map(|share| share.file.bytes()).sum();
+        statistics.blob_used_bytes = blobs.values().map(|share| share.used_bytes).sum();
         statistics
     }
 

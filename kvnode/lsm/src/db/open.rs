@@ -26,13 +26,15 @@ use crate::memtable::MemtableSet;
 use crate::options::{Background, Options};
 use crate::pace::{Backpressure, RateLimiter};
 use crate::statistics::Counters;
+use crate::table::blob::BlobFile;
 use crate::table::{Table, TableContext};
 use crate::types::SeqNo;
 use crate::version::{Version, VersionEdit};
 use crate::vfs::{DirLock, LockError, Vfs};
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -147,10 +149,12 @@ fn list_files(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<FileName>> {
 
 /// A database that is not there yet. Tables or logs without a `CURRENT` are one that lost it.
 fn new_state(vfs: &dyn Vfs, dir: &Path, files: &[FileName]) -> Result<ManifestState> {
-    if files
-        .iter()
-        .any(|file| matches!(file, FileName::Table(_) | FileName::Wal(_)))
-    {
+    if files.iter().any(|file| {
+        matches!(
+            file,
+            FileName::Table(_) | FileName::Blob(_) | FileName::Wal(_)
+        )
+    }) {
         let current = FileName::Current.path(dir);
         return Err(Error::corruption(
             &current,
@@ -174,13 +178,20 @@ fn new_state(vfs: &dyn Vfs, dir: &Path, files: &[FileName]) -> Result<ManifestSt
 
 fn open_tables(context: &Arc<TableContext>, dir: &Path, state: &ManifestState) -> Result<Version> {
     let mut edit = VersionEdit::default();
-    let mut tables = BTreeMap::new();
+    let (mut tables, mut files) = (BTreeMap::new(), BTreeMap::new());
     for ((keyspace, level, number), meta) in &state.tables {
         let path = FileName::Table(*number).path(dir);
-        tables.insert(
-            *number,
-            Arc::new(Table::open(context, &path, meta.clone())?),
-        );
+        let blobs = { meta.blobs.iter() }.map(|blob| match files.entry(blob.file) {
+            Entry::Occupied(open) => Ok(Arc::clone(open.get())),
+            Entry::Vacant(vacant) => {
+                let path = FileName::Blob(blob.file).path(dir);
+                let file = Arc::new(BlobFile::open(context, &path, blob.file)?);
+                Ok(Arc::clone(vacant.insert(file)))
+            }
+        });
+        let blobs = blobs.collect::<Result<_>>()?;
+        let table = Table::open(context, &path, meta.clone(), blobs)?;
+        tables.insert(*number, Arc::new(table));
         edit.added.push((*keyspace, *level, meta.clone()));
     }
     let version = Version::new(state.keyspaces.len()).apply(&edit, &tables);
@@ -197,8 +208,11 @@ fn remove_orphans(
     manifest: u64,
 ) {
     let is_live = |number: u64| state.tables.keys().any(|(_, _, live)| *live == number);
+    let blobs = state.tables.values().flat_map(|meta| &meta.blobs);
+    let blobs: BTreeSet<u64> = blobs.map(|blob| blob.file).collect();
     let orphans = files.iter().copied().filter(|file| match file {
         FileName::Table(number) => !is_live(*number),
+        FileName::Blob(number) => !blobs.contains(number),
         FileName::Wal(number) => *number < state.log_number,
         FileName::Manifest(number) => *number != manifest,
         FileName::Temporary => true,

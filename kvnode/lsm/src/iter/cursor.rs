@@ -35,8 +35,10 @@ pub struct Iter {
     skipping: bool,
     /// Walking back: the key shown. Walking forward: scratch for the key whose other versions are skipped.
     key: Vec<u8>,
-    /// Walking back: the value shown.
+    /// The value shown, where it is not what the merge stands on: walking back, or if it lies in a blob file.
     value: Slice,
+    /// Walking forward: the value shown lies in a blob file.
+    in_blob: bool,
 }
 
 fn owned(bound: Bound<&[u8]>) -> Bound<Vec<u8>> {
@@ -65,6 +67,7 @@ impl Iter {
             skipping: false,
             key,
             value,
+            in_blob: false,
         }
     }
 
@@ -105,7 +108,7 @@ impl Iter {
 
     /// The value under the iterator; empty if not valid.
     pub fn value(&self) -> &[u8] {
-        match (self.valid, self.forward) {
+        match (self.valid, self.forward && !self.in_blob) {
             (false, _) => &[],
             (true, true) => self.merge.value(),
             (true, false) => &self.value,
@@ -114,9 +117,10 @@ impl Iter {
 
     /// The value under the iterator as an owned [`Slice`], without a copy.
     pub fn value_slice(&self) -> Slice {
-        match (self.valid, self.forward) {
+        match (self.valid, self.forward && !self.in_blob) {
             (false, _) => Slice::default(),
-            (true, true) => self.merge.value_slice(),
+            // Only following a pointer fails, and there is none.
+            (true, true) => self.merge.value_slice().unwrap_or_default(),
             (true, false) => self.value.clone(),
         }
     }
@@ -265,6 +269,10 @@ impl Iter {
                 continue;
             }
             if !self.is_absent(key, trailer) {
+                self.in_blob = trailer.is_blob();
+                if self.in_blob {
+                    self.value = self.merge.value_slice()?;
+                }
                 self.valid = true;
                 return Ok(());
             }
@@ -297,7 +305,10 @@ impl Iter {
                 let trailer = self.merge.trailer();
                 if trailer.seqno() <= self.seqno {
                     let absent = self.is_absent(&self.key, trailer);
-                    newest = (!absent).then(|| self.merge.value_slice());
+                    newest = match absent {
+                        true => None,
+                        false => Some(self.merge.value_slice()?),
+                    };
                 }
                 self.merge.prev()?;
             }

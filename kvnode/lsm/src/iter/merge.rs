@@ -213,9 +213,10 @@ impl InternalIterator for MergeIter {
             .unwrap_or_default()
     }
 
-    fn value_slice(&self) -> Slice {
-        self.top()
-            .map(|source| each!(source, iter => iter.value_slice()))
-            .unwrap_or_default()
+    fn value_slice(&self) -> Result<Slice> {
+        match self.top() {
+            Some(source) => each!(source, iter => iter.value_slice()),
+            None => Ok(Slice::default()),
+        }
     }
 }

@@ -28,6 +28,8 @@ pub(crate) trait InternalIterator {
     fn prev(&mut self) -> Result<()>;
     fn user_key(&self) -> &[u8];
     fn trailer(&self) -> Trailer;
+    /// What the entry has in the place of its value: for one of kind [`Kind::Blob`](crate::types::Kind::Blob) a pointer.
     fn value(&self) -> &[u8];
-    fn value_slice(&self) -> Slice;
+    /// The value, without a copy.
+    fn value_slice(&self) -> Result<Slice>;
 }

@@ -249,9 +249,9 @@ impl InternalIterator for MemtableIter {
         value.unwrap_or_default()
     }
 
-    fn value_slice(&self) -> Slice {
+    fn value_slice(&self) -> Result<Slice> {
         let value = self.current().map(|entry| entry.pinned_value().into());
-        value.unwrap_or_default()
+        Ok(value.unwrap_or_default())
     }
 }
 

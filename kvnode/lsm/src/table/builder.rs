@@ -1,19 +1,21 @@
 //! Writing a table from sorted entries.
 
+use super::blob::{BlobPointer, BlobUse};
 use super::block::{BlockBuilder, RESTART_INTERVAL, common_prefix};
-use super::format::{Footer, HEADER_BYTES, Handle, PartKind, encode_header, part_crc};
+use super::compression::compress;
+use super::format::{
+    FORMAT_VERSION, Footer, HEADER_BYTES, HEADER_MAGIC, Handle, PartKind, encode_header,
+};
 use super::index::IndexBuilder;
+use super::part_writer::PartWriter;
 use super::properties::{Properties, Sizes, Versions};
 use super::{TableMeta, bloom, filter, properties, without_version};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::options::Compression;
 use crate::ranges::RangeSet;
 use crate::types::{Kind, Trailer};
-use crate::vfs::{Vfs, WritableFile};
-use std::path::{Path, PathBuf};
-
-/// Bytes collected before they are handed to the file system.
-const WRITE_BYTES: usize = 1 << 20;
+use crate::vfs::Vfs;
+use std::path::Path;
 
 /// Of the data blocks of a table that is not compressed, each so many-th is compressed for its size alone.
 const SAMPLE_BLOCKS: u64 = 16;
@@ -32,11 +34,8 @@ pub(crate) struct TableOptions {
 
 /// Writes one table file. Entries come in the order of the tree; nothing is durable before [`Self::finish`].
 pub(crate) struct TableBuilder {
-    file: Box<dyn WritableFile>,
-    path: PathBuf,
+    parts: PartWriter,
     options: TableOptions,
-    buffer: Vec<u8>,
-    offset: u64,
     data: BlockBuilder,
     index: IndexBuilder,
     /// The last data block and the last trailer in it; its index entry waits for the next block's first key.
@@ -54,6 +53,8 @@ pub(crate) struct TableBuilder {
 #[derive(Default)]
 struct DataSizes {
     entries: u64,
+    /// Of the blob files that entries point to.
+    blobs: u64,
     blocks: u64,
     sampled: u64,
     sampled_compressed: u64,
@@ -74,28 +75,15 @@ impl DataSizes {
 impl TableBuilder {
     /// Creates the file. Only with `has_ranges` may range deletes be handed to [`Self::finish`].
     pub fn create(vfs: &dyn Vfs, path: &Path, number: u64, options: TableOptions) -> Result<Self> {
-        let file = vfs
-            .create(path)
-            .map_err(|error| Error::io("create", path, error))?;
         let meta = TableMeta {
             number,
-            bytes: 0,
-            smallest_key: Vec::new(),
-            largest_key: Vec::new(),
             smallest_seqno: u64::MAX,
-            largest_seqno: 0,
-            entries: 0,
-            tombstones: 0,
-            range_deletes: 0,
-            largest_exclusive: false,
-            assigned_seqno: 0,
+            ..TableMeta::default()
         };
+        let header = encode_header(HEADER_MAGIC, FORMAT_VERSION);
         Ok(Self {
-            file,
-            path: path.to_owned(),
+            parts: PartWriter::create(vfs, path, &header)?,
             options,
-            buffer: encode_header().to_vec(),
-            offset: HEADER_BYTES as u64,
             data: BlockBuilder::new(RESTART_INTERVAL),
             index: IndexBuilder::new(),
             pending: None,
@@ -111,7 +99,33 @@ impl TableBuilder {
 
     /// Bytes written so far, without the block being filled.
     pub fn bytes(&self) -> u64 {
-        self.offset
+        self.parts.offset()
+    }
+
+    /// Bytes of blob files that its entries point to so far.
+    pub fn blob_bytes(&self) -> u64 {
+        self.sizes.blobs
+    }
+
+    /// Adds the next entry, whose value lies in a blob file.
+    pub fn add_blob(&mut self, user_key: &[u8], trailer: Trailer, blob: BlobPointer) -> Result<()> {
+        let bytes = blob.stored_bytes();
+        let uses = &mut self.meta.blobs;
+        match uses.binary_search_by_key(&blob.file, |blob| blob.file) {
+            Ok(at) => uses[at].bytes += bytes,
+            Err(at) => uses.insert(
+                at,
+                BlobUse {
+                    file: blob.file,
+                    bytes,
+                },
+            ),
+        }
+        self.sizes.blobs += bytes;
+        self.sizes.entries += u64::from(blob.value_bytes);
+        let mut pointer = Vec::new();
+        blob.encode(&mut pointer);
+        self.add(user_key, trailer.of_kind(Kind::Blob), &pointer)
     }
 
     /// Adds the next entry.
@@ -168,8 +182,8 @@ impl TableBuilder {
         self.sizes.blocks += 1;
         let (kind, length) = compress(self.options.compression, raw, &mut compressed);
         let handle = match kind {
-            PartKind::Raw => self.write_part(raw, kind)?,
-            _ => self.write_part(&compressed[..length], kind)?,
+            PartKind::Raw => self.parts.write_part(raw, kind)?,
+            _ => self.parts.write_part(&compressed[..length], kind)?,
         };
         self.compressed = compressed;
         data.clear();
@@ -190,42 +204,6 @@ impl TableBuilder {
             trailer = Trailer::OLDEST;
         }
         self.index.add(&self.pending_key, trailer, handle);
-    }
-
-    /// Writes a part: the bytes, their kind, their checksum.
-    fn write_part(&mut self, bytes: &[u8], kind: PartKind) -> Result<Handle> {
-        let crc = part_crc(bytes, kind as u8, self.offset).to_le_bytes();
-        let handle = self.write_unchecked(bytes)?;
-        self.buffer.push(kind as u8);
-        self.buffer.extend_from_slice(&crc);
-        self.offset += super::format::PART_TRAILER_BYTES as u64;
-        if self.buffer.len() >= WRITE_BYTES {
-            self.write_out()?;
-        }
-        Ok(handle)
-    }
-
-    fn write_unchecked(&mut self, bytes: &[u8]) -> Result<Handle> {
-        let length = u32::try_from(bytes.len()).map_err(|_| Error::TooLarge {
-            what: "table part",
-            bytes: bytes.len() as u64,
-            bytes_max: u64::from(u32::MAX),
-        })?;
-        let handle = Handle {
-            offset: self.offset,
-            length,
-        };
-        self.buffer.extend_from_slice(bytes);
-        self.offset += bytes.len() as u64;
-        Ok(handle)
-    }
-
-    fn write_out(&mut self) -> Result<()> {
-        self.file
-            .append(&self.buffer)
-            .map_err(|error| Error::io("write", &self.path, error))?;
-        self.buffer.clear();
-        Ok(())
     }
 
     /// Widens what the manifest knows about the table by its range deletes.
@@ -265,25 +243,26 @@ impl TableBuilder {
         self.finish_block()?;
         self.index_pending(None);
         self.note_ranges(ranges);
-        let data_bytes = self.offset - HEADER_BYTES as u64;
+        let parts = &mut self.parts;
+        let data_bytes = parts.offset() - HEADER_BYTES as u64;
         let (lines, probes) = bloom::build(&self.hashes, self.options.bloom_bits_per_key);
-        let filter = self.write_unchecked(&lines)?;
+        let filter = parts.write_unchecked(&lines)?;
         let checks = filter::checks(&lines, probes, filter.offset);
-        let checks = self.write_part(&checks, PartKind::Raw)?;
+        let checks = parts.write_part(&checks, PartKind::Raw)?;
         let properties = properties::encode(&Properties {
             meta: self.meta.clone(),
             version_bytes: self.options.version_bytes,
             sizes: Sizes {
                 entries: self.sizes.entries,
-                settled: self.sizes.settled(data_bytes),
+                settled: self.sizes.settled(data_bytes) + self.sizes.blobs,
             },
-            versions: std::mem::take(&mut self.versions),
+            versions: self.versions,
         });
-        let properties = self.write_part(&properties, PartKind::Raw)?;
-        let ranges = self.write_part(&ranges.encode(), PartKind::Raw)?;
-        let index = std::mem::replace(&mut self.index, IndexBuilder::new());
-        let (top, block_count) = index.finish(|bytes| self.write_part(bytes, PartKind::Raw))?;
-        let index = self.write_part(&top, PartKind::Raw)?;
+        let properties = parts.write_part(&properties, PartKind::Raw)?;
+        let ranges = parts.write_part(&ranges.encode(), PartKind::Raw)?;
+        let write_index = |bytes: &[u8]| parts.write_part(bytes, PartKind::Raw);
+        let (top, block_count) = self.index.finish(write_index)?;
+        let index = parts.write_part(&top, PartKind::Raw)?;
         let footer = Footer {
             filter,
             checks,
@@ -291,43 +270,9 @@ impl TableBuilder {
             ranges,
             index,
             block_count,
-        }
-        .encode();
-        self.buffer.extend_from_slice(&footer);
-        self.offset += footer.len() as u64;
-        self.write_out()?;
-        self.file
-            .sync()
-            .map_err(|error| Error::io("sync", &self.path, error))?;
-        self.meta.bytes = self.offset;
+        };
+        self.meta.bytes = self.parts.finish(&footer.encode())?;
         Ok(self.meta)
-    }
-}
-
-/// Puts the compressed form of a block, its length before it, into `buffer`, and says how many bytes it has there;
-/// `Raw` if it does not save an eighth.
-fn compress(compression: Compression, raw: &[u8], buffer: &mut Vec<u8>) -> (PartKind, usize) {
-    const ZSTD_LEVEL: i32 = 3;
-    let bound = match compression {
-        Compression::None => return (PartKind::Raw, 0),
-        Compression::Lz4 => lz4_flex::block::get_maximum_output_size(raw.len()),
-        Compression::Zstd => zstd::zstd_safe::compress_bound(raw.len()),
-    };
-    buffer.resize(4 + bound, 0);
-    buffer[..4].copy_from_slice(&(raw.len() as u32).to_le_bytes());
-    let (kind, length) = match compression {
-        Compression::Zstd => {
-            let length = zstd::bulk::compress_to_buffer(raw, &mut buffer[4..], ZSTD_LEVEL);
-            (PartKind::Zstd, length.ok())
-        }
-        _ => {
-            let length = lz4_flex::block::compress_into(raw, &mut buffer[4..]);
-            (PartKind::Lz4, length.ok())
-        }
-    };
-    match length {
-        Some(length) if length + 4 <= raw.len() - raw.len() / 8 => (kind, length + 4),
-        _ => (PartKind::Raw, 0),
     }
 }
 

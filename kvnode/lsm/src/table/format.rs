@@ -1,7 +1,9 @@
 //! The fixed parts of a table file: header, part trailer, footer. See the parent module for the layout.
 
 use crate::coding::{put_varint, take_varint, u32_at, u64_at};
+use crate::error::{Error, Result};
 use std::ops::Range;
+use std::path::Path;
 
 /// Version of the format.
 pub(super) const FORMAT_VERSION: u32 = 3;
@@ -57,13 +59,30 @@ pub(super) fn part_crc(bytes: &[u8], kind: u8, offset: u64) -> u32 {
     crc32c::crc32c_append(crc, &offset.to_le_bytes())
 }
 
-pub(super) fn encode_header() -> [u8; HEADER_BYTES] {
+pub(super) fn encode_header(magic: &[u8; 8], version: u32) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
-    header[..8].copy_from_slice(HEADER_MAGIC);
-    header[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    header[..8].copy_from_slice(magic);
+    header[8..12].copy_from_slice(&version.to_le_bytes());
     let crc = crc32c::crc32c(&header[..12]);
     header[12..].copy_from_slice(&crc.to_le_bytes());
     header
+}
+
+/// Refuses a file that does not begin as it should.
+pub(super) fn check_header(map: &[u8], path: &Path, magic: &[u8; 8], version: u32) -> Result<()> {
+    let body = map.get(..12).filter(|body| body.starts_with(magic));
+    if body.is_none_or(|body| u32_at(map, 12) != Some(crc32c::crc32c(body))) {
+        let what = "magic bytes or checksum do not match";
+        return Err(Error::corruption(path, "header", 0, what));
+    }
+    match u32_at(map, 8).unwrap_or(0) {
+        found if found == version => Ok(()),
+        found => Err(Error::UnsupportedFormat {
+            file: path.to_owned(),
+            found,
+            supported: version,
+        }),
+    }
 }
 
 /// Where a part lies, if it and the trailer behind it lie within the file.

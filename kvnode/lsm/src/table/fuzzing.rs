@@ -2,11 +2,12 @@
 
 use super::block::{Block, Malformed};
 use super::block_iter::BlockIter;
+use super::compression::decompress;
 use super::filter::Filter;
 use super::format::{FOOTER_MAGIC, Footer, Handle, PartKind};
 use super::index::Index;
-use super::reader::{Table, TableContext, decompress, external_meta};
-use super::{RunIter, bloom, properties};
+use super::reader::{Table, external_meta};
+use super::{RunIter, TableContext, blob, bloom, properties};
 use crate::cache::BlockCache;
 use crate::iter::InternalIterator;
 use crate::statistics::Counters;
@@ -132,13 +133,7 @@ pub(crate) fn file(bytes: &[u8]) {
     let Ok(meta) = external_meta(&vfs, path) else {
         return;
     };
-    let context = Arc::new(TableContext {
-        vfs: Arc::new(vfs),
-        cache: BlockCache::new(1 << 20),
-        counters: Arc::new(Counters::default()),
-        removals_allowed: AtomicBool::new(false),
-    });
-    let Ok(table) = Table::open(&context, path, meta) else {
+    let Ok(table) = Table::open(&context(vfs), path, meta, Vec::new()) else {
         return;
     };
     let _ = table.get(bytes, Trailer::NEWEST);
@@ -147,6 +142,25 @@ pub(crate) fn file(bytes: &[u8]) {
     while going.is_ok() && iter.valid() {
         let _ = (iter.user_key(), iter.value());
         going = iter.next();
+    }
+}
+
+fn context(vfs: SimVfs) -> Arc<TableContext> {
+    Arc::new(TableContext {
+        vfs: Arc::new(vfs),
+        cache: BlockCache::new(1 << 20),
+        counters: Arc::new(Counters::default()),
+        removals_allowed: AtomicBool::new(false),
+    })
+}
+
+/// Decodes a pointer to a blob, a record, or a whole blob file.
+pub(crate) fn blob(bytes: &[u8]) {
+    blob::fuzzing::decode(bytes);
+    let vfs = SimVfs::new();
+    let path = Path::new("/blob");
+    if write(&vfs, path, bytes).is_ok() {
+        blob::fuzzing::file(&context(vfs), path, bytes.len() as u64);
     }
 }
 
@@ -169,6 +183,14 @@ pub(crate) fn compressed_block(file: &[u8]) -> Option<Vec<u8>> {
     let index = Index::new(top, footer.index, footer.block_count as usize).ok()?;
     let block = part_range(file, index.handle(file, 0).ok()?)?;
     Some([&file[block.end..=block.end], &file[block]].concat())
+}
+
+/// The bytes of the record in a blob file that has one.
+#[cfg(test)]
+pub(crate) fn only_record(file: &[u8]) -> Option<Vec<u8>> {
+    use super::format::{HEADER_BYTES, PART_TRAILER_BYTES};
+    let end = file.len().checked_sub(24 + PART_TRAILER_BYTES)?;
+    Some(file.get(HEADER_BYTES..end)?.to_vec())
 }
 
 /// The parts of a table file that is not compressed, each with the target that decodes it.

@@ -315,10 +315,16 @@ impl InternalIterator for RunIter {
         self.block().map(BlockIter::value).unwrap_or_default()
     }
 
-    fn value_slice(&self) -> Slice {
-        self.block()
-            .map(|block| block.value_bytes().into())
-            .unwrap_or_default()
+    fn value_slice(&self) -> Result<Slice> {
+        let current = self.current.as_ref();
+        let Some((table, Some(block))) = current.map(|it| (&it.table, &it.block)) else {
+            return Ok(Slice::default());
+        };
+        table.value(
+            block.user_key(),
+            block.trailer(),
+            block.value_bytes().into(),
+        )
     }
 }
 

@@ -15,28 +15,34 @@
 //!
 //! The ideas are those of LevelDB's and RocksDB's block-based tables, and of Bigtable's (OSDI 2006, section 5.3).
 
+pub(crate) mod blob;
 mod block;
+mod block_file;
 mod block_iter;
 mod bloom;
 mod builder;
+mod compression;
 mod filter;
 mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod index;
 mod iter;
+mod part_writer;
 mod properties;
 mod reader;
 mod verified;
 mod writer;
 
 pub(crate) use block::Block;
+pub(crate) use block_file::TableContext;
 pub(crate) use builder::{TableBuilder, TableOptions};
 pub(crate) use iter::RunIter;
-pub(crate) use reader::{Table, TableContext, external_meta};
+pub(crate) use reader::{Table, external_meta};
 pub use writer::TableWriter;
 
 use crate::types::{Kind, SeqNo, Trailer};
+use blob::BlobUse;
 
 /// The part of a key that the filter of a table holds.
 pub(crate) fn without_version(user_key: &[u8], version_bytes: usize) -> &[u8] {
@@ -44,7 +50,7 @@ pub(crate) fn without_version(user_key: &[u8], version_bytes: usize) -> &[u8] {
 }
 
 /// What the manifest knows about a table.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct TableMeta {
     /// File number.
     pub number: u64,
@@ -62,6 +68,8 @@ pub(crate) struct TableMeta {
     pub largest_exclusive: bool,
     /// Of an ingested table: the sequence number of all its entries, whose own are 0. Else 0.
     pub assigned_seqno: SeqNo,
+    /// The blob files that its entries point to, by number.
+    pub blobs: Vec<BlobUse>,
 }
 
 impl TableMeta {

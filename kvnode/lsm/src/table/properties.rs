@@ -21,7 +21,7 @@ const LARGEST_VERSION: u64 = 12;
 /// What a table says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Properties {
-    /// Without number and length of the file, which are the reader's to fill in.
+    /// Without what the manifest alone knows: number and length of the file, blob files, an assigned sequence number.
     pub meta: TableMeta,
     /// How many bytes at the end of each key the filter leaves out.
     pub version_bytes: usize,
@@ -102,19 +102,7 @@ pub(super) fn decode(mut input: &[u8]) -> Option<Properties> {
     let input = &mut input;
     let (mut version_bytes, mut sizes) = (0, Sizes::default());
     let mut versions = Versions::default();
-    let mut meta = TableMeta {
-        number: 0,
-        bytes: 0,
-        smallest_key: Vec::new(),
-        largest_key: Vec::new(),
-        smallest_seqno: 0,
-        largest_seqno: 0,
-        entries: 0,
-        tombstones: 0,
-        range_deletes: 0,
-        largest_exclusive: false,
-        assigned_seqno: 0,
-    };
+    let mut meta = TableMeta::default();
     while !input.is_empty() {
         let tag = take_varint(input)?;
         let body = take_prefixed(input)?;

@@ -1,51 +1,30 @@
-//! An open table: memory map, index, filter, and the way to a block.
-//!
-//! A block stored as it is gets its checksum verified at its first use and is then
-//! read in place. A compressed block is verified and decompressed into the block cache.
-//!
-//! The file of a table that the manifest has dropped is removed when the last reader lets go of the [`Table`].
+//! An open table: index, filter, and from them the way to a block of its file.
 
+use super::blob::{BlobFile, BlobPointer};
 use super::block::{Block, BlockView, Malformed};
+use super::block_file::{BlockFile, TableContext};
 use super::filter::Filter;
 use super::format::{
-    FOOTER_BYTES, FORMAT_VERSION, Footer, HEADER_BYTES, HEADER_MAGIC, Handle, PartKind, part_range,
-    verify_part,
+    FOOTER_BYTES, FORMAT_VERSION, Footer, HEADER_BYTES, HEADER_MAGIC, Handle, PartKind,
+    check_header, part_range, verify_part,
 };
 use super::index::{Index, Wrong};
 use super::properties::{Properties, Sizes, Versions};
-use super::verified::Verified;
 use super::{TableMeta, bloom, properties, without_version};
-use crate::cache::{BlockCache, Slots};
-use crate::coding::u32_at;
 use crate::error::{Error, Result};
 use crate::ranges::RangeSet;
 use crate::slice::Slice;
-use crate::statistics::Counters;
 use crate::types::Trailer;
 use crate::vfs::Vfs;
 use bytes::Bytes;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-
-/// Largest block a table may claim to decompress to: a key, a value and the rest of a block, with room.
-const BLOCK_BYTES_MAX: usize = 256 << 20;
-
-/// What all tables of a database share.
-pub(crate) struct TableContext {
-    pub vfs: Arc<dyn Vfs>,
-    pub cache: BlockCache,
-    pub counters: Arc<Counters>,
-    /// False once the database is closed: another process may own the folder by then.
-    pub removals_allowed: AtomicBool,
-}
+use std::path::Path;
+use std::sync::Arc;
 
 /// An open table file.
 pub(crate) struct Table {
     pub meta: TableMeta,
-    path: PathBuf,
-    map: Bytes,
+    file: BlockFile,
     index: Index,
     /// Range deletes.
     pub ranges: Arc<RangeSet>,
@@ -55,21 +34,26 @@ pub(crate) struct Table {
     /// Of the whole table.
     pub sizes: Sizes,
     versions: Versions,
-    /// Data blocks stored as they are.
-    verified: Verified,
-    /// Where the block cache keeps the blocks of this table; made with the first compressed one.
-    slots: OnceLock<Arc<Slots>>,
-    context: Arc<TableContext>,
-    obsolete: AtomicBool,
+    /// The blob files that its entries point to, by number: those of `meta.blobs`.
+    pub blobs: Vec<Arc<BlobFile>>,
 }
 
 impl Table {
-    /// Maps the file and verifies what is small: all but data blocks, filter and partitions of the index.
-    pub fn open(context: &Arc<TableContext>, path: &Path, meta: TableMeta) -> Result<Self> {
-        let map = context
-            .vfs
-            .map(path)
-            .map_err(|error| Error::io("map", path, error))?;
+    /// Maps the file and verifies what is small: all but data blocks, filter and partitions of the index. `blobs` are
+    /// the blob files that the meta names, in its order.
+    pub fn open(
+        context: &Arc<TableContext>,
+        path: &Path,
+        meta: TableMeta,
+        blobs: Vec<Arc<BlobFile>>,
+    ) -> Result<Self> {
+        debug_assert!(
+            meta.blobs
+                .iter()
+                .map(|blob| blob.file)
+                .eq(blobs.iter().map(|blob| blob.number))
+        );
+        let map = BlockFile::map(&*context.vfs, path)?;
         if map.len() as u64 != meta.bytes {
             let what = format!(
                 "the file has {} bytes, the manifest says {}",
@@ -105,27 +89,22 @@ impl Table {
         let block_count = footer.block_count as usize;
         let top = Block::new(map.slice(index)).map_err(corrupt)?;
         let index = Index::new(top, footer.index, block_count).map_err(corrupt)?;
-        let (context, obsolete) = (Arc::clone(context), AtomicBool::new(false));
         Ok(Self {
             meta,
-            path: path.to_owned(),
-            map,
+            file: BlockFile::new(context, path, map, "data block", block_count),
             index,
             ranges: Arc::new(ranges),
             filter,
             version_bytes,
             sizes,
             versions,
-            verified: Verified::new(block_count),
-            slots: OnceLock::new(),
-            context,
-            obsolete,
+            blobs,
         })
     }
 
     /// The file may go when the last reader has gone. To be called after the edit that drops it is durable.
     pub fn mark_obsolete(&self) {
-        self.obsolete.store(true, Ordering::Release);
+        self.file.mark_obsolete();
     }
 
     /// False only if no key is there that is `versionless` and so many bytes after it.
@@ -137,7 +116,11 @@ impl Table {
     /// False only if no key is there whose last bytes lie between these two, which are as long as a version.
     pub fn may_hold_between(&self, first: &[u8], last: &[u8]) -> bool {
         let may = self.version_bytes != first.len() || self.versions.may_meet(first, last);
-        self.context.counters.versions_useful.add(u64::from(!may));
+        self.file
+            .context
+            .counters
+            .versions_useful
+            .add(u64::from(!may));
         may
     }
 
@@ -145,9 +128,11 @@ impl Table {
         if !self.filter.exists() {
             return Ok(true);
         }
-        let passes = self.filter.may_contain(&self.map, bloom::hash(versionless));
-        let passes = passes.map_err(|wrong| named(&self.path, "filter", wrong))?;
-        let counters = &self.context.counters;
+        let passes = self
+            .filter
+            .may_contain(&self.file.map, bloom::hash(versionless));
+        let passes = passes.map_err(|wrong| named(&self.file.path, "filter", wrong))?;
+        let counters = &self.file.context.counters;
         match passes {
             true => counters.bloom_passed.add(1),
             false => counters.bloom_useful.add(1),
@@ -157,7 +142,6 @@ impl Table {
 
     /// The newest entry of a key that a reader starting at `trailer` sees.
     pub fn get(&self, user_key: &[u8], trailer: Trailer) -> Result<Option<(Trailer, Slice)>> {
-        let counters = &self.context.counters;
         if !self.passes_filter(without_version(user_key, self.version_bytes))? {
             return Ok(None);
         }
@@ -165,36 +149,32 @@ impl Table {
         let Some((ordinal, handle)) = self.find_block(user_key, trailer)? else {
             return Ok(None);
         };
-        if let Some(range) = self.raw_block(ordinal, handle)? {
-            let block = BlockView::new(&self.map[range.clone()]);
+        let shown = |trailer, value| {
+            let value = self.value(user_key, trailer, value)?;
+            Ok(Some((self.meta.to_tree(trailer), value)))
+        };
+        if let Some(range) = self.file.raw(ordinal, handle)? {
+            let block = BlockView::new(&self.file.map[range.clone()]);
             let found = block.and_then(|block| block.find(user_key, trailer));
-            let found = found.map_err(|error| self.block_error(handle, error))?;
-            return Ok(found.map(|entry| {
-                let value = range.start + entry.value.start..range.start + entry.value.end;
-                (
-                    self.meta.to_tree(entry.trailer),
-                    self.map.slice(value).into(),
-                )
-            }));
+            let Some(entry) = found.map_err(|error| self.block_error(handle, error))? else {
+                return Ok(None);
+            };
+            let value = range.start + entry.value.start..range.start + entry.value.end;
+            return shown(entry.trailer, self.file.map.slice(value).into());
         }
         let find = |block: &Block| {
             let found = block.view().find(user_key, trailer);
-            let found = found.map_err(|error| self.block_error(handle, error))?;
-            let to_tree = |trailer| self.meta.to_tree(trailer);
-            Ok(found.map(|entry| (to_tree(entry.trailer), block.slice(entry.value).into())))
+            match found.map_err(|error| self.block_error(handle, error))? {
+                Some(entry) => shown(entry.trailer, block.slice(entry.value).into()),
+                None => Ok(None),
+            }
         };
-        if let Some(cached) = self.slots().get(ordinal)
+        if let Some(cached) = self.file.cached(ordinal)
             && let Some(cached) = cached.as_ref()
         {
-            counters.cache_hits.add(1);
             return find(&cached.block);
         }
-        find(&self.fetch(ordinal, handle, true)?)
-    }
-
-    fn slots(&self) -> &Arc<Slots> {
-        let make = || Arc::new(Slots::new(self.block_count()));
-        self.slots.get_or_init(make)
+        find(&self.file.fetch(ordinal, handle, true)?)
     }
 
     /// Number of data blocks.
@@ -208,83 +188,47 @@ impl Table {
         user_key: &[u8],
         trailer: Trailer,
     ) -> Result<Option<(usize, Handle)>> {
-        let found = self.index.find(&self.map, user_key, trailer);
+        let found = self.index.find(&self.file.map, user_key, trailer);
         found.map_err(|wrong| self.index_error(wrong))
     }
 
     /// Handle of a data block, from the index.
     fn handle(&self, ordinal: usize) -> Result<Handle> {
-        let handle = self.index.handle(&self.map, ordinal);
+        let handle = self.index.handle(&self.file.map, ordinal);
         handle.map_err(|wrong| self.index_error(wrong))
     }
 
     /// A data block, verified, decompressed and ready for use. With `keep` it goes into the cache.
     pub(super) fn block(&self, ordinal: usize, keep: bool) -> Result<(Block, Handle)> {
         let handle = self.handle(ordinal)?;
-        let block = match self.raw_block(ordinal, handle)? {
-            Some(range) => Block::new(self.map.slice(range))
-                .map_err(|error| self.block_error(handle, error))?,
-            None => match self.slots().get(ordinal).as_deref() {
-                Some(Some(cached)) => {
-                    self.context.counters.cache_hits.add(1);
-                    cached.block.clone()
-                }
-                _ => self.fetch(ordinal, handle, keep)?,
-            },
-        };
-        Ok((block, handle))
+        Ok((self.file.block(ordinal, handle, keep)?, handle))
     }
 
     /// Asks for bytes of the file that will be read soon.
     pub(super) fn will_need(&self, range: Range<u64>) {
-        let end = range.end.min(self.map.len() as u64) as usize;
-        if let Some(part) = self.map.get(range.start as usize..end) {
-            self.context.vfs.will_need(part);
-        }
+        self.file.will_need(range);
     }
 
-    /// Where a block lies in the map, if it is stored as it is; `None` if it is compressed.
-    fn raw_block(&self, ordinal: usize, handle: Handle) -> Result<Option<Range<usize>>> {
-        let range = part_range(&self.map, handle).ok_or_else(|| {
-            self.block_error(handle, Malformed("block handle points outside of the file"))
-        })?;
-        if self.map[range.end] != PartKind::Raw as u8 {
-            return Ok(None);
+    /// The value of an entry: what stands in its place in the block, or the blob that this points to.
+    pub(super) fn value(&self, user_key: &[u8], trailer: Trailer, found: Slice) -> Result<Slice> {
+        if !trailer.is_blob() {
+            return Ok(found);
         }
-        self.verified.once(ordinal, || {
-            let verified = verify_part(&self.map, handle).map(drop);
-            verified.map_err(|what| self.block_error(handle, Malformed(what)))
-        })?;
-        self.context.counters.blocks_mapped.add(1);
-        Ok(Some(range))
-    }
-
-    /// Decompresses a block that is not in the cache.
-    fn fetch(&self, ordinal: usize, handle: Handle, keep: bool) -> Result<Block> {
-        self.context.counters.cache_misses.add(1);
-        let block = self
-            .decompress(handle)
-            .map_err(|what| self.block_error(handle, Malformed(what)))?;
-        // With an owner, so that taking a slice never allocates.
-        let block = Block::new(Bytes::from_owner(block))
-            .map_err(|error| self.block_error(handle, error))?;
-        if keep {
-            self.context.cache.insert(self.slots(), ordinal, &block);
-        }
-        Ok(block)
-    }
-
-    fn decompress(&self, handle: Handle) -> Result<Vec<u8>, &'static str> {
-        let (range, kind) = verify_part(&self.map, handle)?;
-        decompress(&self.map[range], kind)
+        let lost = |what| self.file.error(Handle::default(), Malformed(what));
+        let pointer = BlobPointer::decode(&found).ok_or_else(|| lost("malformed blob pointer"))?;
+        let at = self
+            .blobs
+            .binary_search_by_key(&pointer.file, |blob| blob.number);
+        let at = at.map_err(|_| lost("pointer to a blob file that the table does not use"))?;
+        self.blobs[at].get(user_key, pointer)
     }
 
     fn index_error(&self, wrong: Wrong) -> Error {
-        named(&self.path, "index block", wrong)
+        named(&self.file.path, "index block", wrong)
     }
 
     pub(super) fn block_error(&self, handle: Handle, Malformed(what): Malformed) -> Error {
-        Error::corruption(&self.path, "data block", handle.offset, what)
+        self.file.error(handle, Malformed(what))
     }
 
     /// Estimated bytes of the blocks with keys in `start..end`, as a compressed level would store them.
@@ -302,38 +246,6 @@ impl Table {
             Ok(Some((_, handle))) => handle.offset as f64 / self.meta.bytes as f64,
             _ => 1.0,
         }
-    }
-}
-
-impl Drop for Table {
-    fn drop(&mut self) {
-        let context = &self.context;
-        if self.obsolete.load(Ordering::Acquire) && context.removals_allowed.load(Ordering::Acquire)
-        {
-            // What cannot be removed now is an orphan that the next open removes.
-            if let Err(error) = context.vfs.remove(&self.path) {
-                tracing::warn!(path = %self.path.display(), %error, "cannot remove an obsolete table");
-            }
-        }
-    }
-}
-
-/// The block in a part that is not stored as it is.
-pub(super) fn decompress(stored: &[u8], kind: PartKind) -> Result<Vec<u8>, &'static str> {
-    let length = u32_at(stored, 0).ok_or("compressed block is too short")? as usize;
-    if length > BLOCK_BYTES_MAX {
-        return Err("compressed block claims to be too large");
-    }
-    let stored = &stored[4..];
-    let decompress: fn(&[u8], &mut [u8]) -> Option<usize> = match kind {
-        PartKind::Raw => return Err("compression kind changed"),
-        PartKind::Zstd => |from, to| zstd::bulk::decompress_to_buffer(from, to).ok(),
-        PartKind::Lz4 => |from, to| lz4_flex::block::decompress_into(from, to).ok(),
-    };
-    let mut block = vec![0; length];
-    match decompress(stored, &mut block) {
-        Some(written) if written == length => Ok(block),
-        _ => Err("block does not decompress"),
     }
 }
 
@@ -355,17 +267,7 @@ impl Parts {
         if map.len() < HEADER_BYTES + FOOTER_BYTES {
             return corrupt("file", 0, "too short for a table");
         }
-        if !map.starts_with(HEADER_MAGIC) || u32_at(map, 12) != Some(crc32c::crc32c(&map[..12])) {
-            return corrupt("header", 0, "magic bytes or checksum do not match");
-        }
-        let found = u32_at(map, 8).unwrap_or(0);
-        if found != FORMAT_VERSION {
-            return Err(Error::UnsupportedFormat {
-                file: path.to_owned(),
-                found,
-                supported: FORMAT_VERSION,
-            });
-        }
+        check_header(map, path, HEADER_MAGIC, FORMAT_VERSION)?;
         let footer_at = map.len() - FOOTER_BYTES;
         let footer = match Footer::decode(&map[footer_at..]) {
             Ok(footer) => footer,

@@ -14,12 +14,14 @@
 //! | 5 log number | varint: logs below it are not needed |
 //! | 6 next file number | varint |
 //! | 7 table with range deletes, or ingested, added | as 2, then varints: number of range deletes; 1 if nothing is said about the largest key itself, else 0; sequence number of all entries, or 0 if they have their own |
+//! | 8 table that points to blob files added | as 7, then of each blob file: number, bytes that the table points to (varints) |
 //!
 //! An unknown tag is an error: an old build must not silently skip what a newer one found worth recording.
 
 use super::LEVELS;
 use crate::coding::{put_prefixed, put_varint, take_length, take_prefixed, take_varint};
 use crate::table::TableMeta;
+use crate::table::blob::BlobUse;
 use crate::types::SeqNo;
 
 const FORMAT_VERSION: u64 = 1;
@@ -108,7 +110,7 @@ impl VersionEdit {
                     .push((id, String::from_utf8(std::mem::take(body).to_vec()).ok()?));
             }
             2 => self.added.push(take_table(body)?),
-            7 => {
+            7 | 8 => {
                 let (keyspace, level, mut meta) = take_table(body)?;
                 meta.range_deletes = take_varint(body)?;
                 meta.largest_exclusive = match take_varint(body)? {
@@ -117,6 +119,9 @@ impl VersionEdit {
                     _ => return None,
                 };
                 meta.assigned_seqno = take_varint(body)?;
+                if tag == 8 {
+                    meta.blobs = take_blobs(body)?;
+                }
                 self.added.push((keyspace, level, meta));
             }
             3 => {
@@ -132,10 +137,27 @@ impl VersionEdit {
     }
 }
 
-/// A build that does not know range deletes or ingestion must not take such a table for any other.
+/// A build that does not know range deletes, ingestion or blob files must not take such a table for any other.
 fn table_tag(meta: &TableMeta) -> u64 {
     let plain = meta.range_deletes == 0 && meta.assigned_seqno == 0;
-    if plain { 2 } else { 7 }
+    match (meta.blobs.is_empty(), plain) {
+        (false, _) => 8,
+        (true, false) => 7,
+        (true, true) => 2,
+    }
+}
+
+/// To the end of the field; in the order of their numbers, each once.
+fn take_blobs(body: &mut &[u8]) -> Option<Vec<BlobUse>> {
+    let mut blobs: Vec<BlobUse> = Vec::new();
+    while !body.is_empty() {
+        let (file, bytes) = (take_varint(body)?, take_varint(body)?);
+        if blobs.last().is_some_and(|last| last.file >= file) {
+            return None;
+        }
+        blobs.push(BlobUse { file, bytes });
+    }
+    Some(blobs)
 }
 
 fn put_table(body: &mut Vec<u8>, keyspace: u32, level: usize, meta: &TableMeta) {
@@ -151,6 +173,7 @@ fn put_table(body: &mut Vec<u8>, keyspace: u32, level: usize, meta: &TableMeta) 
         range_deletes,
         largest_exclusive,
         assigned_seqno,
+        blobs,
     } = meta;
     put_varint(body, u64::from(keyspace));
     put_varint(body, level as u64);
@@ -166,10 +189,14 @@ fn put_table(body: &mut Vec<u8>, keyspace: u32, level: usize, meta: &TableMeta) 
     }
     put_prefixed(body, smallest_key);
     put_prefixed(body, largest_key);
-    if table_tag(meta) == 7 {
+    if table_tag(meta) >= 7 {
         put_varint(body, *range_deletes);
         put_varint(body, u64::from(*largest_exclusive));
         put_varint(body, *assigned_seqno);
+    }
+    for blob in blobs {
+        put_varint(body, blob.file);
+        put_varint(body, blob.bytes);
     }
 }
 
@@ -199,9 +226,7 @@ fn take_table(body: &mut &[u8]) -> Option<(u32, usize, TableMeta)> {
         largest_seqno,
         entries,
         tombstones,
-        range_deletes: 0,
-        largest_exclusive: false,
-        assigned_seqno: 0,
+        ..TableMeta::default()
     };
     Some((keyspace, level, meta))
 }
@@ -221,9 +246,7 @@ mod tests {
             largest_seqno: 900,
             entries: 12,
             tombstones: 3,
-            range_deletes: 0,
-            largest_exclusive: false,
-            assigned_seqno: 0,
+            ..TableMeta::default()
         };
         let ingested = TableMeta {
             assigned_seqno: 77,
@@ -234,9 +257,19 @@ mod tests {
             largest_exclusive: true,
             ..meta.clone()
         };
+        let blob = |file, bytes| BlobUse { file, bytes };
+        let with_blobs = TableMeta {
+            blobs: vec![blob(3, 1 << 33), blob(5, 70_000)],
+            ..meta.clone()
+        };
         VersionEdit {
             keyspaces: vec![(0, "data".to_owned()), (1, "locks".to_owned())],
-            added: vec![(1, 6, meta), (0, 0, with_ranges), (0, 0, ingested)],
+            added: vec![
+                (1, 6, meta),
+                (0, 0, with_ranges),
+                (0, 0, ingested),
+                (1, 5, with_blobs),
+            ],
             removed: vec![(0, 0, 5), (0, 1, 6)],
             flushed_seqno: Some(900),
             log_number: Some(8),

@@ -13,6 +13,7 @@ pub(crate) use edit::VersionEdit;
 
 use crate::error::Result;
 use crate::slice::Slice;
+use crate::table::blob::BlobFile;
 use crate::table::{Table, TableMeta};
 use crate::types::Trailer;
 use std::collections::BTreeMap;
@@ -114,12 +115,30 @@ impl Tree {
 #[derive(Clone, Default)]
 pub(crate) struct Version {
     pub trees: Vec<Tree>,
+    /// The blob files that tables point to, by number.
+    pub blobs: BTreeMap<u64, BlobShare>,
+}
+
+/// A blob file and how much of it tables point to.
+#[derive(Clone)]
+pub(crate) struct BlobShare {
+    pub file: Arc<BlobFile>,
+    /// Bytes of its records that an entry of a table points to.
+    pub used_bytes: u64,
+}
+
+impl BlobShare {
+    /// True if most of the file is garbage: what is not should move, so that it can go.
+    pub fn is_stale(&self) -> bool {
+        self.used_bytes < self.file.record_bytes() / 2
+    }
 }
 
 impl Version {
     pub fn new(keyspace_count: usize) -> Self {
         Self {
             trees: (0..keyspace_count).map(|_| Tree::default()).collect(),
+            blobs: BTreeMap::new(),
         }
     }
 
@@ -159,7 +178,32 @@ impl Version {
             let with_ranges = tables.filter(|table| !table.ranges.is_empty());
             tree.with_ranges = Arc::new(with_ranges.cloned().collect());
         }
+        next.count_blobs()?;
         Ok(next)
+    }
+
+    /// Sums up which blob files the tables point to.
+    fn count_blobs(&mut self) -> Result<(), String> {
+        self.blobs.clear();
+        let levels = self.trees.iter().flat_map(|tree| &tree.levels);
+        for table in levels.flat_map(|level| level.iter()) {
+            for (blob, file) in table.meta.blobs.iter().zip(&table.blobs) {
+                let share = self.blobs.entry(blob.file).or_insert_with(|| BlobShare {
+                    file: Arc::clone(file),
+                    used_bytes: 0,
+                });
+                share.used_bytes += blob.bytes;
+            }
+        }
+        // Each record has one entry that points to it.
+        let overused = |share: &&BlobShare| share.used_bytes > share.file.record_bytes();
+        match self.blobs.values().find(overused) {
+            Some(share) => Err(format!(
+                "tables point to more of blob file {} than it has",
+                share.file.number
+            )),
+            None => Ok(()),
+        }
     }
 
     fn level_mut(&mut self, keyspace: u32, level: usize) -> Result<&mut Vec<Arc<Table>>, String> {

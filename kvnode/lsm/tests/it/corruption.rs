@@ -122,6 +122,11 @@ fn tables() {
 }
 
 #[test]
+fn blobs() {
+    flip_everywhere(false, ".blob", 97);
+}
+
+#[test]
 fn manifest() {
     flip_everywhere(false, "MANIFEST", 13);
 }
@@ -168,7 +173,7 @@ fn log() {
 
 #[test]
 fn a_missing_file_is_named() {
-    for suffix in [".sst", "MANIFEST", "CURRENT"] {
+    for suffix in [".sst", ".blob", "MANIFEST", "CURRENT"] {
         let (vfs, _) = build(false);
         let path = files(&vfs)
             .into_iter()
@@ -190,6 +195,7 @@ fn files_of_nobody_are_removed_or_left_alone() {
     let (vfs, model) = build(false);
     for name in [
         "999999.sst",
+        "999998.blob",
         "000000.wal",
         "MANIFEST-000000",
         "CURRENT.tmp",
@@ -206,7 +212,9 @@ fn files_of_nobody_are_removed_or_left_alone() {
     drop(opened);
     let names: Vec<String> = vfs.list(Path::new(DIR)).unwrap();
     assert!(
-        !names.contains(&"999999.sst".to_owned()) && !names.contains(&"CURRENT.tmp".to_owned()),
+        !["999999.sst", "999998.blob", "CURRENT.tmp"]
+            .map(|name| names.iter().any(|it| it == name))
+            .contains(&true),
         "{names:?}"
     );
     assert!(names.contains(&"readme.txt".to_owned()));

@@ -1,6 +1,7 @@
 //! Integration tests of the storage engine, in one binary.
 #![allow(clippy::unwrap_used)]
 
+mod blobs;
 mod corruption;
 mod crash;
 mod faults;

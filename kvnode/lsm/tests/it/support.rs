@@ -24,6 +24,7 @@ pub fn tiny(wal: bool) -> Options {
         memtable_bytes: 6 << 10,
         block_bytes: 256,
         table_bytes: 2 << 10,
+        blob_value_bytes_min: 200,
         block_cache_bytes: 4 << 10,
         level0_compaction_tables: 2,
         level_base_bytes: 8 << 10,

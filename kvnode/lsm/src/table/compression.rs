@@ -1,0 +1,58 @@
+//! Compressing blocks, and getting them back.
+
+use super::format::PartKind;
+use crate::coding::u32_at;
+use crate::options::Compression;
+
+/// Largest block a file may claim to decompress to: a key, a value and the rest of a block, with room.
+const BLOCK_BYTES_MAX: usize = 256 << 20;
+
+/// Puts the compressed form of a block, its length before it, into `buffer`, and says how many bytes it has there;
+/// `Raw` if it does not save an eighth.
+pub(super) fn compress(
+    compression: Compression,
+    raw: &[u8],
+    buffer: &mut Vec<u8>,
+) -> (PartKind, usize) {
+    const ZSTD_LEVEL: i32 = 3;
+    let bound = match compression {
+        Compression::None => return (PartKind::Raw, 0),
+        Compression::Lz4 => lz4_flex::block::get_maximum_output_size(raw.len()),
+        Compression::Zstd => zstd::zstd_safe::compress_bound(raw.len()),
+    };
+    buffer.resize(4 + bound, 0);
+    buffer[..4].copy_from_slice(&(raw.len() as u32).to_le_bytes());
+    let (kind, length) = match compression {
+        Compression::Zstd => {
+            let length = zstd::bulk::compress_to_buffer(raw, &mut buffer[4..], ZSTD_LEVEL);
+            (PartKind::Zstd, length.ok())
+        }
+        _ => {
+            let length = lz4_flex::block::compress_into(raw, &mut buffer[4..]);
+            (PartKind::Lz4, length.ok())
+        }
+    };
+    match length {
+        Some(length) if length + 4 <= raw.len() - raw.len() / 8 => (kind, length + 4),
+        _ => (PartKind::Raw, 0),
+    }
+}
+
+/// The block in a part that is not stored as it is.
+pub(super) fn decompress(stored: &[u8], kind: PartKind) -> Result<Vec<u8>, &'static str> {
+    let length = u32_at(stored, 0).ok_or("compressed block is too short")? as usize;
+    if length > BLOCK_BYTES_MAX {
+        return Err("compressed block claims to be too large");
+    }
+    let stored = &stored[4..];
+    let decompress: fn(&[u8], &mut [u8]) -> Option<usize> = match kind {
+        PartKind::Raw => return Err("compression kind changed"),
+        PartKind::Zstd => |from, to| zstd::bulk::decompress_to_buffer(from, to).ok(),
+        PartKind::Lz4 => |from, to| lz4_flex::block::decompress_into(from, to).ok(),
+    };
+    let mut block = vec![0; length];
+    match decompress(stored, &mut block) {
+        Some(written) if written == length => Ok(block),
+        _ => Err("block does not decompress"),
+    }
+}

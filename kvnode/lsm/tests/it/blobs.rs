@@ -1,0 +1,219 @@
+//! Large values in blob files: compactions leave them where they are, and their space comes back.
+
+use crate::support::*;
+use lineradb_lsm::{
+    Compression, CrashLoss, Db, KeyspaceId, Options, SimVfs, Vfs, WriteBatch, WriteOptions,
+};
+use rand::RngCore;
+use std::ops::Bound;
+use std::path::Path;
+
+fn options(blob_value_bytes_min: usize) -> Options {
+    Options {
+        memtable_bytes: 64 << 10,
+        table_bytes: 32 << 10,
+        level_base_bytes: 64 << 10,
+        blob_value_bytes_min,
+        ..tiny(false)
+    }
+}
+
+/// Cannot be compressed, and says which key and round it is of.
+fn value(key: u32, round: u32) -> Vec<u8> {
+    let mut value = vec![0; 4 << 10];
+    rng(u64::from(key) << 32 | u64::from(round)).fill_bytes(&mut value);
+    value
+}
+
+fn put(db: &Db, keyspace: KeyspaceId, key: u32, round: u32) {
+    let mut batch = WriteBatch::new();
+    batch.put(keyspace, &key.to_be_bytes(), &value(key, round));
+    db.write(batch, WriteOptions::NO_SYNC).unwrap();
+}
+
+/// In an order in which each memtable has keys from everywhere.
+fn fill(db: &Db, keyspace: KeyspaceId, keys: u32, round: u32) {
+    for at in 0..keys {
+        put(db, keyspace, at * 37 % keys, round);
+    }
+    db.flush().unwrap();
+}
+
+fn check(db: &Db, keyspace: KeyspaceId, keys: u32, round: u32) {
+    let found = contents(&db.snapshot(), keyspace).unwrap();
+    assert_eq!(found.len(), keys as usize);
+    for (key, number) in found.iter().zip(0..) {
+        assert!(*key.1 == value(number, round), "{number}");
+        assert!(*db.get(keyspace, key.0).unwrap().unwrap() == **key.1);
+    }
+}
+
+#[test]
+fn compactions_write_pointers_and_not_values() {
+    let written = |blob_value_bytes_min| {
+        let (db, [first, _]) = open(&SimVfs::new(), options(blob_value_bytes_min)).unwrap();
+        fill(&db, first, 300, 0);
+        check(&db, first, 300, 0);
+        let statistics = db.statistics();
+        assert!(statistics.compactions > 3, "{statistics:?}");
+        let blobs = statistics.blob_bytes > 300 * (4 << 10) && statistics.table_bytes < 64 << 10;
+        assert_eq!(blobs, blob_value_bytes_min > 0, "{statistics:?}");
+        statistics.write_amplification().unwrap()
+    };
+    let (apart, together) = (written(1 << 10), written(0));
+    assert!((1.0..1.1).contains(&apart), "{apart}");
+    assert!(together > 2.0, "{together}");
+}
+
+#[test]
+fn the_space_of_what_was_overwritten_or_deleted_comes_back() {
+    let vfs = SimVfs::new();
+    let (db, [first, _]) = open(&vfs, options(1 << 10)).unwrap();
+    for round in 0..8 {
+        fill(&db, first, 100, round);
+    }
+    check(&db, first, 100, 7);
+    let statistics = db.statistics();
+    let alive = 100 * (4 << 10);
+    // Half of a file may be garbage, and what level 0 hides is not known to be.
+    assert!(statistics.blob_bytes < 4 * alive, "{statistics:?}");
+    assert!(
+        statistics.write_amplification().unwrap() < 2.5,
+        "{statistics:?}"
+    );
+    let on_disk = vfs.list(Path::new(DIR)).unwrap();
+    let on_disk = on_disk.iter().filter(|name| name.ends_with(".blob"));
+    assert_eq!(on_disk.count() as u64, statistics.blob_files);
+    for key in 0..100u32 {
+        let mut batch = WriteBatch::new();
+        batch.delete(first, &key.to_be_bytes());
+        db.write(batch, WriteOptions::NO_SYNC).unwrap();
+        if key % 10 == 9 {
+            db.flush().unwrap();
+        }
+    }
+    assert!(contents(&db.snapshot(), first).unwrap().is_empty());
+    let statistics = db.statistics();
+    assert_eq!((statistics.blob_files, statistics.blob_bytes), (0, 0));
+    assert!(vfs.used() < 64 << 10, "{} bytes", vfs.used());
+}
+
+/// A file that is mostly garbage goes even if nothing is written any more where its pointers are.
+#[test]
+fn garbage_is_collected_where_no_compaction_is_due() {
+    let vfs = SimVfs::new();
+    let (db, [first, _]) = open(&vfs, options(1 << 10)).unwrap();
+    fill(&db, first, 60, 0);
+    let before = db.statistics();
+    // Two thirds of each file go; the compaction that finds out does not know it before.
+    for third in [1, 2] {
+        for key in (third..60u32).step_by(3) {
+            let mut batch = WriteBatch::new();
+            batch.delete(first, &key.to_be_bytes());
+            db.write(batch, WriteOptions::NO_SYNC).unwrap();
+        }
+        db.flush().unwrap();
+    }
+    let after = db.statistics();
+    assert!(after.blob_bytes_moved > before.blob_bytes_moved);
+    assert!(
+        after.blob_bytes < before.blob_bytes / 2,
+        "{before:?}, {after:?}"
+    );
+    let found = contents(&db.snapshot(), first).unwrap();
+    assert_eq!(found.len(), 20);
+    assert!(
+        found
+            .values()
+            .zip((0..).step_by(3))
+            .all(|(found, key)| *found == value(key, 0))
+    );
+}
+
+#[test]
+fn snapshots_and_walks_keep_the_files_that_they_need() {
+    let vfs = SimVfs::new();
+    let (db, [first, _]) = open(&vfs, options(1 << 10)).unwrap();
+    fill(&db, first, 50, 0);
+    let then = db.snapshot();
+    let mut walk = then.iter(first, Bound::Unbounded, Bound::Unbounded);
+    walk.seek_to_last().unwrap();
+    let held = then.get(first, &7u32.to_be_bytes()).unwrap().unwrap();
+    for round in 1..5 {
+        fill(&db, first, 50, round);
+    }
+    let old = contents(&then, first).unwrap();
+    assert!(
+        old.values()
+            .zip(0..)
+            .all(|(found, key)| *found == value(key, 0))
+    );
+    drop(then);
+    for round in 5..9 {
+        fill(&db, first, 50, round);
+    }
+    assert!(held == value(7, 0));
+    for key in (0..50).rev() {
+        assert!(walk.value() == value(key, 0), "{key}");
+        assert!(walk.value_slice() == value(key, 0));
+        walk.prev().unwrap();
+    }
+    check(&db, first, 50, 8);
+}
+
+#[test]
+fn reopening_checkpoints_and_another_threshold_change_nothing_about_what_is_there() {
+    let vfs = SimVfs::new();
+    let (db, [first, _]) = open(&vfs, options(1 << 10)).unwrap();
+    fill(&db, first, 80, 0);
+    let copy = Path::new("/data/copy");
+    db.checkpoint(copy).unwrap();
+    drop(db);
+    vfs.crash(CrashLoss::Everything);
+    for (blob_value_bytes_min, compression) in [(0, Compression::Zstd), (100, Compression::None)] {
+        let options = Options {
+            compression,
+            ..options(blob_value_bytes_min)
+        };
+        let (db, [first, _]) = open(&vfs, options).unwrap();
+        check(&db, first, 80, 0);
+        for key in (0..80).step_by(9) {
+            put(&db, first, key, 0);
+        }
+        db.flush().unwrap();
+        check(&db, first, 80, 0);
+        db.close().unwrap();
+    }
+    let (db, [first, _]) = open_at(&vfs, copy, options(1 << 10)).unwrap();
+    check(&db, first, 80, 0);
+}
+
+/// What can be compressed is, and is read from the cache.
+#[test]
+fn values_are_compressed() {
+    let (db, [first, _]) = open(
+        &SimVfs::new(),
+        Options {
+            block_cache_bytes: 1 << 20,
+            ..options(1 << 10)
+        },
+    )
+    .unwrap();
+    for key in 0..40u32 {
+        let mut batch = WriteBatch::new();
+        batch.put(first, &key.to_be_bytes(), &[key as u8; 8 << 10]);
+        db.write(batch, WriteOptions::NO_SYNC).unwrap();
+    }
+    db.flush().unwrap();
+    let read = || {
+        for key in 0..40u32 {
+            let found = db.get(first, &key.to_be_bytes()).unwrap().unwrap();
+            assert!(found == [key as u8; 8 << 10]);
+        }
+        db.statistics()
+    };
+    let (once, twice) = (read(), read());
+    assert!(once.blob_bytes < 40 << 10, "{once:?}");
+    assert_eq!(once.cache_misses, twice.cache_misses);
+    assert!(twice.cache_hits >= once.cache_hits + 40);
+}

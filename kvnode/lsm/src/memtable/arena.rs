@@ -2,6 +2,9 @@
 //!
 //! Several writers take pieces at once: a piece is one atomic addition, only a new chunk takes a lock. Nothing is given
 //! back before all of it: a chunk lives as long as its arena or as any [`Pinned`] that points into it.
+//!
+//! The chunks of a large arena are huge pages where the system has them: a search through a skiplist jumps about in all
+//! of the arena, and with pages of 4 KiB half of what it waits for is address translation.
 
 use parking_lot::Mutex;
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
@@ -11,7 +14,10 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 /// Size of the first chunk; each next one is twice as large, up to [`CHUNK_BYTES_MAX`].
 const CHUNK_BYTES_MIN: usize = 4 << 10;
-const CHUNK_BYTES_MAX: usize = 256 << 10;
+/// A huge page.
+const CHUNK_BYTES_MAX: usize = 2 << 20;
+/// Pieces from this size on have a chunk of their own.
+const LARGE_PIECE_BYTES: usize = 64 << 10;
 /// All pieces begin at a multiple of this.
 const ALIGN: usize = 8;
 
@@ -31,13 +37,21 @@ unsafe impl Sync for Chunk {}
 
 impl Chunk {
     fn new(bytes: usize) -> Self {
+        let align = match bytes {
+            CHUNK_BYTES_MAX => CHUNK_BYTES_MAX,
+            _ => ALIGN,
+        };
         // A chunk is never empty, and an entry is less than 65 MiB long.
-        let layout = Layout::from_size_align(bytes.next_multiple_of(ALIGN).max(ALIGN), ALIGN);
+        let layout = Layout::from_size_align(bytes.next_multiple_of(ALIGN).max(ALIGN), align);
         let layout = layout.unwrap_or(Layout::new::<u64>());
         // SAFETY: the layout is not of size 0.
         let memory = NonNull::new(unsafe { alloc(layout) });
+        let memory = memory.unwrap_or_else(|| handle_alloc_error(layout));
+        if align == CHUNK_BYTES_MAX {
+            advise_huge_page(memory);
+        }
         Self {
-            memory: memory.unwrap_or_else(|| handle_alloc_error(layout)),
+            memory,
             layout,
             used: AtomicUsize::new(0),
         }
@@ -53,6 +67,17 @@ impl Chunk {
         // SAFETY: the piece ends within the chunk.
         (at + bytes <= self.layout.size()).then(|| unsafe { self.memory.add(at) })
     }
+}
+
+/// Asks for the [`CHUNK_BYTES_MAX`] from here on to be one page. Where that cannot be, they are many.
+fn advise_huge_page(memory: NonNull<u8>) {
+    #[cfg(all(target_os = "linux", not(miri)))]
+    // SAFETY: whole pages of one allocation, aligned to their size; the advice changes nothing about what is in them.
+    unsafe {
+        libc::madvise(memory.as_ptr().cast(), CHUNK_BYTES_MAX, libc::MADV_HUGEPAGE);
+    }
+    #[cfg(not(all(target_os = "linux", not(miri))))]
+    let _ = memory;
 }
 
 impl Drop for Chunk {
@@ -96,7 +121,7 @@ impl Arena {
                 return (piece, chunk);
             }
             let mut chunks = self.chunks.lock();
-            if bytes > CHUNK_BYTES_MAX / 4 {
+            if bytes >= LARGE_PIECE_BYTES {
                 // A chunk of its own: what is left of the current one is not given up for it.
                 let chunk = Self::add(&mut chunks, bytes);
                 // SAFETY: as above.
@@ -104,7 +129,7 @@ impl Arena {
                     return (piece, chunk);
                 }
             } else if NonNull::new(self.current.load(Ordering::Relaxed)) == current {
-                let doubled = CHUNK_BYTES_MIN << chunks.len().min(6);
+                let doubled = CHUNK_BYTES_MIN << chunks.len().min(9);
                 let chunk = Self::add(&mut chunks, doubled.clamp(bytes, CHUNK_BYTES_MAX));
                 self.current.store(chunk.as_ptr(), Ordering::Release);
             }
@@ -174,14 +199,14 @@ mod tests {
     #[test]
     fn pieces_are_aligned_and_apart() {
         let arena = Arena::default();
-        let sizes = [1, 7, 8, 9, 4000, 70_000, 3, 300_000, 100, 1];
+        let sizes = [1, 7, 8, 9, 4000, 70_000, 3, 900_000, 2 << 20, 100, 1];
         let pieces: Vec<_> = std::thread::scope(|scope| {
             let take = || sizes.map(|size| (arena.allocate(size).0.as_ptr() as usize, size));
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
             let pieces = threads.into_iter().filter_map(|thread| thread.join().ok());
             pieces.flatten().collect()
         });
-        assert_eq!(pieces.len(), 40);
+        assert_eq!(pieces.len(), 44);
         for (at, (start, size)) in pieces.iter().enumerate() {
             assert_eq!(start % ALIGN, 0);
             for (other, other_size) in &pieces[at + 1..] {

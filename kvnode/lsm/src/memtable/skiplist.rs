@@ -306,11 +306,27 @@ fn find(
 ) -> (Node, Option<Node>) {
     loop {
         let next = previous.next(level);
+        if level > 0 {
+            // Where the search goes unless it goes on here: it comes from memory while `next` does.
+            prefetch(previous.link(level - 1).load(Relaxed));
+        }
         match next {
             Some(node) if next != known && node.is_before(key, order) => previous = node,
             _ => return (previous, next),
         }
     }
+}
+
+/// Asks for the memory of a node that is likely to be read soon.
+#[inline]
+fn prefetch(node: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing and faults nowhere.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(node.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = node;
 }
 
 /// How many links the node of an entry has: one more with a chance of a quarter each, drawn from its trailer, which no

@@ -13,11 +13,11 @@ use crate::table::TableMeta;
 use crate::types::SeqNo;
 use crate::version::VersionEdit;
 use crate::vfs::Vfs;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Length beyond which a manifest is written anew.
+/// A manifest is written anew when it is longer than this and than twice what it began with.
 const BYTES_MAX: u64 = 4 << 20;
 /// Tag of a record with an edit.
 const TAG_EDIT: u64 = 1;
@@ -66,6 +66,12 @@ impl ManifestState {
         self.log_number = edit.log_number.unwrap_or(self.log_number);
         self.next_file_number = edit.next_file_number.unwrap_or(self.next_file_number);
         Ok(())
+    }
+
+    /// Numbers of the blob files that tables point to.
+    pub fn blobs(&self) -> BTreeSet<u64> {
+        let blobs = self.tables.values().flat_map(|meta| &meta.blobs);
+        blobs.map(|blob| blob.file).collect()
     }
 
     /// One edit that says everything.
@@ -152,6 +158,8 @@ pub(crate) struct Manifest {
     dir: PathBuf,
     number: u64,
     log: LogWriter,
+    /// At this length it is written anew.
+    bytes_max: u64,
     state: ManifestState,
 }
 
@@ -185,6 +193,7 @@ impl Manifest {
             vfs,
             dir: dir.to_owned(),
             number,
+            bytes_max: BYTES_MAX.max(2 * log.len()),
             log,
             state,
         })
@@ -207,7 +216,7 @@ impl Manifest {
 
     /// Writes the manifest anew if it has grown long. `allocate` draws a file number.
     pub fn roll_if_long(&mut self, allocate: impl FnOnce() -> u64) -> Result<()> {
-        if self.log.len() < BYTES_MAX {
+        if self.log.len() < self.bytes_max {
             return Ok(());
         }
         let mut state = self.state.clone();

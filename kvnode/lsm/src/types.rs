@@ -74,6 +74,11 @@ impl Trailer {
         self.0 & 3 == Kind::Blob as u64
     }
 
+    /// The same kind with another sequence number.
+    pub fn at_seqno(self, seqno: SeqNo) -> Self {
+        Self(seqno << 2 | self.0 & 3)
+    }
+
     /// The same sequence number with another kind.
     pub fn of_kind(self, kind: Kind) -> Self {
         Self::new(self.seqno(), kind)

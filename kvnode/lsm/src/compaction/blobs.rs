@@ -1,6 +1,6 @@
 //! Where large values go while tables are written.
 
-use super::rewrite::Output;
+use super::rewrite::{BLOB_TABLES_MOVED, Output};
 use crate::error::{Error, Result};
 use crate::files::FileName;
 use crate::table::blob::{BlobPointer, BlobWriter};
@@ -72,6 +72,9 @@ impl<'a, 'o> Blobs<'a, 'o> {
         let Some(file) = (self.output.stale_blob)(pointer.file) else {
             return Ok(pointer);
         };
+        if self.bytes_moved >= BLOB_TABLES_MOVED * self.output.table_bytes {
+            return Ok(pointer);
+        }
         self.bytes_moved += pointer.stored_bytes();
         self.writer()?.copy(file, pointer)
     }

@@ -105,11 +105,19 @@ pub(crate) fn debt(levels: &[Vec<&TableMeta>], options: &Options) -> u64 {
     debt
 }
 
-/// Decides the next compaction of a tree, given the tables of each level (level 0 newest first, the others sorted)
-/// and those that are busy.
-pub(crate) fn pick(levels: &[Vec<&TableMeta>], busy: &Busy, options: &Options) -> Option<Pick> {
+/// True if a tree has a level that is due, whether or not its tables are free.
+pub(crate) fn is_due(levels: &[Vec<&TableMeta>], busy: &Busy, options: &Options) -> bool {
     let sizes = sizes(levels, busy);
-    let targets = targets(&sizes, options);
+    !due(levels, &sizes, &targets(&sizes, options), options).is_empty()
+}
+
+/// The levels that are due and their scores, the most urgent first.
+fn due(
+    levels: &[Vec<&TableMeta>],
+    sizes: &[u64],
+    targets: &Targets,
+    options: &Options,
+) -> Vec<(usize, u64)> {
     let last = levels.len() - 1;
     let level0_score = levels[0].len() as u64 * 1000 / options.level0_compaction_tables as u64;
     let scores = (1..last).map(|level| match (sizes[level], targets.bytes[level]) {
@@ -125,7 +133,16 @@ pub(crate) fn pick(levels: &[Vec<&TableMeta>], busy: &Busy, options: &Options) -
         .collect();
     // Of equal scores the upper level goes first.
     scored.sort_by_key(|(level, score)| (std::cmp::Reverse(*score), *level));
-    scored.into_iter().find_map(|(level, score)| match level {
+    scored
+}
+
+/// Decides the next compaction of a tree, given the tables of each level (level 0 newest first, the others sorted)
+/// and those that are busy.
+pub(crate) fn pick(levels: &[Vec<&TableMeta>], busy: &Busy, options: &Options) -> Option<Pick> {
+    let sizes = sizes(levels, busy);
+    let targets = targets(&sizes, options);
+    let due = due(levels, &sizes, &targets, options);
+    due.into_iter().find_map(|(level, score)| match level {
         0 => pick_level0(levels, busy, targets.base, score, options),
         _ => pick_table(levels, busy, level, score, options),
     })
@@ -287,6 +304,7 @@ mod tests {
         assert_eq!((&second.inputs, second.trivial), (&vec![3], true));
         busy.end(&first);
         assert_eq!(pick(&shape, &busy, &options()).unwrap().inputs, [3]);
+        assert!(is_due(&shape, &busy, &options()));
         // Level 0 goes alone.
         shape[0] = vec![&upper[0], &upper[0]];
         busy.begin(&Pick {

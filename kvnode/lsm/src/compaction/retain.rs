@@ -9,7 +9,9 @@
 //! Of the range deletes themselves one per stripe is kept, and none of the oldest where nothing is below.
 
 use super::filter::CompactionFilter;
+use crate::error::Result;
 use crate::ranges::RangeSet;
+use crate::slice::Slice;
 use crate::table::TableMeta;
 use crate::types::{Kind, SeqNo, Trailer};
 
@@ -74,43 +76,38 @@ impl Retention {
         Self { filter, ..self }
     }
 
-    /// True if [`Self::keep`] has to know values.
-    pub fn looks_at_values(&self) -> bool {
-        self.filter.is_some()
-    }
-
     /// Values that the filter has dropped.
     pub fn filtered(&self) -> u64 {
         self.filtered
     }
 
-    /// What is kept of the next entry: itself, a tombstone in its place, or nothing. `is_below` says whether a deeper
-    /// level may hold its key.
+    /// What is kept of the next entry: itself, a tombstone in its place, or nothing. `value` reads its value, if that
+    /// matters; `is_below` says whether a deeper level may hold its key.
     pub fn keep(
         &mut self,
         new_key: bool,
         key: &[u8],
         mut trailer: Trailer,
-        value: &[u8],
+        value: impl FnOnce() -> Result<Slice>,
         is_below: impl FnOnce() -> bool,
-    ) -> Option<Trailer> {
+    ) -> Result<Option<Trailer>> {
         let stripe = self.stripe(trailer.seqno());
         let shadowed = !new_key && self.last_stripe == Some(stripe);
         self.last_stripe = Some(stripe);
         let hidden = self.ranges.newest(key, self.stripe_end(stripe)) > trailer.seqno();
         if shadowed || hidden {
-            return None;
+            return Ok(None);
         }
         if let Some(filter) = &mut self.filter
             && !trailer.is_delete()
-            && !filter.keep(key, value)
+            && !filter.keep(key, &value()?)
         {
             // As a tombstone it goes on hiding what is older.
             trailer = Trailer::new(trailer.seqno(), Kind::Delete);
             self.filtered += 1;
         }
         let hides_nothing = trailer.is_delete() && stripe == 0 && !is_below();
-        (!hides_nothing).then_some(trailer)
+        Ok((!hides_nothing).then_some(trailer))
     }
 }
 
@@ -129,7 +126,9 @@ mod tests {
         let mut kept = Vec::new();
         for (seqno, kind) in entries {
             let trailer = Trailer::new(*seqno, *kind);
-            if retention.keep(new_key, b"k", trailer, b"", || below) == Some(trailer) {
+            let nothing = || Ok(Slice::default());
+            let found = retention.keep(new_key, b"k", trailer, nothing, || below);
+            if found.ok().flatten() == Some(trailer) {
                 kept.push(*seqno);
             }
             new_key = false;
@@ -165,8 +164,9 @@ mod tests {
             let retention = Retention::new(vec![5, 10], RangeSet::default());
             let mut retention = retention.with_filter(Some(Box::new(Odd)));
             let trailer = Trailer::new(seqno, Put);
-            let kept = retention.keep(true, b"k", trailer, &[value], || below);
-            (kept, retention.filtered())
+            let value = Slice::from(bytes::Bytes::from(vec![value]));
+            let kept = retention.keep(true, b"k", trailer, || Ok(value), || below);
+            (kept.ok().flatten(), retention.filtered())
         };
         let tombstone = |seqno| Some(Trailer::new(seqno, Delete));
         assert_eq!(kept(3, 1, false), (Some(Trailer::new(3, Put)), 0));
@@ -183,7 +183,8 @@ mod tests {
         let retention = || Retention::new(vec![7, 10], ranges.clone());
         let kept = |key: &[u8], seqno| {
             let trailer = Trailer::new(seqno, Put);
-            retention().keep(true, key, trailer, b"", || true).is_some()
+            let kept = retention().keep(true, key, trailer, || Ok(Slice::default()), || true);
+            kept.ok().flatten().is_some()
         };
         assert!(!kept(b"b", 4) && !kept(b"b", 8) && kept(b"b", 7) && kept(b"c", 10));
         assert!(kept(b"a", 4) && kept(b"d", 4));

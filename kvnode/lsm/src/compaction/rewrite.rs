@@ -28,7 +28,8 @@ pub(crate) struct Output<'a> {
     pub allocate: &'a dyn Fn() -> u64,
     /// Told now and then how many bytes were written since: may wait, and an error stops the work.
     pub progress: &'a dyn Fn(u64) -> Result<()>,
-    /// The blob file of this number if its values are to be copied, so that it can go.
+    /// The blob file of this number if its values are to be copied, so that it can go. After
+    /// [`BLOB_TABLES_MOVED`] times `table_bytes` the rest is left to the next time.
     pub stale_blob: &'a dyn Fn(u64) -> Option<&'a BlobFile>,
 }
 
@@ -57,6 +58,9 @@ const BLOB_BYTES_PER_CALL: u64 = 1 << 20;
 /// A table may point to so many times as many bytes of blobs as it may have itself: what garbage collection moves at
 /// once.
 const BLOBS_PER_TABLE: u64 = 16;
+
+/// A job copies about so many times `table_bytes` out of blob files.
+pub(crate) const BLOB_TABLES_MOVED: u64 = 4;
 
 /// Writes the entries of `input` that `retention` keeps, and `ranges`. The files are synced, their names are not. After
 /// an error the files written so far are removed as far as possible.
@@ -129,13 +133,8 @@ fn write_tables(
             }
         }
         let value = input.value();
-        let kept = match trailer.is_blob() && retention.looks_at_values() {
-            true => {
-                let value = input.value_slice()?;
-                retention.keep(new_key, key, trailer, &value, || is_below(key))
-            }
-            false => retention.keep(new_key, key, trailer, value, || is_below(key)),
-        };
+        let read = || input.pinned_value()?.read(key, false);
+        let kept = retention.keep(new_key, key, trailer, read, || is_below(key))?;
         if let Some(trailer) = kept {
             let builder = match &mut builder {
                 Some(builder) => builder,

@@ -30,9 +30,7 @@ impl Inner {
         };
         let tables = state.tables.keys();
         let tables = tables.map(|(_, _, number)| FileName::Table(*number));
-        let blobs = view.version.blobs.keys();
-        let blobs = blobs.map(|number| FileName::Blob(*number));
-        for file in tables.chain(blobs) {
+        for file in tables.chain(state.blobs().into_iter().map(FileName::Blob)) {
             let from = file.path(&self.dir);
             self.vfs
                 .link(&from, &file.path(target))

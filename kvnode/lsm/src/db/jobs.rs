@@ -3,10 +3,10 @@
 
 use super::{FlushCallback, Inner, remove_files};
 use crate::background::Workers;
-use crate::compaction::garbage;
-use crate::compaction::pick::{Busy, Pick, pick};
+use crate::compaction::garbage::{self, Share};
+use crate::compaction::pick::{Busy, Pick, is_due, pick};
 use crate::compaction::retain::Retention;
-use crate::compaction::rewrite::{Output, rewrite};
+use crate::compaction::rewrite::{BLOB_TABLES_MOVED, Output, rewrite};
 use crate::error::{Error, Result};
 use crate::files::FileName;
 use crate::iter::{MergeIter, Source};
@@ -16,11 +16,14 @@ use crate::ranges::RangeSet;
 use crate::table::blob::BlobFile;
 use crate::table::{RunIter, Table, TableMeta, TableOptions};
 use crate::types::{KeyspaceId, SeqNo};
-use crate::version::{BlobShare, Tree, Version, VersionEdit};
-use std::collections::BTreeMap;
+use crate::version::{Tree, Version, VersionEdit};
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+
+/// A blob file of less than this part of a table's size is small.
+const SMALL_BLOB_FILE_PART: u64 = 16;
 
 /// One step of a background job: false if there was nothing to do.
 type Step = fn(&Inner) -> Result<bool>;
@@ -182,8 +185,8 @@ impl Inner {
             Some((keyspace as u32, tree, pick))
         });
         let most_urgent = picks.max_by_key(|(_, _, pick)| pick.score);
-        let chosen = most_urgent.or_else(|| self.pick_garbage(&view.version, &busy));
-        let Some((keyspace, tree, pick)) = chosen else {
+        let picked = most_urgent.or_else(|| self.pick_garbage(&view.version, &busy));
+        let Some((keyspace, tree, pick)) = picked else {
             return Ok(false);
         };
         busy.begin(&pick);
@@ -197,17 +200,39 @@ impl Inner {
         Ok(true)
     }
 
-    /// The table to rewrite for the sake of the blob files that it points to, if there is one.
+    /// The table to rewrite for the sake of the blob files that it points to, if nothing else is due.
     fn pick_garbage<'a>(&self, version: &'a Version, busy: &Busy) -> Option<(u32, &'a Tree, Pick)> {
-        let mut stale = version.blobs.values().filter(|share| share.is_stale());
-        stale.next()?;
-        let is_stale = |number| version.blobs.get(&number).is_some_and(BlobShare::is_stale);
+        let victims = self.blob_victims(version);
+        if victims.is_empty() {
+            return None;
+        }
+        let mut trees = version.trees.iter();
+        if trees.any(|tree| is_due(&tree.metas(), busy, &self.options)) {
+            return None;
+        }
         let trees = version.trees.iter().enumerate();
         let picks = trees.filter_map(|(keyspace, tree)| {
-            let pick = garbage::pick(&tree.metas(), busy, is_stale)?;
+            let pick = garbage::pick(&tree.metas(), busy, &victims)?;
             Some((keyspace as u32, tree, pick))
         });
         picks.max_by_key(|(_, _, pick)| pick.score)
+    }
+
+    /// The blob files to empty.
+    fn blob_victims(&self, version: &Version) -> BTreeSet<u64> {
+        let shares = version.blobs.values().map(|share| Share {
+            file: share.file.number,
+            bytes: share.file.record_bytes(),
+            used_bytes: share.used_bytes,
+        });
+        let levels = version.trees.iter().flat_map(|tree| &tree.levels);
+        let tables = levels.flat_map(|level| level.iter());
+        let table_bytes = tables.map(|table| table.meta.bytes).sum();
+        garbage::victims(
+            shares,
+            table_bytes,
+            BLOB_TABLES_MOVED * self.options.table_bytes,
+        )
     }
 
     /// Drops the tables that range deletes of newer tables hide from everybody; false if there are none. What such a
@@ -303,10 +328,15 @@ impl Inner {
                 false => Ok(()),
             }
         };
+        // What is in small files is merged as tables are, or there would be ever more of them; but a compaction that
+        // is made for garbage must leave less of it behind.
+        let (victims, is_for_garbage) =
+            (self.blob_victims(version), pick.level == pick.output_level);
+        let small_bytes = self.options.table_bytes / SMALL_BLOB_FILE_PART;
         let stale = |number| {
-            let share = version.blobs.get(&number);
-            let share = share.filter(|share| share.is_stale());
-            share.map(|share| &*share.file)
+            let share = version.blobs.get(&number)?;
+            let is_small = !is_for_garbage && share.file.bytes() < small_bytes;
+            (is_small || victims.contains(&number)).then_some(&*share.file)
         };
         let output = Output {
             progress: &progress,

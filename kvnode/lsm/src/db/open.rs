@@ -33,8 +33,8 @@ use crate::version::{Version, VersionEdit};
 use crate::vfs::{DirLock, LockError, Vfs};
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -208,8 +208,7 @@ fn remove_orphans(
     manifest: u64,
 ) {
     let is_live = |number: u64| state.tables.keys().any(|(_, _, live)| *live == number);
-    let blobs = state.tables.values().flat_map(|meta| &meta.blobs);
-    let blobs: BTreeSet<u64> = blobs.map(|blob| blob.file).collect();
+    let blobs = state.blobs();
     let orphans = files.iter().copied().filter(|file| match file {
         FileName::Table(number) => !is_live(*number),
         FileName::Blob(number) => !blobs.contains(number),

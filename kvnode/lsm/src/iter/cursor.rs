@@ -9,6 +9,7 @@ use super::{InternalIterator, MergeIter};
 use crate::error::Result;
 use crate::ranges::RangeSet;
 use crate::slice::Slice;
+use crate::table::blob::Value;
 use crate::types::{SeqNo, Trailer};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -119,8 +120,11 @@ impl Iter {
     pub fn value_slice(&self) -> Slice {
         match (self.valid, self.forward && !self.in_blob) {
             (false, _) => Slice::default(),
-            // Only following a pointer fails, and there is none.
-            (true, true) => self.merge.value_slice().unwrap_or_default(),
+            (true, true) => match self.merge.pinned_value() {
+                Ok(Value::Here(value)) => value,
+                // There is no pointer: `in_blob` would say so.
+                _ => Slice::default(),
+            },
             (true, false) => self.value.clone(),
         }
     }
@@ -271,7 +275,7 @@ impl Iter {
             if !self.is_absent(key, trailer) {
                 self.in_blob = trailer.is_blob();
                 if self.in_blob {
-                    self.value = self.merge.value_slice()?;
+                    self.value = self.merge.pinned_value()?.read(key, true)?;
                 }
                 self.valid = true;
                 return Ok(());
@@ -307,13 +311,13 @@ impl Iter {
                     let absent = self.is_absent(&self.key, trailer);
                     newest = match absent {
                         true => None,
-                        false => Some(self.merge.value_slice()?),
+                        false => Some(self.merge.pinned_value()?),
                     };
                 }
                 self.merge.prev()?;
             }
             if let Some(value) = newest {
-                self.value = value;
+                self.value = value.read(&self.key, true)?;
                 self.valid = true;
                 return Ok(());
             }

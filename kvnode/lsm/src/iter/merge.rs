@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::memtable::MemtableIter;
 use crate::slice::Slice;
 use crate::table::RunIter;
+use crate::table::blob::Value;
 use crate::types::{Trailer, compare};
 
 /// One input of a merge. An enum and not a trait object: the step is on the hot path of every scan.
@@ -213,10 +214,10 @@ impl InternalIterator for MergeIter {
             .unwrap_or_default()
     }
 
-    fn value_slice(&self) -> Result<Slice> {
+    fn pinned_value(&self) -> Result<Value> {
         match self.top() {
-            Some(source) => each!(source, iter => iter.value_slice()),
-            None => Ok(Slice::default()),
+            Some(source) => each!(source, iter => iter.pinned_value()),
+            None => Ok(Value::Here(Slice::default())),
         }
     }
 }

@@ -11,7 +11,7 @@ pub use cursor::Iter;
 pub(crate) use merge::{MergeIter, Source};
 
 use crate::error::Result;
-use crate::slice::Slice;
+use crate::table::blob::Value;
 use crate::types::Trailer;
 
 /// A position among entries. Accessors may be called only while `valid()`; after an error the position is
@@ -30,6 +30,6 @@ pub(crate) trait InternalIterator {
     fn trailer(&self) -> Trailer;
     /// What the entry has in the place of its value: for one of kind [`Kind::Blob`](crate::types::Kind::Blob) a pointer.
     fn value(&self) -> &[u8];
-    /// The value, without a copy.
-    fn value_slice(&self) -> Result<Slice>;
+    /// The value, or where it is, without a copy.
+    fn pinned_value(&self) -> Result<Value>;
 }

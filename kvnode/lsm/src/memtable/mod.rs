@@ -17,6 +17,7 @@ use crate::error::Result;
 use crate::iter::InternalIterator;
 use crate::ranges::RangeSet;
 use crate::slice::Slice;
+use crate::table::blob::Value;
 use crate::types::{Kind, SeqNo, Trailer};
 use arc_swap::ArcSwap;
 use arena::Arena;
@@ -249,9 +250,9 @@ impl InternalIterator for MemtableIter {
         value.unwrap_or_default()
     }
 
-    fn value_slice(&self) -> Result<Slice> {
+    fn pinned_value(&self) -> Result<Value> {
         let value = self.current().map(|entry| entry.pinned_value().into());
-        Ok(value.unwrap_or_default())
+        Ok(Value::Here(value.unwrap_or_default()))
     }
 }
 

@@ -8,7 +8,7 @@ use super::format::{
 };
 use super::index::IndexBuilder;
 use super::part_writer::PartWriter;
-use super::properties::{Properties, Sizes, Versions};
+use super::properties::{BlobSteps, Properties, Sizes, Versions};
 use super::{TableMeta, bloom, filter, properties, without_version};
 use crate::error::Result;
 use crate::options::Compression;
@@ -19,6 +19,9 @@ use std::path::Path;
 
 /// Of the data blocks of a table that is not compressed, each so many-th is compressed for its size alone.
 const SAMPLE_BLOCKS: u64 = 16;
+
+/// A data block that points to so many bytes of blobs is full: estimates of sizes look at whole blocks.
+const BLOB_BYTES_PER_BLOCK: u64 = 1 << 20;
 
 /// How a table is to be written.
 #[derive(Debug, Clone, Copy)]
@@ -55,12 +58,25 @@ struct DataSizes {
     entries: u64,
     /// Of the blob files that entries point to.
     blobs: u64,
+    /// The part of `blobs` that finished blocks point to.
+    blobs_before: u64,
+    /// What the finished blocks point to, every now and then.
+    blob_steps: BlobSteps,
     blocks: u64,
     sampled: u64,
     sampled_compressed: u64,
 }
 
 impl DataSizes {
+    /// Notes that a block is finished.
+    fn end_block(&mut self) {
+        self.blocks += 1;
+        self.blobs_before = self.blobs;
+        if self.blobs - self.blob_steps.total() >= BLOB_BYTES_PER_BLOCK {
+            self.blob_steps.add(self.blocks, self.blobs);
+        }
+    }
+
     fn settled(&self, stored: u64) -> u64 {
         match self.sampled {
             0 => stored,
@@ -154,7 +170,8 @@ impl TableBuilder {
         self.meta.largest_seqno = self.meta.largest_seqno.max(trailer.seqno());
         self.data.add(user_key, trailer, value);
         self.last_trailer = trailer;
-        if self.data.len() >= self.options.block_bytes {
+        let blobs = self.sizes.blobs - self.sizes.blobs_before;
+        if self.data.len() >= self.options.block_bytes || blobs >= BLOB_BYTES_PER_BLOCK {
             self.finish_block()?;
         }
         Ok(())
@@ -179,7 +196,7 @@ impl TableBuilder {
                 (_, length) => length as u64,
             };
         }
-        self.sizes.blocks += 1;
+        self.sizes.end_block();
         let (kind, length) = compress(self.options.compression, raw, &mut compressed);
         let handle = match kind {
             PartKind::Raw => self.parts.write_part(raw, kind)?,
@@ -243,6 +260,11 @@ impl TableBuilder {
         self.finish_block()?;
         self.index_pending(None);
         self.note_ranges(ranges);
+        if self.sizes.blobs > self.sizes.blob_steps.total() {
+            self.sizes
+                .blob_steps
+                .add(self.sizes.blocks, self.sizes.blobs);
+        }
         let parts = &mut self.parts;
         let data_bytes = parts.offset() - HEADER_BYTES as u64;
         let (lines, probes) = bloom::build(&self.hashes, self.options.bloom_bits_per_key);
@@ -256,6 +278,7 @@ impl TableBuilder {
                 entries: self.sizes.entries,
                 settled: self.sizes.settled(data_bytes) + self.sizes.blobs,
             },
+            blob_steps: self.sizes.blob_steps,
             versions: self.versions,
         });
         let properties = parts.write_part(&properties, PartKind::Raw)?;

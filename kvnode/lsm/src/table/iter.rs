@@ -2,6 +2,7 @@
 //! were one list. What walks forward from block to block asks for what comes next before it gets there
 //! ([`ReadAhead`]).
 
+use super::blob::Value;
 use super::block_iter::BlockIter;
 use super::format::Handle;
 use super::reader::Table;
@@ -315,16 +316,12 @@ impl InternalIterator for RunIter {
         self.block().map(BlockIter::value).unwrap_or_default()
     }
 
-    fn value_slice(&self) -> Result<Slice> {
+    fn pinned_value(&self) -> Result<Value> {
         let current = self.current.as_ref();
         let Some((table, Some(block))) = current.map(|it| (&it.table, &it.block)) else {
-            return Ok(Slice::default());
+            return Ok(Value::Here(Slice::default()));
         };
-        table.value(
-            block.user_key(),
-            block.trailer(),
-            block.value_bytes().into(),
-        )
+        table.value(block.trailer(), block.value_bytes().into())
     }
 }
 

@@ -78,7 +78,8 @@ impl TableMeta {
     pub fn to_tree(&self, trailer: Trailer) -> Trailer {
         match self.assigned_seqno {
             0 => trailer,
-            seqno => Trailer::new(seqno, Kind::Put),
+            // The kind is kept: what cannot be in such a table is not to be taken for something else.
+            seqno => trailer.at_seqno(seqno),
         }
     }
 

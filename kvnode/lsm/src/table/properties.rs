@@ -17,6 +17,7 @@ const ENTRY_BYTES: u64 = 9;
 const SETTLED_BYTES: u64 = 10;
 const SMALLEST_VERSION: u64 = 11;
 const LARGEST_VERSION: u64 = 12;
+const BLOB_STEPS: u64 = 13;
 
 /// What a table says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,7 @@ pub(super) struct Properties {
     /// How many bytes at the end of each key the filter leaves out.
     pub version_bytes: usize,
     pub sizes: Sizes,
+    pub blob_steps: BlobSteps,
     pub versions: Versions,
 }
 
@@ -53,12 +55,60 @@ impl Versions {
     }
 }
 
+/// How many bytes of blobs the first blocks of a table point to: number of blocks, bytes; both ascend.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct BlobSteps(Vec<(u64, u64)>);
+
+impl BlobSteps {
+    /// Notes that so many blocks point to so many bytes.
+    pub fn add(&mut self, blocks: u64, bytes: u64) {
+        self.0.push((blocks, bytes));
+    }
+
+    /// About how many bytes the blocks before this one point to.
+    pub fn before(&self, block: usize) -> u64 {
+        let steps = self
+            .0
+            .partition_point(|(blocks, _)| *blocks <= block as u64);
+        steps.checked_sub(1).map_or(0, |last| self.0[last].1)
+    }
+
+    /// How many bytes all of them point to.
+    pub fn total(&self) -> u64 {
+        self.0.last().map_or(0, |(_, bytes)| *bytes)
+    }
+
+    /// Varints: distances to the step before.
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut last = (0, 0);
+        for step in &self.0 {
+            put_varint(&mut bytes, step.0 - last.0);
+            put_varint(&mut bytes, step.1 - last.1);
+            last = *step;
+        }
+        bytes
+    }
+
+    fn decode(mut input: &[u8]) -> Option<Self> {
+        let input = &mut input;
+        let (mut steps, mut last) = (Vec::new(), (0u64, 0u64));
+        while !input.is_empty() {
+            let blocks = last.0.checked_add(take_varint(input)?)?;
+            last = (blocks, last.1.checked_add(take_varint(input)?)?);
+            steps.push(last);
+        }
+        Some(Self(steps))
+    }
+}
+
 /// What estimates of sizes rest on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Sizes {
     /// Bytes of all keys and values.
     pub entries: u64,
-    /// About how many bytes the data blocks have once they lie on a level that is compressed.
+    /// About how many bytes the data blocks have once they lie on a level that is compressed, with the blobs that they
+    /// point to.
     pub settled: u64,
 }
 
@@ -68,8 +118,10 @@ pub(super) fn encode(properties: &Properties) -> Vec<u8> {
         meta,
         version_bytes,
         sizes,
+        blob_steps,
         versions,
     } = properties;
+    let blob_steps = blob_steps.encode();
     let mut bytes = Vec::new();
     let numbers = [
         (ENTRIES, meta.entries),
@@ -90,6 +142,7 @@ pub(super) fn encode(properties: &Properties) -> Vec<u8> {
         (LARGEST_KEY, &meta.largest_key),
         (SMALLEST_VERSION, &versions.smallest),
         (LARGEST_VERSION, &versions.largest),
+        (BLOB_STEPS, &blob_steps),
     ] {
         put_varint(&mut bytes, tag);
         put_prefixed(&mut bytes, key);
@@ -101,7 +154,7 @@ pub(super) fn encode(properties: &Properties) -> Vec<u8> {
 pub(super) fn decode(mut input: &[u8]) -> Option<Properties> {
     let input = &mut input;
     let (mut version_bytes, mut sizes) = (0, Sizes::default());
-    let mut versions = Versions::default();
+    let (mut versions, mut blob_steps) = (Versions::default(), BlobSteps::default());
     let mut meta = TableMeta::default();
     while !input.is_empty() {
         let tag = take_varint(input)?;
@@ -120,6 +173,7 @@ pub(super) fn decode(mut input: &[u8]) -> Option<Properties> {
             LARGEST_KEY => meta.largest_key = body.to_vec(),
             SMALLEST_VERSION => versions.smallest = body.to_vec(),
             LARGEST_VERSION => versions.largest = body.to_vec(),
+            BLOB_STEPS => blob_steps = BlobSteps::decode(body)?,
             _ => {}
         }
     }
@@ -127,6 +181,7 @@ pub(super) fn decode(mut input: &[u8]) -> Option<Properties> {
         meta,
         version_bytes,
         sizes,
+        blob_steps,
         versions,
     })
 }
@@ -143,6 +198,7 @@ mod tests {
             let _ = decode(&bytes);
             let mut properties = decode(b"").unwrap();
             properties.version_bytes = version_bytes as usize;
+            properties.blob_steps.add(u64::from(version_bytes), numbers[0]);
             let Properties { meta, sizes, versions, .. } = &mut properties;
             versions.smallest = bytes.clone();
             [

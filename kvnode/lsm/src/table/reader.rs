@@ -1,6 +1,6 @@
 //! An open table: index, filter, and from them the way to a block of its file.
 
-use super::blob::{BlobFile, BlobPointer};
+use super::blob::{BlobFile, BlobPointer, Value};
 use super::block::{Block, BlockView, Malformed};
 use super::block_file::{BlockFile, TableContext};
 use super::filter::Filter;
@@ -9,7 +9,7 @@ use super::format::{
     check_header, part_range, verify_part,
 };
 use super::index::{Index, Wrong};
-use super::properties::{Properties, Sizes, Versions};
+use super::properties::{BlobSteps, Properties, Sizes, Versions};
 use super::{TableMeta, bloom, properties, without_version};
 use crate::error::{Error, Result};
 use crate::ranges::RangeSet;
@@ -33,6 +33,7 @@ pub(crate) struct Table {
     version_bytes: usize,
     /// Of the whole table.
     pub sizes: Sizes,
+    blob_steps: BlobSteps,
     versions: Versions,
     /// The blob files that its entries point to, by number: those of `meta.blobs`.
     pub blobs: Vec<Arc<BlobFile>>,
@@ -72,6 +73,7 @@ impl Table {
         let Some(Properties {
             version_bytes,
             sizes,
+            blob_steps,
             versions,
             ..
         }) = properties::decode(&map[properties])
@@ -97,6 +99,7 @@ impl Table {
             filter,
             version_bytes,
             sizes,
+            blob_steps,
             versions,
             blobs,
         })
@@ -141,7 +144,7 @@ impl Table {
     }
 
     /// The newest entry of a key that a reader starting at `trailer` sees.
-    pub fn get(&self, user_key: &[u8], trailer: Trailer) -> Result<Option<(Trailer, Slice)>> {
+    pub fn get(&self, user_key: &[u8], trailer: Trailer) -> Result<Option<(Trailer, Value)>> {
         if !self.passes_filter(without_version(user_key, self.version_bytes))? {
             return Ok(None);
         }
@@ -150,7 +153,7 @@ impl Table {
             return Ok(None);
         };
         let shown = |trailer, value| {
-            let value = self.value(user_key, trailer, value)?;
+            let value = self.value(trailer, value)?;
             Ok(Some((self.meta.to_tree(trailer), value)))
         };
         if let Some(range) = self.file.raw(ordinal, handle)? {
@@ -210,17 +213,15 @@ impl Table {
     }
 
     /// The value of an entry: what stands in its place in the block, or the blob that this points to.
-    pub(super) fn value(&self, user_key: &[u8], trailer: Trailer, found: Slice) -> Result<Slice> {
+    pub(super) fn value(&self, trailer: Trailer, found: Slice) -> Result<Value> {
         if !trailer.is_blob() {
-            return Ok(found);
+            return Ok(Value::Here(found));
         }
         let lost = |what| self.file.error(Handle::default(), Malformed(what));
         let pointer = BlobPointer::decode(&found).ok_or_else(|| lost("malformed blob pointer"))?;
-        let at = self
-            .blobs
-            .binary_search_by_key(&pointer.file, |blob| blob.number);
+        let at = { &self.blobs }.binary_search_by_key(&pointer.file, |blob| blob.number);
         let at = at.map_err(|_| lost("pointer to a blob file that the table does not use"))?;
-        self.blobs[at].get(user_key, pointer)
+        Ok(Value::Blob(Arc::clone(&self.blobs[at]), pointer))
     }
 
     fn index_error(&self, wrong: Wrong) -> Error {
@@ -231,20 +232,25 @@ impl Table {
         self.file.error(handle, Malformed(what))
     }
 
-    /// Estimated bytes of the blocks with keys in `start..end`, as a compressed level would store them.
+    /// Estimated bytes of the blocks with keys in `start..end`, as a compressed level would store them, and of the blobs
+    /// that they point to.
     pub fn approximate_size(&self, start: &[u8], end: &[u8]) -> u64 {
-        let part = self.part_before(end) - self.part_before(start);
-        (part.max(0.0) * self.sizes.settled as f64) as u64
+        self.size_before(end)
+            .saturating_sub(self.size_before(start))
     }
 
-    /// About which part of the table lies before a key: 0 to 1.
-    fn part_before(&self, key: &[u8]) -> f64 {
+    /// About how many of these bytes lie before a key.
+    fn size_before(&self, key: &[u8]) -> u64 {
         if key <= self.meta.smallest_key.as_slice() {
-            return 0.0;
+            return 0;
         }
         match self.find_block(key, Trailer::NEWEST) {
-            Ok(Some((_, handle))) => handle.offset as f64 / self.meta.bytes as f64,
-            _ => 1.0,
+            Ok(Some((ordinal, handle))) => {
+                let part = handle.offset as f64 / self.meta.bytes as f64;
+                let blocks = self.sizes.settled.saturating_sub(self.blob_steps.total());
+                (part * blocks as f64) as u64 + self.blob_steps.before(ordinal)
+            }
+            _ => self.sizes.settled,
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::table::blob::BlobFile;
 use crate::table::{Table, TableMeta};
 use crate::types::Trailer;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 /// Number of levels.
@@ -51,7 +52,8 @@ impl Tree {
             let hidden = table.ranges.newest(user_key, trailer.seqno());
             if let Some((found, value)) = table.get(user_key, trailer)? {
                 let visible = !found.is_delete() && found.seqno() > hidden;
-                return Ok(visible.then_some(value));
+                let value = visible.then(|| value.read(user_key, true));
+                return value.transpose();
             }
             if hidden > 0 {
                 // Whatever comes from here on is older.
@@ -127,13 +129,6 @@ pub(crate) struct BlobShare {
     pub used_bytes: u64,
 }
 
-impl BlobShare {
-    /// True if most of the file is garbage: what is not should move, so that it can go.
-    pub fn is_stale(&self) -> bool {
-        self.used_bytes < self.file.record_bytes() / 2
-    }
-}
-
 impl Version {
     pub fn new(keyspace_count: usize) -> Self {
         Self {
@@ -151,17 +146,17 @@ impl Version {
         let mut next = self.clone();
         for (keyspace, level, number) in &edit.removed {
             let level = next.level_mut(*keyspace, *level)?;
-            let before = level.len();
-            level.retain(|table| table.meta.number != *number);
-            if level.len() == before {
-                return Err(format!("table {number} is dropped but not there"));
-            }
+            let at = level.iter().position(|table| table.meta.number == *number);
+            let at = at.ok_or_else(|| format!("table {number} is dropped but not there"))?;
+            let table = level.remove(at);
+            next.forget_blobs(&table);
         }
         for (keyspace, level, meta) in &edit.added {
             let table = tables
                 .get(&meta.number)
                 .ok_or_else(|| format!("table {} is not open", meta.number))?;
             next.level_mut(*keyspace, *level)?.push(Arc::clone(table));
+            next.note_blobs(table);
         }
         for (keyspace, level, _) in &edit.added {
             let tables = next.level_mut(*keyspace, *level)?;
@@ -178,32 +173,53 @@ impl Version {
             let with_ranges = tables.filter(|table| !table.ranges.is_empty());
             tree.with_ranges = Arc::new(with_ranges.cloned().collect());
         }
-        next.count_blobs()?;
+        // Each record has one entry that points to it.
+        let mut shares = next.blobs.values();
+        if let Some(share) = shares.find(|it| it.used_bytes > it.file.record_bytes()) {
+            return Err(format!(
+                "tables point to more of blob file {} than it has",
+                share.file.number
+            ));
+        }
+        debug_assert!(next.shares_are_sums());
         Ok(next)
     }
 
-    /// Sums up which blob files the tables point to.
-    fn count_blobs(&mut self) -> Result<(), String> {
-        self.blobs.clear();
-        let levels = self.trees.iter().flat_map(|tree| &tree.levels);
-        for table in levels.flat_map(|level| level.iter()) {
-            for (blob, file) in table.meta.blobs.iter().zip(&table.blobs) {
-                let share = self.blobs.entry(blob.file).or_insert_with(|| BlobShare {
-                    file: Arc::clone(file),
-                    used_bytes: 0,
-                });
-                share.used_bytes += blob.bytes;
+    /// Adds a table's part to the shares of the blob files that it points to.
+    fn note_blobs(&mut self, table: &Table) {
+        for (blob, file) in table.meta.blobs.iter().zip(&table.blobs) {
+            let share = self.blobs.entry(blob.file).or_insert_with(|| BlobShare {
+                file: Arc::clone(file),
+                used_bytes: 0,
+            });
+            share.used_bytes = share.used_bytes.saturating_add(blob.bytes);
+        }
+    }
+
+    /// Takes it away again. A file without a share is nobody's.
+    fn forget_blobs(&mut self, table: &Table) {
+        for blob in &table.meta.blobs {
+            if let Entry::Occupied(mut share) = self.blobs.entry(blob.file) {
+                let used = share.get().used_bytes.saturating_sub(blob.bytes);
+                share.get_mut().used_bytes = used;
+                if used == 0 {
+                    share.remove();
+                }
             }
         }
-        // Each record has one entry that points to it.
-        let overused = |share: &&BlobShare| share.used_bytes > share.file.record_bytes();
-        match self.blobs.values().find(overused) {
-            Some(share) => Err(format!(
-                "tables point to more of blob file {} than it has",
-                share.file.number
-            )),
-            None => Ok(()),
+    }
+
+    fn shares_are_sums(&self) -> bool {
+        let levels = self.trees.iter().flat_map(|tree| &tree.levels);
+        let tables = levels.flat_map(|level| level.iter());
+        let mut sums: BTreeMap<u64, u64> = BTreeMap::new();
+        for blob in tables.flat_map(|table| &table.meta.blobs) {
+            *sums.entry(blob.file).or_default() += blob.bytes;
         }
+        let shares = self.blobs.iter();
+        sums == shares
+            .map(|(file, share)| (*file, share.used_bytes))
+            .collect()
     }
 
     fn level_mut(&mut self, keyspace: u32, level: usize) -> Result<&mut Vec<Arc<Table>>, String> {

@@ -75,7 +75,7 @@ fn the_space_of_what_was_overwritten_or_deleted_comes_back() {
     check(&db, first, 100, 7);
     let statistics = db.statistics();
     let alive = 100 * (4 << 10);
-    // Half of a file may be garbage, and what level 0 hides is not known to be.
+    // Some garbage is left alone, and what level 0 hides is not known to be.
     assert!(statistics.blob_bytes < 4 * alive, "{statistics:?}");
     assert!(
         statistics.write_amplification().unwrap() < 2.5,
@@ -186,6 +186,66 @@ fn reopening_checkpoints_and_another_threshold_change_nothing_about_what_is_ther
     }
     let (db, [first, _]) = open_at(&vfs, copy, options(1 << 10)).unwrap();
     check(&db, first, 80, 0);
+}
+
+/// Files with next to nothing in them are merged by the compactions that meet them.
+#[test]
+fn few_large_values_among_many_small_ones_do_not_make_ever_more_files() {
+    let options = Options {
+        table_bytes: 256 << 10,
+        ..options(1 << 10)
+    };
+    let (db, [first, _]) = open(&SimVfs::new(), options).unwrap();
+    for round in 0..40 {
+        put(&db, first, round, 0);
+        for key in 1..200 {
+            let mut batch = WriteBatch::new();
+            batch.put(first, &(key * 40 + round).to_be_bytes(), b"small");
+            db.write(batch, WriteOptions::NO_SYNC).unwrap();
+        }
+        db.flush().unwrap();
+    }
+    let statistics = db.statistics();
+    assert!(statistics.blob_files < 12, "{statistics:?}");
+    for key in 0..40u32 {
+        let found = db.get(first, &key.to_be_bytes()).unwrap();
+        assert!(found.unwrap() == value(key, 0));
+    }
+}
+
+#[test]
+fn the_size_of_a_range_counts_its_blobs() {
+    let options = Options {
+        memtable_bytes: 64 << 20,
+        table_bytes: 64 << 20,
+        compression: Compression::None,
+        ..options(1 << 10)
+    };
+    let (db, [first, _]) = open(&SimVfs::new(), options).unwrap();
+    // Large values in the middle, small ones before and behind.
+    for key in 0..9_000u32 {
+        let mut batch = WriteBatch::new();
+        let length = if key / 3_000 == 1 { 4 << 10 } else { 8 };
+        batch.put(first, &key.to_be_bytes(), &vec![7; length]);
+        db.write(batch, WriteOptions::NO_SYNC).unwrap();
+    }
+    let size = |from: u32, to: u32| {
+        db.approximate_size(first, &from.to_be_bytes(), &to.to_be_bytes()) >> 20
+    };
+    db.flush().unwrap();
+    assert!(db.statistics().blob_bytes > 12_000_000);
+    assert_eq!((size(0, 2_990), size(6_300, 9_000)), (0, 0));
+    assert!((10..=12).contains(&size(0, 9_000)), "{}", size(0, 9_000));
+    assert!(
+        (4..=7).contains(&size(3_000, 4_500)),
+        "{}",
+        size(3_000, 4_500)
+    );
+    assert!(
+        (4..=7).contains(&size(4_500, 6_000)),
+        "{}",
+        size(4_500, 6_000)
+    );
 }
 
 /// What can be compressed is, and is read from the cache.

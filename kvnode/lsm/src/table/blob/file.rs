@@ -65,8 +65,8 @@ impl BlobFile {
         self.file.error(handle, Malformed(what))
     }
 
-    /// The value of a key that a table points to.
-    pub fn get(&self, user_key: &[u8], pointer: BlobPointer) -> Result<Slice> {
+    /// The value of a key that a table points to. With `keep` a compressed one goes into the cache.
+    pub fn get(&self, user_key: &[u8], pointer: BlobPointer, keep: bool) -> Result<Slice> {
         self.check(pointer)?;
         let (ordinal, handle) = (pointer.ordinal as usize, pointer.handle);
         let find = |bytes: &[u8]| {
@@ -78,7 +78,7 @@ impl BlobFile {
             let value = range.start + value.start..range.start + value.end;
             return Ok(self.file.map.slice(value).into());
         }
-        let block = self.file.block(ordinal, handle, true)?;
+        let block = self.file.block(ordinal, handle, keep)?;
         let value = find(block.view().bytes)?;
         Ok(block.slice(value).into())
     }

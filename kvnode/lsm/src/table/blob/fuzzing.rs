@@ -38,7 +38,7 @@ pub(crate) fn file(context: &Arc<TableContext>, path: &Path, bytes: u64) {
             handle: Handle { offset, length },
             value_bytes: length,
         };
-        let _ = file.get(b"key", pointer);
+        let _ = file.get(b"key", pointer, true);
         let _ = file.record(pointer);
     }
 }

@@ -17,8 +17,9 @@
 //! **Garbage.** The manifest says of each table how many bytes of which blob files it points to ([`BlobUse`]); each
 //! record has at most one pointer in the tables of a version. So what is alive of a file is a sum over the tables that
 //! are there, and nothing is counted that could be miscounted. A file that no table points to any more is removed
-//! with the last table that did. From a file of which less than half is alive compactions copy what they meet; and
-//! where none comes by, one is made (`compaction::garbage`).
+//! with the last table that did. From files that are mostly garbage compactions copy what they meet, so that these can
+//! go; `compaction::garbage` says which, and when one is made for the purpose. What lies in small files they copy, too,
+//! or there would be ever more of them.
 
 mod file;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -30,6 +31,9 @@ pub(crate) use writer::BlobWriter;
 
 use super::format::{Handle, PART_TRAILER_BYTES, encode_header};
 use crate::coding::{put_varint, take_varint, u32_at, u64_at};
+use crate::error::Result;
+use crate::slice::Slice;
+use std::sync::Arc;
 
 const FORMAT_VERSION: u32 = 1;
 const HEADER_MAGIC: &[u8; 8] = b"LNDBBLB\n";
@@ -85,6 +89,22 @@ pub(crate) struct BlobUse {
     /// Number of the file.
     pub file: u64,
     pub bytes: u64,
+}
+
+/// The value of an entry: in its place, or in a blob file.
+pub(crate) enum Value {
+    Here(Slice),
+    Blob(Arc<BlobFile>, BlobPointer),
+}
+
+impl Value {
+    /// The bytes. With `keep` those that had to be decompressed go into the cache.
+    pub fn read(self, user_key: &[u8], keep: bool) -> Result<Slice> {
+        match self {
+            Self::Here(slice) => Ok(slice),
+            Self::Blob(file, pointer) => file.get(user_key, pointer, keep),
+        }
+    }
 }
 
 fn header() -> [u8; super::format::HEADER_BYTES] {

@@ -44,7 +44,7 @@ impl WriteBatch {
             self.oversize.get_or_insert(("value", value.len()));
             return;
         }
-        if self.begin(Kind::Put, keyspace, key) {
+        if self.begin(Kind::Put, keyspace, key, value) {
             put_varint(&mut self.bytes, value.len() as u64);
             self.bytes.extend_from_slice(key);
             self.bytes.extend_from_slice(value);
@@ -53,7 +53,7 @@ impl WriteBatch {
 
     /// Removes `key`; removing what is not there is fine.
     pub fn delete(&mut self, keyspace: KeyspaceId, key: &[u8]) {
-        if self.begin(Kind::Delete, keyspace, key) {
+        if self.begin(Kind::Delete, keyspace, key, b"") {
             self.bytes.extend_from_slice(key);
         }
     }
@@ -68,20 +68,25 @@ impl WriteBatch {
             self.oversize.get_or_insert(("key", end.len()));
             return;
         }
-        if self.begin(Kind::DeleteRange, keyspace, start) {
+        if self.begin(Kind::DeleteRange, keyspace, start, end) {
             put_varint(&mut self.bytes, end.len() as u64);
             self.bytes.extend_from_slice(start);
             self.bytes.extend_from_slice(end);
         }
     }
 
-    fn begin(&mut self, kind: Kind, keyspace: KeyspaceId, key: &[u8]) -> bool {
+    /// Encodes an operation up to its key, with room for what follows: a batch of one is one allocation.
+    fn begin(&mut self, kind: Kind, keyspace: KeyspaceId, key: &[u8], value: &[u8]) -> bool {
+        /// Kind, and three varints of 32 bits.
+        const HEAD_BYTES: usize = 16;
+
         if key.len() > KEY_BYTES_MAX {
             self.oversize.get_or_insert(("key", key.len()));
             return false;
         }
         self.count += 1;
         self.keyspaces_end = self.keyspaces_end.max(keyspace.index() + 1);
+        self.bytes.reserve(HEAD_BYTES + key.len() + value.len());
         self.bytes.push(kind as u8);
         put_varint(&mut self.bytes, u64::from(keyspace.0));
         put_varint(&mut self.bytes, key.len() as u64);

@@ -175,17 +175,18 @@ impl Inner {
         // The view is loaded under this lock, which a finished compaction takes after its edit: a table that is
         // neither busy nor gone is in the view as it is.
         let mut busy = self.busy.lock();
-        let view = self.view.load_full();
-        if self.prune(&view.version, &busy)? {
+        // Not the whole view: its memtables would live as long as the compaction.
+        let version = Arc::clone(&self.view.load().version);
+        if self.prune(&version, &busy)? {
             return Ok(true);
         }
-        let trees = view.version.trees.iter().enumerate();
+        let trees = version.trees.iter().enumerate();
         let picks = trees.filter_map(|(keyspace, tree)| {
             let pick = pick(&tree.metas(), &busy, &self.options)?;
             Some((keyspace as u32, tree, pick))
         });
         let most_urgent = picks.max_by_key(|(_, _, pick)| pick.score);
-        let picked = most_urgent.or_else(|| self.pick_garbage(&view.version, &busy));
+        let picked = most_urgent.or_else(|| self.pick_garbage(&version, &busy));
         let Some((keyspace, tree, pick)) = picked else {
             return Ok(false);
         };
@@ -195,7 +196,7 @@ impl Inner {
         if compaction.pick.trivial {
             self.move_tables(keyspace, tree, &compaction.pick)?;
         } else {
-            self.merge_tables(keyspace, &view.version, &compaction.pick)?;
+            self.merge_tables(keyspace, &version, &compaction.pick)?;
         }
         Ok(true)
     }

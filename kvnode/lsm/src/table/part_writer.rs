@@ -6,7 +6,7 @@ use crate::vfs::{Vfs, WritableFile};
 use std::path::{Path, PathBuf};
 
 /// Bytes collected before they are handed to the file system.
-const WRITE_BYTES: usize = 1 << 20;
+const WRITE_BYTES: usize = 256 << 10;
 
 /// A file being written from its beginning to its end. Nothing is durable before [`Self::finish`].
 pub(super) struct PartWriter {

@@ -72,7 +72,7 @@ impl<'a, 'o> Blobs<'a, 'o> {
         let Some(file) = (self.output.stale_blob)(pointer.file) else {
             return Ok(pointer);
         };
-        if self.bytes_moved >= BLOB_TABLES_MOVED * self.output.table_bytes {
+        if self.bytes_moved >= BLOB_TABLES_MOVED.saturating_mul(self.output.table_bytes) {
             return Ok(pointer);
         }
         self.bytes_moved += pointer.stored_bytes();

@@ -2,8 +2,8 @@
 //!
 //! A record is garbage once no table points to it, and its space comes back when its file goes: when nothing in it is
 //! pointed to. So what is alive has to move. Which files are worth it is decided for the whole database
-//! ([`victims`]): none as long as garbage is a small part of all; else the emptiest, a batch at a time, so that
-//! space comes back before the next batch takes any.
+//! ([`victims`]): files that are mostly garbage, and none as long as theirs is a small part of all; then the emptiest,
+//! a batch at a time, so that space comes back before the next batch takes any.
 //!
 //! Every compaction moves what it meets of the victims. Where none comes by, as on a deep level that nothing is
 //! written to, the space would never come back; so when nothing else is due, the table that points to most of
@@ -17,8 +17,9 @@ use super::pick::{Busy, Pick};
 use crate::table::TableMeta;
 use std::collections::BTreeSet;
 
-/// Garbage that is not more than this part of all files is left alone.
-const GARBAGE_PART: u64 = 4;
+/// As long as the garbage of the files that are mostly garbage is not more than this part of all files, they are left
+/// alone.
+const GARBAGE_PART: u64 = 8;
 /// What is alive in a batch of victims is about this part of all files.
 const BATCH_PART: u64 = 16;
 
@@ -40,13 +41,14 @@ pub(crate) fn victims(
     batch_bytes_min: u64,
 ) -> BTreeSet<u64> {
     let mut shares: Vec<Share> = shares.collect();
-    let blob_bytes: u64 = shares.iter().map(|share| share.bytes).sum();
-    let used_bytes: u64 = shares.iter().map(|share| share.used_bytes).sum();
-    let all = table_bytes + blob_bytes;
-    if blob_bytes.saturating_sub(used_bytes) <= all / GARBAGE_PART {
+    let all = table_bytes + shares.iter().map(|share| share.bytes).sum::<u64>();
+    shares.retain(|share| share.used_bytes < share.bytes / 2);
+    let garbage: u64 = { shares.iter() }
+        .map(|share| share.bytes - share.used_bytes)
+        .sum();
+    if garbage <= all / GARBAGE_PART {
         return BTreeSet::new();
     }
-    shares.retain(|share| share.used_bytes < share.bytes / 2);
     let used_part = |share: &Share| share.used_bytes as f64 / share.bytes.max(1) as f64;
     shares.sort_by(|left, right| used_part(left).total_cmp(&used_part(right)));
     let mut room = batch_bytes_min.max(all / BATCH_PART);
@@ -90,7 +92,7 @@ mod tests {
     use crate::table::blob::BlobUse;
 
     #[test]
-    fn the_emptiest_files_go_first_once_garbage_is_a_quarter_of_all() {
+    fn the_emptiest_files_go_first_once_their_garbage_is_an_eighth_of_all() {
         let share = |file, bytes, used_bytes| Share {
             file,
             bytes,
@@ -108,8 +110,8 @@ mod tests {
             victims.into_iter().collect::<Vec<_>>()
         };
         assert_eq!(victims(0, 1_000), [1, 2, 5]);
-        assert_eq!(victims(543, 1_000), [1, 2, 5], "261 of 1043 bytes");
-        assert_eq!(victims(544, 1_000), [], "261 of 1044 bytes");
+        assert_eq!(victims(1_187, 1_000), [1, 2, 5], "211 of 1687 bytes");
+        assert_eq!(victims(1_188, 1_000), [], "211 of 1688 bytes");
         assert_eq!(victims(0, 10), [2, 5], "a sixteenth of all is more");
         assert_eq!(victims(0, 41), [1, 2, 5], "what is begun is finished");
     }

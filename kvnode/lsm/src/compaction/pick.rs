@@ -20,7 +20,8 @@ pub(crate) struct Busy(BTreeMap<u64, bool>);
 impl Busy {
     /// Marks the tables of a compaction.
     pub fn begin(&mut self, pick: &Pick) {
-        let inputs = pick.inputs.iter().map(|number| (*number, true));
+        let leaving = pick.level != pick.output_level;
+        let inputs = pick.inputs.iter().map(|number| (*number, leaving));
         let overlaps = pick.overlaps.iter().map(|number| (*number, false));
         self.0.extend(inputs.chain(overlaps));
     }
@@ -105,21 +106,24 @@ pub(crate) fn debt(levels: &[Vec<&TableMeta>], options: &Options) -> u64 {
     debt
 }
 
-/// True if a tree has a level that is due, whether or not its tables are free.
+/// True if a tree has a level that is due and stays so when the running compactions have ended, whether or not its
+/// tables are free.
 pub(crate) fn is_due(levels: &[Vec<&TableMeta>], busy: &Busy, options: &Options) -> bool {
     let sizes = sizes(levels, busy);
-    !due(levels, &sizes, &targets(&sizes, options), options).is_empty()
+    !due(levels, busy, &sizes, &targets(&sizes, options), options).is_empty()
 }
 
 /// The levels that are due and their scores, the most urgent first.
 fn due(
     levels: &[Vec<&TableMeta>],
+    busy: &Busy,
     sizes: &[u64],
     targets: &Targets,
     options: &Options,
 ) -> Vec<(usize, u64)> {
     let last = levels.len() - 1;
-    let level0_score = levels[0].len() as u64 * 1000 / options.level0_compaction_tables as u64;
+    let level0 = levels[0].iter().filter(|table| !busy.is_leaving(table));
+    let level0_score = level0.count() as u64 * 1000 / options.level0_compaction_tables as u64;
     let scores = (1..last).map(|level| match (sizes[level], targets.bytes[level]) {
         (0, _) => 0,
         // The level is above the first one in use: it must empty.
@@ -141,7 +145,7 @@ fn due(
 pub(crate) fn pick(levels: &[Vec<&TableMeta>], busy: &Busy, options: &Options) -> Option<Pick> {
     let sizes = sizes(levels, busy);
     let targets = targets(&sizes, options);
-    let due = due(levels, &sizes, &targets, options);
+    let due = due(levels, busy, &sizes, &targets, options);
     due.into_iter().find_map(|(level, score)| match level {
         0 => pick_level0(levels, busy, targets.base, score, options),
         _ => pick_table(levels, busy, level, score, options),

@@ -221,6 +221,9 @@ impl Inner {
 
     /// The blob files to empty.
     fn blob_victims(&self, version: &Version) -> BTreeSet<u64> {
+        if version.blobs.is_empty() {
+            return BTreeSet::new();
+        }
         let shares = version.blobs.values().map(|share| Share {
             file: share.file.number,
             bytes: share.file.record_bytes(),
@@ -232,7 +235,7 @@ impl Inner {
         garbage::victims(
             shares,
             table_bytes,
-            BLOB_TABLES_MOVED * self.options.table_bytes,
+            BLOB_TABLES_MOVED.saturating_mul(self.options.table_bytes),
         )
     }
 

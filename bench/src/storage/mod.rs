@@ -66,10 +66,8 @@ pub fn run(dir: &Path, scale: Scale, runs: usize) -> Result<Vec<Figure>> {
                 runs.push(suite(&dir.join(name), scale, bytes)?);
             }
         }
-        let mut medians = engines.iter().zip(measured);
-        let mut medians = medians
-            .by_ref()
-            .map(|((name, _), runs)| (*name, median(runs)));
+        let medians = engines.iter().zip(measured);
+        let mut medians = medians.map(|((name, _), runs)| (*name, median(runs)));
         if let Some((_, ours)) = medians.next() {
             figures.extend(compare(&ours, &medians.collect::<Vec<_>>(), note));
         }

@@ -19,10 +19,8 @@ use std::sync::Arc;
 
 /// A manifest is written anew when it is longer than this and than twice what it began with.
 const BYTES_MAX: u64 = 4 << 20;
-/// Tag of a record with an edit.
-const TAG_EDIT: u64 = 1;
-/// Tag of the empty record that follows a synced edit and so proves that it was synced.
-const TAG_SYNCED: u64 = 2;
+/// Tag of every record: they need none.
+const TAG: u64 = 0;
 
 /// The sum of all edits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -110,7 +108,7 @@ pub(crate) fn recover(vfs: &dyn Vfs, dir: &Path) -> Result<Option<ManifestState>
     let mut reader = LogReader::open(vfs, &path, LogKind::Manifest, number)?;
     let (mut state, mut edits) = (ManifestState::default(), 0);
     while let Some(record) = reader.next()? {
-        if record.tag == TAG_SYNCED {
+        if record.payload.is_empty() {
             continue;
         }
         let applied = VersionEdit::decode(record.payload).and_then(|edit| state.apply(&edit));
@@ -229,9 +227,10 @@ impl Manifest {
     }
 }
 
+/// The empty record after a synced edit proves that it was synced. No edit is empty.
 fn append_synced(log: &mut LogWriter, edit: &VersionEdit) -> Result<()> {
-    log.append(TAG_EDIT, &[&edit.encode()])?;
+    log.append(TAG, &[&edit.encode()])?;
     log.sync()?;
-    log.append(TAG_SYNCED, &[])?;
+    log.append(TAG, &[])?;
     Ok(())
 }

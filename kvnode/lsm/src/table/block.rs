@@ -472,6 +472,31 @@ mod tests {
         }
 
         #[test]
+        fn a_walk_that_turns_round_agrees_with_the_list(
+            entries in keys(),
+            interval in 1usize..20,
+            start: prop::sample::Index,
+            turns in vec((any::<bool>(), 1usize..8), 0..20),
+        ) {
+            let mut iter = BlockIter::new(build(&entries, interval));
+            let mut at = start.index(entries.len());
+            iter.seek(&entries[at].0, entries[at].1).unwrap();
+            for (forward, steps) in turns {
+                for _ in 0..steps {
+                    match forward {
+                        true if at + 1 < entries.len() => (at, _) = (at + 1, iter.next().unwrap()),
+                        false if at > 0 => (at, _) = (at - 1, iter.prev().unwrap()),
+                        _ => break,
+                    }
+                    let (key, trailer) = &entries[at];
+                    prop_assert!(iter.valid());
+                    prop_assert_eq!((iter.user_key(), iter.trailer()), (&key[..], *trailer));
+                    prop_assert_eq!(iter.value().len(), trailer.0 as usize % 150);
+                }
+            }
+        }
+
+        #[test]
         fn any_bytes_are_read_without_a_panic(bytes: Vec<u8>, count in 0u32..9, key: Vec<u8>) {
             let bytes = [&bytes[..], &count.to_le_bytes()].concat();
             let Ok(block) = Block::new(Bytes::from(bytes)) else { return Ok(()) };

@@ -1,7 +1,8 @@
 //! Walking a block in both directions.
 //!
-//! Forward is one decode per step. A step back starts over at the restart point before, as entries know only
-//! their predecessor's key; that is why restart intervals are short.
+//! Forward is one decode per step. Entries know only their predecessor's key, so a step back starts over at the
+//! restart point before; the entries decoded on the way are kept, and the steps back that follow take them one by one
+//! (as RocksDB's data block iterator does). Either way a walk decodes each entry once.
 
 use super::block::{Block, Malformed};
 use crate::types::{Trailer, compare};
@@ -19,6 +20,19 @@ pub(super) struct BlockIter {
     key: Vec<u8>,
     trailer: Trailer,
     value: Range<usize>,
+    /// Walking back: the entries between a restart point and the current one, the last of them the one before it.
+    behind: Vec<Passed>,
+    /// The keys of these, one after the other.
+    behind_keys: Vec<u8>,
+}
+
+/// An entry on the way to the current one.
+struct Passed {
+    offset: usize,
+    /// Where its key begins among the keys.
+    key_start: usize,
+    trailer: Trailer,
+    value: Range<usize>,
 }
 
 impl BlockIter {
@@ -31,6 +45,8 @@ impl BlockIter {
             key: Vec::new(),
             trailer: Trailer::OLDEST,
             value: 0..0,
+            behind: Vec::new(),
+            behind_keys: Vec::new(),
         }
     }
 
@@ -64,6 +80,12 @@ impl BlockIter {
         self.offset = self.block.view().entries_end();
         self.next_offset = self.offset;
         self.value = 0..0;
+        self.forget_behind();
+    }
+
+    fn forget_behind(&mut self) {
+        self.behind.clear();
+        self.behind_keys.clear();
     }
 
     /// Decodes the entry at `next_offset` and makes it the current one.
@@ -88,14 +110,22 @@ impl BlockIter {
     }
 
     fn go_to_restart(&mut self, index: usize) -> Result<(), Malformed> {
+        self.forget_behind();
         self.key.clear();
         self.next_offset = self.block.view().restart(index)?;
         self.advance()
     }
 
-    /// Walks on to the last entry that begins before `end`.
+    /// Walks on to the last entry that begins before `end`, and keeps those on the way.
     fn run_to_last_before(&mut self, end: usize) -> Result<(), Malformed> {
         while self.next_offset < end {
+            self.behind.push(Passed {
+                offset: self.offset,
+                key_start: self.behind_keys.len(),
+                trailer: self.trailer,
+                value: self.value.clone(),
+            });
+            self.behind_keys.extend_from_slice(&self.key);
             self.advance()?;
         }
         Ok(())
@@ -137,10 +167,22 @@ impl BlockIter {
     }
 
     pub fn next(&mut self) -> Result<(), Malformed> {
+        self.forget_behind();
         self.advance()
     }
 
     pub fn prev(&mut self) -> Result<(), Malformed> {
+        if let Some(passed) = self.behind.pop() {
+            self.key.clear();
+            self.key
+                .extend_from_slice(&self.behind_keys[passed.key_start..]);
+            self.behind_keys.truncate(passed.key_start);
+            self.offset = passed.offset;
+            self.next_offset = passed.value.end;
+            self.trailer = passed.trailer;
+            self.value = passed.value;
+            return Ok(());
+        }
         let view = self.block.view();
         let current = self.offset;
         if !self.valid() {

@@ -45,14 +45,13 @@ pub(super) fn decompress(stored: &[u8], kind: PartKind) -> Result<Vec<u8>, &'sta
         return Err("compressed block claims to be too large");
     }
     let stored = &stored[4..];
-    let decompress: fn(&[u8], &mut [u8]) -> Option<usize> = match kind {
+    let block = match kind {
         PartKind::Raw => return Err("compression kind changed"),
-        PartKind::Zstd => |from, to| zstd::bulk::decompress_to_buffer(from, to).ok(),
-        PartKind::Lz4 => |from, to| lz4_flex::block::decompress_into(from, to).ok(),
+        PartKind::Zstd => zstd::bulk::decompress(stored, length).ok(),
+        PartKind::Lz4 => lz4_flex::block::decompress(stored, length).ok(),
     };
-    let mut block = vec![0; length];
-    match decompress(stored, &mut block) {
-        Some(written) if written == length => Ok(block),
+    match block {
+        Some(block) if block.len() == length => Ok(block),
         _ => Err("block does not decompress"),
     }
 }

@@ -23,6 +23,9 @@ struct Arguments {
 enum Suite {
     /// The storage engine alone.
     Storage {
+        /// Ten million entries, an hour or two with peers: what is done if nothing is said.
+        #[arg(long, conflicts_with = "quick")]
+        full: bool,
         /// A tenth of the work.
         #[arg(long)]
         quick: bool,
@@ -68,7 +71,12 @@ enum Suite {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let results = match arguments.suite {
-        Suite::Storage { quick, runs, data } => {
+        Suite::Storage {
+            full: _,
+            quick,
+            runs,
+            data,
+        } => {
             let scale = if quick { storage::QUICK } else { storage::FULL };
             let folder = tempfile::tempdir()?;
             let data = data.as_deref().unwrap_or(folder.path());

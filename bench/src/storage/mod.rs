@@ -23,7 +23,7 @@ use workload::{Better, Measured, suite};
 pub struct Scale {
     /// Entries of the filled database, at 100 bytes; a tenth of it at 1 KiB, an eighth of a tenth of that at 64 KiB.
     pub entries: u64,
-    /// Synced writes.
+    /// Synced writes, of whatever size: fewer would be over before the device has settled.
     pub synced: u64,
     /// Seeks.
     pub seeks: u64,
@@ -55,8 +55,8 @@ pub fn run(dir: &Path, scale: Scale, runs: usize) -> Result<Vec<Figure>> {
     ] {
         let scale = Scale {
             entries: scale.entries / part,
-            synced: scale.synced / part,
             seeks: scale.seeks / part,
+            ..scale
         };
         let engines = engines(bytes == LARGE_BYTES);
         let mut measured: Vec<Vec<_>> = engines.iter().map(|_| Vec::new()).collect();

@@ -7,15 +7,16 @@
 //!           | payload
 //! ```
 //!
-//! All numbers are little-endian. The record header's crc covers what follows it up to the payload, and the file number,
-//! so that a record of another file is never taken for one of this. A tag is given as the step from the tag of the
+//! All numbers are little-endian. The record header's crc covers what follows it up to the payload, the file number and
+//! the record's offset, so that a record of another file or place is never taken for one of this, not even where a value
+//! consists of the bytes of a log. A tag is given as the step from the tag of the
 //! record before, the first from 0. Small numbers are what a log of small writes consists of: with these a record of
-//! one write has 15 to 18 bytes beside it.
+//! one write has 13 to 18 bytes beside it.
 //!
 //! **Torn tail or corruption?** A crash may tear what was written after the last sync, and only that. So each record
 //! carries `unsynced`: how many bytes before it no sync had covered yet when it was written. When the
 //! reader meets bytes at offset `x` that are no record, it looks through the rest of the file for a record header
-//! with less than that between `x` and itself. If there is one, the bytes at `x` had been on stable storage and are
+//! that has more than that between `x` and itself. If there is one, the bytes at `x` had been on stable storage and are
 //! damaged: an error that names file and offset. If there is none, it is a torn tail and the log ends at `x` (rule D3).
 //! What this cannot see is damage in the last synced stretch when nothing was written after it; the manifest therefore
 //! follows each synced edit with an empty record.
@@ -55,8 +56,9 @@ impl LogKind {
     }
 }
 
-fn record_header_crc(header: &[u8], number: u64) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(header), &number.to_le_bytes())
+fn record_header_crc(header: &[u8], number: u64, offset: u64) -> u32 {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(header), &number.to_le_bytes());
+    crc32c::crc32c_append(crc, &offset.to_le_bytes())
 }
 
 /// Appends records to one log file.
@@ -126,7 +128,7 @@ impl LogWriter {
         put_varint(buffer, u64::from(payload_length));
         put_varint(buffer, self.offset - self.synced);
         put_varint(buffer, tag.wrapping_sub(self.tag));
-        let header_crc = record_header_crc(&buffer[COVERED_AT..], self.number);
+        let header_crc = record_header_crc(&buffer[COVERED_AT..], self.number, self.offset);
         buffer[MARK.len()..COVERED_AT].copy_from_slice(&header_crc.to_le_bytes());
         self.tag = tag;
         for part in parts {
@@ -306,7 +308,8 @@ impl LogReader {
         let unsynced = take_varint(&mut rest)?;
         let tag_step = take_varint(&mut rest)?;
         let header_bytes = bytes.len() - rest.len();
-        if record_header_crc(&bytes[COVERED_AT..header_bytes], self.number) != header_crc {
+        let covered = &bytes[COVERED_AT..header_bytes];
+        if record_header_crc(covered, self.number, offset as u64) != header_crc {
             return None;
         }
         Some(RecordHeader {
@@ -432,6 +435,16 @@ mod tests {
         assert_eq!(vfs.map(&path).unwrap().len() as u64, log.len());
         let records = vec![b"first".to_vec(), b"second".to_vec()];
         assert_eq!(read(&vfs, &path).unwrap(), (records, false));
+    }
+
+    #[test]
+    fn the_bytes_of_another_log_in_a_value_prove_nothing() {
+        let (other, path) = write(&[(b"one", true), (b"two", true), (b"three", true)]);
+        let value = other.read(&path).unwrap();
+        let (vfs, path) = write(&[(&[b'v'; 100], true), (&value, false)]);
+        vfs.truncate(&path, vfs.used() - 1).unwrap();
+        let kept = vec![vec![b'v'; 100]];
+        assert_eq!(read(&vfs, &path).unwrap(), (kept, true));
     }
 
     #[test]

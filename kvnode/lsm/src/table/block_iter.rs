@@ -2,13 +2,17 @@
 //!
 //! Forward is one decode per step. Entries know only their predecessor's key, so a step back starts over at the
 //! restart point before; the entries decoded on the way are kept, and the steps back that follow take them one by one
-//! (as RocksDB's data block iterator does). Either way a walk decodes each entry once.
+//! (as RocksDB's data block iterator does). Either way a walk from one end decodes each entry once.
 
 use super::block::{Block, Malformed};
-use crate::types::{Trailer, compare};
+use crate::types::{KEY_BYTES_MAX, Trailer, compare};
 use bytes::Bytes;
 use std::cmp::Ordering;
 use std::ops::Range;
+
+/// No more keys than this are kept on the way to an entry: sixteen of the longest. A forged block may have any number of
+/// entries behind one restart point.
+const BEHIND_BYTES_MAX: usize = 16 * KEY_BYTES_MAX;
 
 /// A position in a block. Keeps the block alive.
 pub(super) struct BlockIter {
@@ -119,6 +123,10 @@ impl BlockIter {
     /// Walks on to the last entry that begins before `end`, and keeps those on the way.
     fn run_to_last_before(&mut self, end: usize) -> Result<(), Malformed> {
         while self.next_offset < end {
+            // More than a block of honest keys has: what is kept must be what comes right before.
+            if self.behind_keys.len() > BEHIND_BYTES_MAX {
+                self.forget_behind();
+            }
             self.behind.push(Passed {
                 offset: self.offset,
                 key_start: self.behind_keys.len(),
@@ -126,7 +134,10 @@ impl BlockIter {
                 value: self.value.clone(),
             });
             self.behind_keys.extend_from_slice(&self.key);
-            self.advance()?;
+            if let Err(error) = self.advance() {
+                self.forget_behind();
+                return Err(error);
+            }
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ pub struct Scale {
     pub seeks: u64,
 }
 
-/// An hour, with peers.
+/// An hour or two, with peers.
 pub const FULL: Scale = Scale {
     entries: 10_000_000,
     synced: 50_000,

@@ -1,7 +1,7 @@
 //! Compressing blocks, and getting them back.
 //!
-//! The state that zstd works with takes longer to make than a block to decompress, so each thread keeps its own: some
-//! 160 KiB where blocks are read, and about a megabyte where they are written.
+//! The state that zstd works with takes longer to make than a block to decompress, so each thread that has read or
+//! written such a block keeps its own until it ends, beside the budget of the block cache.
 
 use super::format::PartKind;
 use crate::coding::u32_at;

@@ -3,8 +3,10 @@
 
 pub mod chart;
 pub mod figures;
+#[cfg(feature = "cluster")]
 pub mod kv;
 pub mod storage;
+#[cfg(feature = "cluster")]
 pub mod tpch;
 
 pub use figures::Figure;

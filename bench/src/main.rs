@@ -3,7 +3,9 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use lineradb_bench::{chart, figures, kv, storage, tpch};
+use lineradb_bench::{chart, figures, storage};
+#[cfg(feature = "cluster")]
+use lineradb_bench::{kv, tpch};
 use std::path::PathBuf;
 
 #[derive(Parser)]
@@ -36,6 +38,7 @@ enum Suite {
         #[arg(long)]
         data: Option<PathBuf>,
     },
+    #[cfg(feature = "cluster")]
     /// The 22 TPC-H queries through a running gateway, checked against and timed
     /// beside DataFusion on the same data in memory.
     Tpch {
@@ -49,6 +52,7 @@ enum Suite {
         #[arg(long)]
         load: bool,
     },
+    #[cfg(feature = "cluster")]
     /// The KV API of a running cluster.
     Kv {
         /// kvnode addresses.
@@ -82,7 +86,9 @@ async fn main() -> Result<()> {
             let data = data.as_deref().unwrap_or(folder.path());
             storage::run(data, scale, usize::from(runs))?
         }
+        #[cfg(feature = "cluster")]
         Suite::Tpch { url, scale, load } => tpch::run(&url, scale, load).await?,
+        #[cfg(feature = "cluster")]
         Suite::Kv {
             addresses,
             clients,

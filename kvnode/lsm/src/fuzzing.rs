@@ -168,6 +168,7 @@ mod tests {
             block_bytes: 256,
             background: Background::Inline,
             blob_value_bytes_min: 64,
+            log_compression_bytes_min: 64,
             memtable_bytes: 16 << 10,
             ..Options::with_keyspaces(["data", "locks"])
         };

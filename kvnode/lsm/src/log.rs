@@ -3,13 +3,14 @@
 //! ```text
 //! file   := header record*
 //! header := magic 8 | format version u32 | file number u64 | crc32c u32 of the 20 bytes before
-//! record := mark u16 | header crc32c u32 | payload crc32c u32 | payload length varint | unsynced varint | tag step varint
+//! record := mark u8, kind u8 | header crc32c u32 | payload crc32c u32 | payload length varint | unsynced varint | tag step varint
 //!           | payload
 //! ```
 //!
-//! All numbers are little-endian. The record header's crc covers what follows it up to the payload, the file number and
-//! the record's offset, so that a record of another file or place is never taken for one of this, not even where a value
-//! consists of the bytes of a log. A tag is given as the step from the tag of the
+//! All numbers are little-endian. The record header's crc covers the kind, what follows it up to the payload, the file
+//! number and the record's offset, so that a record of another file or place is never taken for one of this, not even where a value
+//! consists of the bytes of a log. The kind says whether the payload is compressed: long ones are, as a large value costs
+//! the disk twice what compressing it costs (as fjall does). A tag is given as the step from the tag of the
 //! record before, the first from 0. Small numbers are what a log of small writes consists of: with these a record of
 //! one write has 13 to 18 bytes beside it.
 //!
@@ -26,19 +27,31 @@
 
 use crate::coding::{put_varint, take_bytes, take_length, take_varint, u32_at, u64_at};
 use crate::error::{Error, Result};
+use crate::options::Compression;
+use crate::table::{PartKind, compress, decompress};
 use crate::vfs::{Vfs, WritableFile};
 use bytes::Bytes;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Version of the log format.
-const FORMAT_VERSION: u32 = 2;
+const FORMAT_VERSION: u32 = 3;
 /// Length of the file header.
 pub(crate) const HEADER_BYTES: usize = 24;
-/// The first bytes of each record.
-const MARK: [u8; 2] = [0xd5, 0xec];
-/// Where what its header's crc covers begins in a record.
-const COVERED_AT: usize = MARK.len() + 4;
+/// The first byte of each record.
+const MARK: u8 = 0xd5;
+/// The second byte of a record whose payload is as it is.
+const RAW: u8 = 0xec;
+/// The second byte of a record whose payload is the length of another (u32), and that one compressed by LZ4.
+const LZ4: u8 = 0xed;
+/// Length of the mark, and of the header's crc after it, which covers what follows.
+const COVERED_AT: usize = 2 + 4;
+/// No longer payload is compressed: a reader must be able to hold it.
+const COMPRESSED_BYTES_MAX: usize = 64 << 20;
+/// After a payload that did not become shorter, so many are not tried.
+const TRIES_SKIPPED: u32 = 15;
+/// A buffer that is larger than this is not kept: one huge batch must not pin its size for ever.
+const BUFFER_BYTES_MAX: usize = 4 << 20;
 
 /// What a log is for; decides the magic bytes of its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,8 +69,9 @@ impl LogKind {
     }
 }
 
-fn record_header_crc(header: &[u8], number: u64, offset: u64) -> u32 {
-    let crc = crc32c::crc32c_append(crc32c::crc32c(header), &number.to_le_bytes());
+fn record_header_crc(kind: u8, header: &[u8], number: u64, offset: u64) -> u32 {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&[kind]), header);
+    let crc = crc32c::crc32c_append(crc, &number.to_le_bytes());
     crc32c::crc32c_append(crc, &offset.to_le_bytes())
 }
 
@@ -72,6 +86,11 @@ pub(crate) struct LogWriter {
     /// Of the last record.
     tag: u64,
     buffer: Vec<u8>,
+    /// Payloads of this length and more are compressed.
+    compressed_from: usize,
+    compressed: Vec<u8>,
+    /// How many of these are not even tried now.
+    skipped: u32,
 }
 
 impl LogWriter {
@@ -105,11 +124,50 @@ impl LogWriter {
             reserved,
             tag: 0,
             buffer: Vec::new(),
+            compressed_from: usize::MAX,
+            compressed: Vec::new(),
+            skipped: 0,
         })
+    }
+
+    /// From now on payloads of so many bytes and more are compressed, if that makes them shorter.
+    pub fn compress_from(&mut self, bytes: usize) {
+        self.compressed_from = bytes;
     }
 
     /// Appends one record made of `parts`, in one write. Returns the bytes written.
     pub fn append(&mut self, tag: u64, parts: &[&[u8]]) -> Result<u64> {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        if length < self.compressed_from || length > COMPRESSED_BYTES_MAX {
+            return self.append_record(RAW, tag, parts);
+        }
+        if let Some(skipped) = self.skipped.checked_sub(1) {
+            self.skipped = skipped;
+            return self.append_record(RAW, tag, parts);
+        }
+        let (joined, mut compressed);
+        let raw = match parts {
+            [part] => part,
+            _ => {
+                joined = parts.concat();
+                joined.as_slice()
+            }
+        };
+        compressed = std::mem::take(&mut self.compressed);
+        let written = match compress(Compression::Lz4, raw, &mut compressed) {
+            (PartKind::Lz4, length) => self.append_record(LZ4, tag, &[&compressed[..length]]),
+            _ => {
+                self.skipped = TRIES_SKIPPED;
+                self.append_record(RAW, tag, &[raw])
+            }
+        };
+        if compressed.capacity() <= BUFFER_BYTES_MAX {
+            self.compressed = compressed;
+        }
+        written
+    }
+
+    fn append_record(&mut self, kind: u8, tag: u64, parts: &[&[u8]]) -> Result<u64> {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let payload_length = u32::try_from(length).map_err(|_| Error::TooLarge {
             what: "log record",
@@ -121,15 +179,15 @@ impl LogWriter {
             .fold(0, |crc, part| crc32c::crc32c_append(crc, part));
         let buffer = &mut self.buffer;
         buffer.clear();
-        buffer.extend_from_slice(&MARK);
+        buffer.extend_from_slice(&[MARK, kind]);
         // For the crc of what follows.
         buffer.extend_from_slice(&[0; 4]);
         buffer.extend_from_slice(&payload_crc.to_le_bytes());
         put_varint(buffer, u64::from(payload_length));
         put_varint(buffer, self.offset - self.synced);
         put_varint(buffer, tag.wrapping_sub(self.tag));
-        let header_crc = record_header_crc(&buffer[COVERED_AT..], self.number, self.offset);
-        buffer[MARK.len()..COVERED_AT].copy_from_slice(&header_crc.to_le_bytes());
+        let header_crc = record_header_crc(kind, &buffer[COVERED_AT..], self.number, self.offset);
+        buffer[2..COVERED_AT].copy_from_slice(&header_crc.to_le_bytes());
         self.tag = tag;
         for part in parts {
             buffer.extend_from_slice(part);
@@ -139,8 +197,7 @@ impl LogWriter {
             .map_err(|error| Error::io("write", &self.path, error))?;
         let written = buffer.len() as u64;
         self.offset += written;
-        // One huge batch must not pin its size for ever.
-        if self.buffer.capacity() > 4 << 20 {
+        if self.buffer.capacity() > BUFFER_BYTES_MAX {
             self.buffer = Vec::new();
         }
         Ok(written)
@@ -179,6 +236,7 @@ impl LogWriter {
 
 /// What a record says of itself.
 struct RecordHeader {
+    is_compressed: bool,
     payload_crc: u32,
     payload_length: usize,
     payload_at: usize,
@@ -203,6 +261,8 @@ pub(crate) struct LogReader {
     offset: usize,
     /// Of the last record.
     tag: u64,
+    /// The payload of the last record, if it is compressed in the file.
+    payload: Vec<u8>,
     torn: bool,
 }
 
@@ -219,6 +279,7 @@ impl LogReader {
             number,
             offset: 0,
             tag: 0,
+            payload: Vec::new(),
             torn: false,
         };
         let header = reader.bytes.get(..HEADER_BYTES).unwrap_or_default();
@@ -265,10 +326,18 @@ impl LogReader {
         };
         self.offset = payload.end;
         self.tag = self.tag.wrapping_add(header.tag_step);
+        let mut payload = self.bytes.get(payload).unwrap_or_default();
+        if header.is_compressed {
+            // Its checksum held, so that no crash has torn it.
+            self.payload = decompress(payload, PartKind::Lz4)
+                .map_err(|what| Error::corruption(&self.path, "log record", offset as u64, what))?;
+            payload = &self.payload;
+        }
+        let (offset, tag) = (offset as u64, self.tag);
         Ok(Some(Record {
-            offset: offset as u64,
-            tag: self.tag,
-            payload: self.bytes.get(payload).unwrap_or_default(),
+            offset,
+            tag,
+            payload,
         }))
     }
 
@@ -301,7 +370,11 @@ impl LogReader {
     /// The record header at `offset`, if its checksum holds.
     fn header_at(&self, offset: usize) -> Option<RecordHeader> {
         let bytes = self.bytes.get(offset..)?;
-        let mut rest = bytes.strip_prefix(&MARK)?;
+        let mut rest = bytes;
+        let kind = match take_bytes(&mut rest, 2)? {
+            [MARK, kind @ (RAW | LZ4)] => *kind,
+            _ => return None,
+        };
         let header_crc = u32_at(take_bytes(&mut rest, 4)?, 0)?;
         let payload_crc = u32_at(take_bytes(&mut rest, 4)?, 0)?;
         let payload_length = take_length(&mut rest)?;
@@ -309,10 +382,11 @@ impl LogReader {
         let tag_step = take_varint(&mut rest)?;
         let header_bytes = bytes.len() - rest.len();
         let covered = &bytes[COVERED_AT..header_bytes];
-        if record_header_crc(covered, self.number, offset as u64) != header_crc {
+        if record_header_crc(kind, covered, self.number, offset as u64) != header_crc {
             return None;
         }
         Some(RecordHeader {
+            is_compressed: kind == LZ4,
             payload_crc,
             payload_length,
             payload_at: offset + header_bytes,
@@ -325,7 +399,7 @@ impl LogReader {
     fn end_torn(&mut self, what: &'static str) -> Result<()> {
         let bad = self.offset;
         let rest = self.bytes.get(bad.saturating_add(1)..).unwrap_or_default();
-        for found in memchr::memmem::find_iter(rest, &MARK) {
+        for found in memchr::memchr_iter(MARK, rest) {
             let Some(RecordHeader { synced, .. }) = self.header_at(bad + 1 + found) else {
                 continue;
             };
@@ -353,6 +427,7 @@ mod tests {
     fn write(records: &[(&[u8], bool)]) -> (SimVfs, PathBuf) {
         let (vfs, path) = (SimVfs::new(), PathBuf::from("/1.wal"));
         let mut log = LogWriter::create(&vfs, &path, LogKind::Wal, 1, 0).unwrap();
+        log.compress_from(300);
         for (index, (payload, sync)) in records.iter().enumerate() {
             log.append(index as u64, &[payload]).unwrap();
             if *sync {
@@ -397,17 +472,18 @@ mod tests {
     fn any_flip_is_cut_off_or_named() {
         let records: [(&[u8], bool); 4] = [
             (b"first", true),
-            (b"second", true),
-            (b"third", false),
+            (&[7; 300], true),
+            (&[8; 400], false),
             (b"fourth", false),
         ];
-        let second_end = HEADER_BYTES + 2 * 13 + "firstsecond".len();
+        let second_end = write(&records[..2]).0.used();
+        assert!(second_end < 300, "it was not compressed");
         let length = write(&records).0.used();
         for offset in 0..length {
             let (vfs, path) = write(&records);
             vfs.corrupt(&path, offset, 0x40).unwrap();
             let result = read(&vfs, &path);
-            if offset < second_end as u64 {
+            if offset < second_end {
                 assert!(
                     result.unwrap_err().is_corruption(),
                     "offset {offset} had been synced"
@@ -420,6 +496,38 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn long_payloads_are_compressed_where_that_makes_them_shorter() {
+        let mut random = 1u32;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (random >> 24) as u8
+        })
+        .take(1000)
+        .collect();
+        let (vfs, path) = (SimVfs::new(), PathBuf::from("/1.wal"));
+        let mut log = LogWriter::create(&vfs, &path, LogKind::Wal, 1, 0).unwrap();
+        log.compress_from(500);
+        let mut payloads = vec![vec![7; 499], vec![7; 500], noise];
+        payloads.resize(payloads.len() + TRIES_SKIPPED as usize + 1, vec![7; 1000]);
+        let mut shorter = Vec::new();
+        for payload in &payloads {
+            // The leader's batch, and a follower's.
+            let (leader, follower) = payload.split_at(payload.len() / 3);
+            let written = log.append(0, &[leader, follower]).unwrap();
+            shorter.push(written < payload.len() as u64);
+        }
+        let mut expected = vec![false, true, false];
+        expected.resize(3 + TRIES_SKIPPED as usize, false);
+        expected.push(true);
+        assert_eq!(shorter, expected);
+        let mut reader = LogReader::open(&vfs, &path, LogKind::Wal, 1).unwrap();
+        for payload in &payloads {
+            assert_eq!(reader.next().unwrap().unwrap().payload, payload);
+        }
+        assert!(reader.next().unwrap().is_none() && !reader.is_torn());
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub struct Options {
     /// that [`Snapshot::iter_versions`](crate::Snapshot::iter_versions) passes by the tables that have no version of
     /// a key.
     pub version_bytes: Vec<(String, usize)>,
+    /// What one commit group writes to the log is compressed by LZ4 from this length on; 0 compresses none of it.
+    pub log_compression_bytes_min: usize,
     /// How data blocks are stored, from level `compression_level_min` on, and large values on all levels.
     pub compression: Compression,
     /// Levels above this one (smaller numbers) are not compressed: their tables are short-lived.
@@ -98,6 +100,7 @@ impl Default for Options {
             blob_value_bytes_min: 64 << 10,
             bloom_bits_per_key: 10,
             version_bytes: Vec::new(),
+            log_compression_bytes_min: 32 << 10,
             compression: Compression::Lz4,
             compression_level_min: 2,
             compression_last_level: None,

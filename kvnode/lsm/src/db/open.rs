@@ -268,7 +268,8 @@ impl Inner {
         if count == 0 {
             return Err("the record has no operations".to_owned());
         }
-        if first + count - 1 <= self.flushed_seqno() {
+        let last = first.checked_add(count - 1);
+        if last.ok_or("the sequence numbers end at 2^64")? <= self.flushed_seqno() {
             return Ok(());
         }
         if first != commit.last_seqno + 1 {
@@ -313,5 +314,42 @@ impl Inner {
             self.replace_active(commit.last_seqno, number);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::log::LogWriter;
+    use crate::types::KeyspaceId;
+    use crate::vfs::SimVfs;
+    use crate::{Db, WriteBatch};
+
+    #[test]
+    fn a_forged_sequence_number_is_damage() {
+        let (vfs, dir) = (Arc::new(SimVfs::new()), Path::new("/db"));
+        let open = || {
+            let options = Options {
+                background: Background::Inline,
+                ..Options::default()
+            };
+            Db::open(Arc::clone(&vfs) as Arc<dyn Vfs>, dir, options)
+        };
+        drop(open().unwrap());
+        let log = list_files(&*vfs, dir).unwrap();
+        let log = log.iter().find_map(|file| match file {
+            FileName::Wal(number) => Some(*number),
+            _ => None,
+        });
+        let (number, path) = (log.unwrap(), FileName::Wal(log.unwrap()).path(dir));
+        let mut batch = WriteBatch::new();
+        batch.delete(KeyspaceId(0), b"one");
+        batch.delete(KeyspaceId(0), b"two");
+        vfs.remove(&path).unwrap();
+        let mut log = LogWriter::create(&*vfs, &path, LogKind::Wal, number, 0).unwrap();
+        log.append(u64::MAX, &[batch.encoded()]).unwrap();
+        let error = open().map(drop).unwrap_err();
+        assert!(error.is_corruption(), "{error}");
     }
 }

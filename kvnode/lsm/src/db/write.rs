@@ -220,13 +220,16 @@ impl Inner {
 
     /// Creates a log whose name is durable.
     pub(super) fn create_wal(&self, number: u64) -> Result<LogWriter> {
-        let wal = LogWriter::create(
+        let mut wal = LogWriter::create(
             &*self.vfs,
             &FileName::Wal(number).path(&self.dir),
             LogKind::Wal,
             number,
             (self.options.memtable_bytes as u64).min(WAL_RESERVED_BYTES_MAX),
         )?;
+        if self.options.log_compression_bytes_min > 0 {
+            wal.compress_from(self.options.log_compression_bytes_min);
+        }
         self.vfs
             .sync_dir(&self.dir)
             .map_err(|error| Error::io("sync", &self.dir, error))?;

@@ -8,7 +8,7 @@
 use super::block::{Block, Malformed};
 use super::compression::decompress;
 use super::format::{Handle, PartKind, part_range, verify_part};
-use super::verified::Verified;
+use super::marks::Marks;
 use crate::cache::{BlockCache, CachedBlock, Slots};
 use crate::error::{Error, Result};
 use crate::statistics::Counters;
@@ -38,7 +38,7 @@ pub(super) struct BlockFile {
     part: &'static str,
     block_count: usize,
     /// Blocks stored as they are.
-    verified: Verified,
+    verified: Marks,
     /// Where the block cache keeps the blocks of this file; made with the first compressed one.
     slots: OnceLock<Arc<Slots>>,
     obsolete: AtomicBool,
@@ -63,7 +63,7 @@ impl BlockFile {
             context: Arc::clone(context),
             part,
             block_count,
-            verified: Verified::new(block_count),
+            verified: Marks::new(block_count),
             slots: OnceLock::new(),
             obsolete: AtomicBool::new(false),
         }

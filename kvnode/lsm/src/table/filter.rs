@@ -9,7 +9,7 @@
 use super::block::Malformed;
 use super::bloom;
 use super::format::{Handle, PartKind, part_crc};
-use super::verified::Verified;
+use super::marks::Marks;
 use crate::coding::u32_at;
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ pub(super) struct Filter {
     lines: Range<usize>,
     checks: Range<usize>,
     probes: u8,
-    verified: Verified,
+    verified: Marks,
 }
 
 /// The checks of a filter that lies at `offset`.
@@ -47,7 +47,7 @@ impl Filter {
             return Err(Malformed("no such filter can be built"));
         }
         Ok(Self {
-            verified: Verified::new(pages),
+            verified: Marks::new(pages),
             lines,
             checks,
             probes,

@@ -17,7 +17,7 @@ pub(super) const PART_TRAILER_BYTES: usize = 5;
 
 /// How the bytes of a part are to be understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PartKind {
+pub(crate) enum PartKind {
     Raw = 0,
     Lz4 = 1,
     Zstd = 2,

@@ -11,7 +11,7 @@
 
 use super::block::{Block, BlockBuilder, BlockView, Malformed};
 use super::format::{Handle, PartKind, part_range, verify_part};
-use super::verified::Verified;
+use super::marks::Marks;
 use crate::coding::{put_varint, take_varint};
 use crate::types::Trailer;
 
@@ -32,7 +32,7 @@ pub(super) struct Index {
     top: Block,
     top_handle: Handle,
     partitions: Vec<Partition>,
-    verified: Verified,
+    verified: Marks,
     block_count: usize,
 }
 
@@ -55,7 +55,7 @@ impl Index {
             partitions.push(partition);
         }
         Ok(Self {
-            verified: Verified::new(partitions.len()),
+            verified: Marks::new(partitions.len()),
             top,
             top_handle,
             partitions,

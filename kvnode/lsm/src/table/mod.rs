@@ -28,15 +28,17 @@ mod format;
 pub(crate) mod fuzzing;
 mod index;
 mod iter;
+mod marks;
 mod part_writer;
 mod properties;
 mod reader;
-mod verified;
 mod writer;
 
 pub(crate) use block::Block;
 pub(crate) use block_file::TableContext;
 pub(crate) use builder::{TableBuilder, TableOptions};
+pub(crate) use compression::{compress, decompress};
+pub(crate) use format::PartKind;
 pub(crate) use iter::RunIter;
 pub(crate) use reader::{Table, external_meta};
 pub use writer::TableWriter;

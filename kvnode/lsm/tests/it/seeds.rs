@@ -143,6 +143,7 @@ fn random_options(rng: &mut StdRng, wal: bool) -> Options {
         block_bytes: [64, 256, 1024][rng.random_range(0..3)],
         table_bytes: rng.random_range(1..5) << 10,
         blob_value_bytes_min: [0, 40, 300][rng.random_range(0..3)],
+        log_compression_bytes_min: [0, 40, 300][rng.random_range(0..3)],
         level0_compaction_tables: rng.random_range(1..5),
         level_base_bytes: rng.random_range(2..10) << 10,
         bloom_bits_per_key: [0, 10][rng.random_range(0..2)],

@@ -25,6 +25,7 @@ pub fn tiny(wal: bool) -> Options {
         block_bytes: 256,
         table_bytes: 2 << 10,
         blob_value_bytes_min: 200,
+        log_compression_bytes_min: 300,
         block_cache_bytes: 4 << 10,
         level0_compaction_tables: 2,
         level_base_bytes: 8 << 10,

@@ -3,6 +3,7 @@
 use super::super::block::{BlockView, Malformed};
 use super::super::block_file::{BlockFile, TableContext};
 use super::super::format::{HEADER_BYTES, Handle, PartKind, check_header, verify_part};
+use super::super::marks::Marks;
 use super::{BlobPointer, FOOTER_BYTES, FORMAT_VERSION, HEADER_MAGIC, decode_footer};
 use crate::error::{Error, Result};
 use crate::slice::Slice;
@@ -14,6 +15,8 @@ use std::sync::Arc;
 pub(crate) struct BlobFile {
     pub number: u64,
     file: BlockFile,
+    /// Records that were read, and not put into the cache.
+    read_once: Marks,
 }
 
 impl BlobFile {
@@ -35,6 +38,7 @@ impl BlobFile {
         Ok(Self {
             number,
             file: BlockFile::new(context, path, map, "blob", records),
+            read_once: Marks::new(records),
         })
     }
 
@@ -65,7 +69,10 @@ impl BlobFile {
         self.file.error(handle, Malformed(what))
     }
 
-    /// The value of a key that a table points to. With `keep` a compressed one goes into the cache.
+    /// The value of a key that a table points to. With `keep` a compressed one goes into the cache, if that is full at
+    /// its second read only: a walk over large values would take the place of all that is used again, and to put one
+    /// there that is not used again costs more than to decompress it once more. (A doorkeeper, as TinyLFU's: ACM ToS
+    /// 13(4), 2017.)
     pub fn get(&self, user_key: &[u8], pointer: BlobPointer, keep: bool) -> Result<Slice> {
         self.check(pointer)?;
         let (ordinal, handle) = (pointer.ordinal as usize, pointer.handle);
@@ -78,7 +85,14 @@ impl BlobFile {
             let value = range.start + value.start..range.start + value.end;
             return Ok(self.file.map.slice(value).into());
         }
-        let block = self.file.block(ordinal, handle, keep)?;
+        let block = match self.file.cached(ordinal).as_deref() {
+            Some(Some(cached)) => cached.block.clone(),
+            _ => {
+                let has_room = self.file.context.cache.has_room(pointer.value_bytes);
+                let keep = keep && (has_room || self.read_once.every_second(ordinal));
+                self.file.fetch(ordinal, handle, keep)?
+            }
+        };
         let value = find(block.view().bytes)?;
         Ok(block.slice(value).into())
     }

@@ -1,13 +1,12 @@
-//! Which pieces of a file were found to be what their checksums say.
+//! A bit for each piece of a file.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A bit per piece, set once its checksum was found right: a table stays mapped and is never written again, so once
-/// is enough.
-pub(super) struct Verified(Vec<AtomicU64>);
+/// A mark per piece, none of them set in the beginning.
+pub(super) struct Marks(Vec<AtomicU64>);
 
-impl Verified {
-    /// For so many pieces, none of them looked at.
+impl Marks {
+    /// For so many pieces.
     pub fn new(pieces: usize) -> Self {
         Self(
             (0..pieces.div_ceil(64))
@@ -16,7 +15,8 @@ impl Verified {
         )
     }
 
-    /// Runs `verify` unless the piece was found right before.
+    /// Runs `verify` unless the piece was found right before: a file stays mapped and is never written again, so once
+    /// is enough.
     #[inline]
     pub fn once<E>(&self, piece: usize, verify: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let (word, bit) = (self.0.get(piece / 64), 1 << (piece % 64));
@@ -29,6 +29,12 @@ impl Verified {
         }
         Ok(())
     }
+
+    /// True every second time that it is asked about a piece.
+    pub fn every_second(&self, piece: usize) -> bool {
+        let (word, bit) = (self.0.get(piece / 64), 1 << (piece % 64));
+        word.is_some_and(|word| word.fetch_xor(bit, Ordering::Relaxed) & bit != 0)
+    }
 }
 
 #[cfg(test)]
@@ -37,12 +43,19 @@ mod tests {
 
     #[test]
     fn a_piece_is_verified_until_it_is_right_and_then_never_again() {
-        let verified = Verified::new(65);
+        let verified = Marks::new(65);
         for piece in [0, 63, 64] {
             assert_eq!(verified.once(piece, || Err("wrong")), Err("wrong"));
             assert_eq!(verified.once(piece, || Ok::<_, &str>(())), Ok(()));
             assert_eq!(verified.once(piece, || Err("not asked")), Ok(()));
         }
         assert_eq!(verified.once(1, || Err("wrong")), Err("wrong"));
+    }
+
+    #[test]
+    fn every_second_time_of_each_piece() {
+        let marks = Marks::new(65);
+        let asked = [0, 64, 0, 0, 64, 0].map(|piece| marks.every_second(piece));
+        assert_eq!(asked, [false, false, true, false, true, true]);
     }
 }

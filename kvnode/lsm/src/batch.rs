@@ -103,7 +103,7 @@ impl WriteBatch {
         self.count == 0
     }
 
-    /// Size of the encoded operations: what the batch costs in the log.
+    /// Size of the encoded operations: what the batch costs in the log, if that does not compress it.
     pub fn byte_len(&self) -> usize {
         self.bytes.len()
     }

@@ -7,7 +7,7 @@
 //! load where the reader stands anyway: no lock, no hashing, no allocation. The cache itself knows only which slots
 //! are filled, in a ring in the order of their filling, and empties the oldest when the budget is spent; a block that
 //! was used since the hand came by last gets another round (CLOCK; Corbató 1968). Blocks that are read once, as by a
-//! scan, go at the first pass; for large values that is too long (`table/blob/file.rs`). The slots of a table that is gone count until the hand comes by.
+//! scan, go at the first pass; for large values that is too long (`Keep`). The slots of a table that is gone count until the hand comes by.
 
 use crate::table::Block;
 use arc_swap::{ArcSwapOption, Guard};
@@ -97,8 +97,8 @@ impl BlockCache {
     }
 
     /// True if so many bytes go in without anything else going out.
-    pub fn has_room(&self, bytes: u32) -> bool {
-        self.ring.lock().bytes + u64::from(bytes) + BLOCK_OVERHEAD_BYTES <= self.bytes_max
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.ring.lock().bytes + bytes as u64 + BLOCK_OVERHEAD_BYTES <= self.bytes_max
     }
 
     fn make_room(&self, ring: &mut Ring) {

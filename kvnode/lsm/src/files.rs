@@ -42,15 +42,17 @@ impl FileName {
 
     /// Reads a name; `None` for files that are not ours.
     pub fn parse(name: &str) -> Option<Self> {
-        if let Some(number) = name.strip_prefix("MANIFEST-") {
-            return number.parse().ok().map(Self::Manifest);
+        // Larger ones are not ours: there would be none after them.
+        let number = |text: &str| text.parse().ok().filter(|number| *number < u64::MAX >> 2);
+        if let Some(text) = name.strip_prefix("MANIFEST-") {
+            return number(text).map(Self::Manifest);
         }
         match (name, name.rsplit_once('.')) {
             ("LOCK", _) => Some(Self::Lock),
             ("CURRENT", _) => Some(Self::Current),
-            (_, Some((number, "wal"))) => number.parse().ok().map(Self::Wal),
-            (_, Some((number, "sst"))) => number.parse().ok().map(Self::Table),
-            (_, Some((number, "blob"))) => number.parse().ok().map(Self::Blob),
+            (_, Some((text, "wal"))) => number(text).map(Self::Wal),
+            (_, Some((text, "sst"))) => number(text).map(Self::Table),
+            (_, Some((text, "blob"))) => number(text).map(Self::Blob),
             ("CURRENT.tmp", _) => Some(Self::Temporary),
             _ => None,
         }

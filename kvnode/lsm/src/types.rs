@@ -10,6 +10,8 @@ use std::cmp::Ordering;
 
 /// Position of an operation in the history of one database: 0 is "nothing written yet".
 pub type SeqNo = u64;
+/// The last one: a [`Trailer`] has 62 bits for it.
+pub(crate) const SEQNO_MAX: SeqNo = u64::MAX >> 2;
 
 /// Longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 64 * 1024;

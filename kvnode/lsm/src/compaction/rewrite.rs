@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::files::FileName;
 use crate::iter::InternalIterator;
 use crate::ranges::RangeSet;
-use crate::table::blob::BlobFile;
+use crate::table::blob::{BlobFile, Keep};
 use crate::table::{TableBuilder, TableMeta, TableOptions};
 use crate::vfs::Vfs;
 use std::path::Path;
@@ -133,7 +133,7 @@ fn write_tables(
             }
         }
         let value = input.value();
-        let read = || input.pinned_value()?.read(key, false);
+        let read = || input.pinned_value()?.read(key, Keep::Never);
         let kept = retention.keep(new_key, key, trailer, read, || is_below(key))?;
         if let Some(trailer) = kept {
             let builder = match &mut builder {

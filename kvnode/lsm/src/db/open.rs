@@ -28,7 +28,7 @@ use crate::pace::{Backpressure, RateLimiter};
 use crate::statistics::Counters;
 use crate::table::blob::BlobFile;
 use crate::table::{Table, TableContext};
-use crate::types::SeqNo;
+use crate::types::{SEQNO_MAX, SeqNo};
 use crate::version::{Version, VersionEdit};
 use crate::vfs::{DirLock, LockError, Vfs};
 use arc_swap::ArcSwap;
@@ -269,7 +269,8 @@ impl Inner {
             return Err("the record has no operations".to_owned());
         }
         let last = first.checked_add(count - 1);
-        if last.ok_or("the sequence numbers end at 2^64")? <= self.flushed_seqno() {
+        let last = last.filter(|last| *last <= SEQNO_MAX);
+        if last.ok_or("sequence numbers end at 2^62")? <= self.flushed_seqno() {
             return Ok(());
         }
         if first != commit.last_seqno + 1 {
@@ -346,10 +347,12 @@ mod tests {
         let mut batch = WriteBatch::new();
         batch.delete(KeyspaceId(0), b"one");
         batch.delete(KeyspaceId(0), b"two");
-        vfs.remove(&path).unwrap();
-        let mut log = LogWriter::create(&*vfs, &path, LogKind::Wal, number, 0).unwrap();
-        log.append(u64::MAX, &[batch.encoded()]).unwrap();
-        let error = open().map(drop).unwrap_err();
-        assert!(error.is_corruption(), "{error}");
+        for forged in [u64::MAX, SEQNO_MAX] {
+            vfs.remove(&path).unwrap();
+            let mut log = LogWriter::create(&*vfs, &path, LogKind::Wal, number, 0).unwrap();
+            log.append(forged, &[batch.encoded()]).unwrap();
+            let error = open().map(drop).unwrap_err();
+            assert!(error.is_corruption(), "{error}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::{InternalIterator, MergeIter};
 use crate::error::Result;
 use crate::ranges::RangeSet;
 use crate::slice::Slice;
-use crate::table::blob::Value;
+use crate::table::blob::{Keep, Value};
 use crate::types::{SeqNo, Trailer};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -275,7 +275,7 @@ impl Iter {
             if !self.is_absent(key, trailer) {
                 self.in_blob = trailer.is_blob();
                 if self.in_blob {
-                    self.value = self.merge.pinned_value()?.read(key, true)?;
+                    self.value = self.merge.pinned_value()?.read(key, Keep::IfRoom)?;
                 }
                 self.valid = true;
                 return Ok(());
@@ -317,7 +317,7 @@ impl Iter {
                 self.merge.prev()?;
             }
             if let Some(value) = newest {
-                self.value = value.read(&self.key, true)?;
+                self.value = value.read(&self.key, Keep::IfRoom)?;
                 self.valid = true;
                 return Ok(());
             }

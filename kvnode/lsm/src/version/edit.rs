@@ -22,7 +22,7 @@ use super::LEVELS;
 use crate::coding::{put_prefixed, put_varint, take_length, take_prefixed, take_varint};
 use crate::table::TableMeta;
 use crate::table::blob::BlobUse;
-use crate::types::SeqNo;
+use crate::types::{SEQNO_MAX, SeqNo};
 
 const FORMAT_VERSION: u64 = 1;
 
@@ -118,7 +118,7 @@ impl VersionEdit {
                     1 => true,
                     _ => return None,
                 };
-                meta.assigned_seqno = take_varint(body)?;
+                meta.assigned_seqno = take_number(body)?;
                 if tag == 8 {
                     meta.blobs = take_blobs(body)?;
                 }
@@ -128,9 +128,9 @@ impl VersionEdit {
                 let (keyspace, level) = take_place(body)?;
                 self.removed.push((keyspace, level, take_varint(body)?));
             }
-            4 => self.flushed_seqno = Some(take_varint(body)?),
-            5 => self.log_number = Some(take_varint(body)?),
-            6 => self.next_file_number = Some(take_varint(body)?),
+            4 => self.flushed_seqno = Some(take_number(body)?),
+            5 => self.log_number = Some(take_number(body)?),
+            6 => self.next_file_number = Some(take_number(body)?),
             _ => return None,
         }
         Some(())
@@ -200,6 +200,11 @@ fn put_table(body: &mut Vec<u8>, keyspace: u32, level: usize, meta: &TableMeta) 
     }
 }
 
+/// One that can be counted on from: of a sequence, of files, of bytes.
+fn take_number(body: &mut &[u8]) -> Option<u64> {
+    take_varint(body).filter(|number| *number < SEQNO_MAX)
+}
+
 fn take_place(body: &mut &[u8]) -> Option<(u32, usize)> {
     let keyspace = u32::try_from(take_varint(body)?).ok()?;
     let level = take_length(body).filter(|level| *level < LEVELS)?;
@@ -208,7 +213,7 @@ fn take_place(body: &mut &[u8]) -> Option<(u32, usize)> {
 
 fn take_table(body: &mut &[u8]) -> Option<(u32, usize, TableMeta)> {
     let (keyspace, level) = take_place(body)?;
-    let mut number = || take_varint(body);
+    let mut number = || take_number(body);
     let (file, bytes, entries, tombstones) = (number()?, number()?, number()?, number()?);
     let (smallest_seqno, largest_seqno) = (number()?, number()?);
     let smallest_key = take_prefixed(body)?.to_vec();

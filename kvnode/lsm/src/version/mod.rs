@@ -13,7 +13,7 @@ pub(crate) use edit::VersionEdit;
 
 use crate::error::Result;
 use crate::slice::Slice;
-use crate::table::blob::BlobFile;
+use crate::table::blob::{BlobFile, Keep};
 use crate::table::{Table, TableMeta};
 use crate::types::Trailer;
 use std::collections::BTreeMap;
@@ -52,7 +52,7 @@ impl Tree {
             let hidden = table.ranges.newest(user_key, trailer.seqno());
             if let Some((found, value)) = table.get(user_key, trailer)? {
                 let visible = !found.is_delete() && found.seqno() > hidden;
-                let value = visible.then(|| value.read(user_key, true));
+                let value = visible.then(|| value.read(user_key, Keep::IfReadTwice));
                 return value.transpose();
             }
             if hidden > 0 {

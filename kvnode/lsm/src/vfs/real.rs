@@ -22,36 +22,37 @@ const WRITEBACK_BYTES: u64 = 4 << 20;
 
 struct AppendFile {
     file: File,
-    /// False if the system appends at the end of the file, wherever that is.
-    may_reserve: bool,
-    /// Where the next byte goes.
+    /// False if the system appends at the end of the file, wherever that is, and nothing is known about it here.
+    is_new: bool,
+    /// Bytes appended.
     end: u64,
-    /// Up to here the system was asked to write, or the file is synced.
+    /// Of these the system was asked to write so many, or they are synced.
     begun: u64,
 }
 
 impl AppendFile {
-    fn begin_writeback(&mut self) {
+    /// Asks the system to write what was appended, without waiting.
+    ///
+    /// # Errors
+    /// When it cannot: it says so here and may not say it again, so what is in the file is not known any more.
+    fn begin_writeback(&mut self) -> io::Result<()> {
+        // Whole pages: the last one is going to change.
+        let end = self.end & !0xfff;
         #[cfg(target_os = "linux")]
-        {
+        if let (Ok(begun), Ok(length)) = (self.begun.try_into(), (end - self.begun).try_into()) {
             use std::os::fd::AsRawFd;
-            // Whole pages: the last one is going to change.
-            let end = self.end & !0xfff;
-            let range = (i64::try_from(self.begun), i64::try_from(end - self.begun));
-            if let (Ok(begun), Ok(length)) = range {
-                // SAFETY: no more than advice about an open file; what it answers does not matter, as only a sync
-                // promises anything.
-                unsafe {
-                    libc::sync_file_range(
-                        self.file.as_raw_fd(),
-                        begun,
-                        length,
-                        libc::SYNC_FILE_RANGE_WRITE,
-                    )
-                };
+            let (file, flags) = (self.file.as_raw_fd(), libc::SYNC_FILE_RANGE_WRITE);
+            // SAFETY: an open file and three numbers.
+            if unsafe { libc::sync_file_range(file, begun, length, flags) } != 0 {
+                let error = io::Error::last_os_error();
+                if let Some(libc::EIO | libc::ENOSPC | libc::EDQUOT) = error.raw_os_error() {
+                    return Err(error);
+                }
+                // It does not do that here: then the sync does all of it.
             }
         }
-        self.begun = self.end & !0xfff;
+        self.begun = end;
+        Ok(())
     }
 }
 
@@ -59,10 +60,10 @@ impl WritableFile for AppendFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
         self.end += bytes.len() as u64;
-        if self.end - self.begun >= WRITEBACK_BYTES {
-            self.begin_writeback();
+        match self.is_new && self.end - self.begun >= WRITEBACK_BYTES {
+            true => self.begin_writeback(),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -73,7 +74,7 @@ impl WritableFile for AppendFile {
 
     fn reserve(&mut self, bytes: u64) {
         let is_shorter = { self.file.metadata() }.is_ok_and(|metadata| metadata.len() < bytes);
-        if self.may_reserve && is_shorter {
+        if self.is_new && is_shorter {
             // What fails here costs time and nothing else.
             let _ = self.file.set_len(bytes);
         }
@@ -112,7 +113,7 @@ impl Vfs for RealVfs {
             .open(path)?;
         Ok(Box::new(AppendFile {
             file,
-            may_reserve: true,
+            is_new: true,
             end: 0,
             begun: 0,
         }))
@@ -120,12 +121,11 @@ impl Vfs for RealVfs {
 
     fn open_append(&self, path: &Path) -> io::Result<Box<dyn WritableFile>> {
         let file = OpenOptions::new().append(true).open(path)?;
-        let end = file.metadata()?.len();
         Ok(Box::new(AppendFile {
             file,
-            may_reserve: false,
-            end,
-            begun: end,
+            is_new: false,
+            end: 0,
+            begun: 0,
         }))
     }
 

@@ -4,12 +4,15 @@ use super::super::block::{BlockView, Malformed};
 use super::super::block_file::{BlockFile, TableContext};
 use super::super::format::{HEADER_BYTES, Handle, PartKind, check_header, verify_part};
 use super::super::marks::Marks;
-use super::{BlobPointer, FOOTER_BYTES, FORMAT_VERSION, HEADER_MAGIC, decode_footer};
+use super::{BlobPointer, FOOTER_BYTES, FORMAT_VERSION, HEADER_MAGIC, Keep, decode_footer};
 use crate::error::{Error, Result};
 use crate::slice::Slice;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+
+/// A block of one entry has no more than this beside key and value.
+const BLOCK_FRAME_BYTES: usize = 64;
 
 /// An open blob file.
 pub(crate) struct BlobFile {
@@ -69,11 +72,8 @@ impl BlobFile {
         self.file.error(handle, Malformed(what))
     }
 
-    /// The value of a key that a table points to. With `keep` a compressed one goes into the cache, if that is full at
-    /// its second read only: a walk over large values would take the place of all that is used again, and to put one
-    /// there that is not used again costs more than to decompress it once more. (A doorkeeper, as TinyLFU's: ACM ToS
-    /// 13(4), 2017.)
-    pub fn get(&self, user_key: &[u8], pointer: BlobPointer, keep: bool) -> Result<Slice> {
+    /// The value of a key that a table points to.
+    pub fn get(&self, user_key: &[u8], pointer: BlobPointer, keep: Keep) -> Result<Slice> {
         self.check(pointer)?;
         let (ordinal, handle) = (pointer.ordinal as usize, pointer.handle);
         let find = |bytes: &[u8]| {
@@ -88,8 +88,13 @@ impl BlobFile {
         let block = match self.file.cached(ordinal).as_deref() {
             Some(Some(cached)) => cached.block.clone(),
             _ => {
-                let has_room = self.file.context.cache.has_room(pointer.value_bytes);
-                let keep = keep && (has_room || self.read_once.every_second(ordinal));
+                let bytes = pointer.value_bytes as usize + user_key.len() + BLOCK_FRAME_BYTES;
+                let has_room = || self.file.context.cache.has_room(bytes);
+                let keep = match keep {
+                    Keep::Never => false,
+                    Keep::IfRoom => has_room(),
+                    Keep::IfReadTwice => has_room() || self.read_once.every_second(ordinal),
+                };
                 self.file.fetch(ordinal, handle, keep)?
             }
         };

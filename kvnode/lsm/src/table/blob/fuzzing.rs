@@ -2,7 +2,7 @@
 
 use super::super::format::{HEADER_BYTES, Handle, PART_TRAILER_BYTES};
 use super::file::value_range;
-use super::{BlobFile, BlobPointer, FOOTER_BYTES};
+use super::{BlobFile, BlobPointer, FOOTER_BYTES, Keep};
 use crate::table::TableContext;
 use std::path::Path;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ pub(crate) fn file(context: &Arc<TableContext>, path: &Path, bytes: u64) {
             handle: Handle { offset, length },
             value_bytes: length,
         };
-        let _ = file.get(b"key", pointer, true);
+        let _ = file.get(b"key", pointer, Keep::IfReadTwice);
         let _ = file.record(pointer);
     }
 }

@@ -11,8 +11,8 @@
 //! footer    := number of records u32 | length of the file u64 | crc32c u32 of the bytes before | magic 8
 //! ```
 //!
-//! A record is a block with one entry, the value under its key: compressed, verified and cached as any block is, and
-//! whoever follows a pointer sees whether it leads to the right key.
+//! A record is a block with one entry, the value under its key: compressed and verified as any block is, cached with
+//! more restraint ([`Keep`]), and whoever follows a pointer sees whether it leads to the right key.
 //!
 //! **Garbage.** The manifest says of each table how many bytes of which blob files it points to ([`BlobUse`]); each
 //! record has at most one pointer in the tables of a version. So what is alive of a file is a sum over the tables that
@@ -91,6 +91,18 @@ pub(crate) struct BlobUse {
     pub bytes: u64,
 }
 
+/// When a value that had to be decompressed goes into the block cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// A compaction looks at everything once.
+    Never,
+    /// If nothing has to go for it: a walk must not take the place of what is used again.
+    IfRoom,
+    /// If nothing has to go for it, or if it was read like this before. To put one there that is not used again costs
+    /// more than to decompress it once more. (A doorkeeper, as TinyLFU's: ACM ToS 13(4), 2017.)
+    IfReadTwice,
+}
+
 /// The value of an entry: in its place, or in a blob file.
 pub(crate) enum Value {
     Here(Slice),
@@ -98,8 +110,8 @@ pub(crate) enum Value {
 }
 
 impl Value {
-    /// The bytes. With `keep` those that had to be decompressed go into the cache.
-    pub fn read(self, user_key: &[u8], keep: bool) -> Result<Slice> {
+    /// The bytes.
+    pub fn read(self, user_key: &[u8], keep: Keep) -> Result<Slice> {
         match self {
             Self::Here(slice) => Ok(slice),
             Self::Blob(file, pointer) => file.get(user_key, pointer, keep),

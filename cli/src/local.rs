@@ -5,7 +5,7 @@
 
 use anyhow::{Context, Result};
 use lineradb_client::{Client, ClientOptions, LocalNodes};
-use lineradb_common::clock::MachineClock;
+use lineradb_common::clock::ClusterClock;
 use lineradb_kvnode::node::{KvNode, KvNodeOptions};
 use lineradb_metaservice::{MetaConfig, MetaService};
 use lineradb_sqlgateway::server::{Listen, ServerOptions, SqlGateway};
@@ -89,7 +89,7 @@ impl LocalCluster {
         let meta = metaservice.address();
         let metas = vec![meta.to_string()];
 
-        let clock = MachineClock::unsynchronised();
+        let clock = ClusterClock::unsynchronised();
         let local = LocalNodes::new();
         let mut kvnodes = Vec::new();
         for n in 1..=options.kvnodes {

@@ -10,7 +10,7 @@ use crate::shard_map::ShardMap;
 use crate::types::{Commit, EarlierOutcome, TransactionOptions};
 use crate::{Error, Result, Transaction};
 use bytes::Bytes;
-use lineradb_common::clock::{MachineClock, SharedClock, deadline_after};
+use lineradb_common::clock::{ClusterClock, SharedClock, deadline_after};
 use lineradb_common::{ShardId, spawn};
 use lineradb_proto::meta::v1::SplitShardRequest;
 use lineradb_proto::shard::v1::ShardDescriptor;
@@ -26,9 +26,9 @@ pub struct ClientOptions {
     pub metas: Vec<String>,
     /// The process's clock.
     pub clock: SharedClock,
-    /// A clock whose base is fetched from the metaservice at the start: the
-    /// same one as `clock`, unless somebody else sets it.
-    pub synchronise: Option<Arc<MachineClock>>,
+    /// The clock that the client disciplines against the metaservice: the same
+    /// one as `clock`, unless somebody else does that.
+    pub synchronise: Option<Arc<ClusterClock>>,
     /// Nodes of this process.
     pub local: Option<LocalNodes>,
     /// How long one operation (a read, a commit) may take before it answers
@@ -37,9 +37,9 @@ pub struct ClientOptions {
 }
 
 impl ClientOptions {
-    /// For a process with a clock of its own, set from the metaservice.
+    /// For a process with a clock of its own.
     pub fn new(metas: Vec<String>) -> Self {
-        let clock = MachineClock::unsynchronised();
+        let clock = ClusterClock::unsynchronised();
         ClientOptions {
             metas,
             clock: clock.clone(),
@@ -76,12 +76,13 @@ impl Client {
     /// it succeeds (callers bound it with a timeout when they must).
     ///
     /// # Errors
-    /// When the addresses are malformed, or the cluster lives on another
-    /// machine.
+    /// When the addresses are malformed.
     pub async fn connect(options: ClientOptions) -> Result<Client> {
         let meta = MetaClient::new(options.metas)?;
         if let Some(clock) = &options.synchronise {
-            meta.synchronise(clock).await?;
+            meta.synchronise(clock).await;
+            let (meta, clock) = (meta.clone(), Arc::downgrade(clock));
+            spawn::task("clock", async move { meta.keep_synchronised(clock).await });
         }
         let connections = Connections::new(options.clock.clone(), options.local);
         let router = Arc::new(Router::new(meta.clone(), connections));

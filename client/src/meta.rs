@@ -6,13 +6,14 @@
 use crate::backoff::Backoff;
 use crate::connection::endpoint;
 use crate::{Error, Result};
-use lineradb_common::clock::{Base, MachineClock, deadline_after};
+use lineradb_common::clock::discipline::{Bounds, Raw, Sample};
+use lineradb_common::clock::{ClusterClock, PROBE_INTERVAL, counter_id, deadline_after};
 use lineradb_proto::meta::v1 as pb;
 use lineradb_proto::meta::v1::meta_client::MetaClient as Grpc;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -22,6 +23,8 @@ use tonic::{Code, Response, Status};
 pub const LEADER_HEADER: &str = "lineradb-leader";
 /// One member gets this long before the next is asked.
 const TRY_TIMEOUT: Duration = Duration::from_secs(2);
+/// A new clock begins with the best of so many probes.
+const FIRST_PROBES: usize = 3;
 /// Maps and heartbeats of a large cluster are large.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -34,6 +37,22 @@ struct Inner {
     channels: Mutex<HashMap<String, Grpc<Channel>>>,
     /// Who answered last, or was named as leader.
     preferred: Mutex<String>,
+}
+
+/// What a reply of the time master says to a process that sent and received at
+/// these readings of its counter.
+pub fn sample(sent: Raw, received: Raw, reply: &pb::ReadClockReply) -> Sample {
+    let shared = counter_id().is_some_and(|id| id == reply.counter);
+    Sample {
+        epoch: reply.epoch,
+        sent,
+        received,
+        at_master: Bounds {
+            earliest: reply.earliest_us,
+            latest: reply.latest_us,
+        },
+        shared: shared.then_some(Raw(reply.raw_us)),
+    }
 }
 
 impl MetaClient {
@@ -179,10 +198,12 @@ impl MetaClient {
         .await
     }
 
-    /// The cluster's time base.
-    pub async fn get_clock(&self, deadline: Instant) -> Result<pb::ClusterClock> {
-        self.call(pb::GetClockRequest {}, deadline, |mut m, q| async move {
-            m.get_clock(q).await
+    /// Asks the time master once.
+    async fn read_clock(&self, deadline: Instant) -> Result<Sample> {
+        self.call(pb::ReadClockRequest {}, deadline, |mut m, q| async move {
+            let sent = Raw::now();
+            let reply = m.read_clock(q).await?.into_inner();
+            Ok(Response::new(sample(sent, Raw::now(), &reply)))
         })
         .await
     }
@@ -195,23 +216,35 @@ impl MetaClient {
         .await
     }
 
-    /// Sets a clock's base from the metaservice; tries until it is reached.
-    ///
-    /// # Errors
-    /// When the base is another machine's.
-    pub async fn synchronise(&self, clock: &MachineClock) -> Result<()> {
+    /// Gives a clock its first samples; tries until the time master answers.
+    pub async fn synchronise(&self, clock: &ClusterClock) {
+        for _ in 0..FIRST_PROBES {
+            while !self.probe(clock, TRY_TIMEOUT * 2).await {
+                tokio::time::sleep(PROBE_INTERVAL / 10).await;
+            }
+        }
+    }
+
+    /// Goes on to discipline a clock for as long as somebody holds it.
+    pub async fn keep_synchronised(&self, clock: Weak<ClusterClock>) {
         loop {
-            match self.get_clock(deadline_after(TRY_TIMEOUT * 2)).await {
-                Ok(base) => {
-                    clock.set_base(Base {
-                        boot_id: base.boot_id,
-                        offset_us: base.offset_us,
-                    })?;
-                    return Ok(());
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "waiting for the metaservice to set the clock");
-                }
+            tokio::time::sleep(PROBE_INTERVAL).await;
+            let Some(clock) = clock.upgrade() else {
+                return;
+            };
+            self.probe(&clock, TRY_TIMEOUT).await;
+        }
+    }
+
+    async fn probe(&self, clock: &ClusterClock, timeout: Duration) -> bool {
+        match self.read_clock(deadline_after(timeout)).await {
+            Ok(sample) => {
+                clock.observe(sample);
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the time master does not answer");
+                false
             }
         }
     }

@@ -27,6 +27,10 @@ pub struct MetaConfig {
     pub replicas: u32,
     /// A shard larger than this is split; 0: never by size.
     pub split_bytes: u64,
+    /// Processes of one machine have one raw counter, and with it one time
+    /// without an error; `false`: they ask for the time as those of other
+    /// machines do, which is of use in tests.
+    pub shared_counter: bool,
     /// How logs look.
     pub log_format: LogFormat,
     /// Level, or `target=level` list.
@@ -45,6 +49,7 @@ impl Default for MetaConfig {
             peers: String::new(),
             replicas: 3,
             split_bytes: 128 << 20,
+            shared_counter: true,
             log_format: LogFormat::Text,
             log: "info".to_owned(),
             insecure: false,
@@ -89,6 +94,10 @@ pub struct Flags {
     #[arg(long, value_name = "BYTES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub split_bytes: Option<u64>,
+    /// Let processes of this machine use its raw counter as one clock [default: true]
+    #[arg(long, value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared_counter: Option<bool>,
     /// Log format [default: text]
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]

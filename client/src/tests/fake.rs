@@ -13,8 +13,8 @@ use arrow::array::{ArrayRef, BinaryArray};
 use arrow::ipc::writer::StreamWriter;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
-use lineradb_common::clock::{MachineClock, SharedClock};
-use lineradb_common::{Timestamp, keys};
+use lineradb_common::clock::{LoneClock, SharedClock};
+use lineradb_common::keys;
 use lineradb_proto::meta::v1::ClusterMap;
 use lineradb_proto::shard::v1::*;
 use parking_lot::Mutex;
@@ -455,11 +455,7 @@ impl Fake {
         for node in 1..=NODES {
             local.register(format!("node-{node}"), Arc::new(Node(self.clone(), node)));
         }
-        let clock = MachineClock::unsynchronised();
-        clock
-            .set_base(MachineClock::fresh_base(Timestamp::ZERO))
-            .unwrap();
-        let clock: SharedClock = clock;
+        let clock: SharedClock = LoneClock::start();
         // Nobody listens there: the map is as stale as the tests make it.
         let meta = MetaClient::new(vec!["127.0.0.1:1".into()]).unwrap();
         let router = Router::new(meta, Connections::new(clock.clone(), Some(local)));

@@ -6,7 +6,7 @@ use crate::txn::HISTORY_MIN;
 use crate::{Error, Result};
 use clap::Parser;
 use lineradb_client::LocalNodes;
-use lineradb_common::clock::MachineClock;
+use lineradb_common::clock::ClusterClock;
 use lineradb_common::telemetry::LogFormat;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -164,7 +164,7 @@ impl NodeConfig {
             metas,
             locality: parse_locality(&self.locality)?,
             block_cache_bytes: self.block_cache_bytes,
-            clock: MachineClock::unsynchronised(),
+            clock: ClusterClock::unsynchronised(),
             local: LocalNodes::new(),
             listen_flag: "--listen",
         })

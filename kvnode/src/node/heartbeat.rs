@@ -8,7 +8,7 @@ use crate::consensus::{Groups, Leadership};
 use crate::service::ShardNode;
 use crate::{Error, Result};
 use lineradb_client::meta::MetaClient;
-use lineradb_common::clock::{Clock, MachineClock, deadline_after};
+use lineradb_common::clock::{Clock, ClusterClock, deadline_after};
 use lineradb_common::{ReplicaId, ShardId, spawn};
 use lineradb_proto::meta::v1::order::Order;
 use lineradb_proto::meta::v1::{HeartbeatRequest, OrderFailure, ReplicaStatus, SplitReplica};
@@ -40,7 +40,7 @@ pub(super) struct Heartbeat {
     pub(super) meta: MetaClient,
     pub(super) groups: Groups,
     pub(super) shards: Arc<ShardNode>,
-    pub(super) clock: Arc<MachineClock>,
+    pub(super) clock: Arc<ClusterClock>,
 }
 
 /// Orders under way, and those that were refused for good.

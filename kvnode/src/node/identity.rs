@@ -5,7 +5,6 @@
 //! (PROTOCOLS C3).
 
 use crate::{Error, Result};
-use lineradb_common::clock::Base;
 use lineradb_common::{NodeId, random};
 use lineradb_proto::meta::v1::RegisterNodeReply;
 use serde::{Deserialize, Serialize};
@@ -23,7 +22,6 @@ struct Stored {
     node_id: u64,
     incarnation: u64,
     cluster_id: Vec<u8>,
-    clock: Option<Base>,
 }
 
 /// A uuid as people read it.
@@ -74,7 +72,6 @@ impl Identity {
                 node_id: 0,
                 incarnation: 0,
                 cluster_id: Vec::new(),
-                clock: None,
             },
             Err(error) => return Err(Error::io(path.display().to_string(), error)),
         };
@@ -98,12 +95,6 @@ impl Identity {
         self.stored.node_id = reply.node_id;
         self.stored.incarnation = reply.incarnation;
         self.stored.cluster_id = reply.cluster_id.to_vec();
-        if let Some(clock) = &reply.clock {
-            self.stored.clock = Some(Base {
-                boot_id: clock.boot_id.clone(),
-                offset_us: clock.offset_us,
-            });
-        }
         self.save()
     }
 
@@ -121,10 +112,6 @@ impl Identity {
 
     pub(super) fn incarnation(&self) -> u64 {
         self.stored.incarnation
-    }
-
-    pub(super) fn clock(&self) -> Option<Base> {
-        self.stored.clock.clone()
     }
 
     fn save(&self) -> Result<()> {
@@ -159,7 +146,6 @@ mod tests {
             node_id: 7,
             incarnation: 1,
             cluster_id: vec![1].into(),
-            clock: None,
         };
         first.registered(&reply).unwrap();
         let mut again = Identity::open(dir.path()).unwrap();

@@ -26,7 +26,7 @@ use engine::Engine;
 use identity::Identity;
 use lineradb_client::meta::MetaClient;
 use lineradb_client::{Client, ClientOptions, LocalNodes};
-use lineradb_common::clock::{MachineClock, deadline_after};
+use lineradb_common::clock::{ClusterClock, deadline_after};
 use lineradb_common::{NodeId, ReplicaId, spawn};
 use lineradb_lsm::Db;
 use lineradb_proto::kv::v1::kv_server::KvServer;
@@ -74,7 +74,7 @@ pub struct KvNodeOptions {
     /// How long old versions can be read; at least ten minutes.
     pub history: Duration,
     /// The time base of the process; shared by everything in it.
-    pub clock: Arc<MachineClock>,
+    pub clock: Arc<ClusterClock>,
     /// Nodes of this process, reached by a function call.
     pub local: LocalNodes,
     /// Name of the flag that changes `listen`, for errors.
@@ -103,8 +103,7 @@ impl KvNode {
     /// the node was never registered.
     ///
     /// # Errors
-    /// When the folder is in use or damaged, an address is taken, or the
-    /// cluster's clock is another machine's.
+    /// When the folder is in use or damaged, or an address is taken.
     pub async fn start(options: KvNodeOptions) -> Result<KvNode> {
         let (listener, http_listener) = (
             bind(options.listen, options.listen_flag).await?,
@@ -122,7 +121,6 @@ impl KvNode {
         let mut registration = Registration {
             identity: Identity::open(&options.data)?,
             meta: meta.clone(),
-            clock: options.clock.clone(),
             request: RegisterNodeRequest {
                 address: advertised.clone(),
                 http_address: http_address.to_string(),
@@ -132,6 +130,9 @@ impl KvNode {
             done: false,
         };
         registration.start().await?;
+        if registration.done {
+            meta.synchronise(&options.clock).await;
+        }
         let node_id = registration.identity.node_id();
         tracing::info!(%node_id, %address, data = %options.data.display(), "kvnode starts");
 
@@ -176,6 +177,8 @@ impl KvNode {
             stop: stop.clone(),
             tasks: tasks.clone(),
         };
+        let (time, clock) = (meta.clone(), Arc::downgrade(&options.clock));
+        node.run("clock", async move { time.keep_synchronised(clock).await });
         let follow = addresses::follow(meta.clone(), addresses.clone());
         node.run("map-watch", follow);
         let beat = heartbeat::Heartbeat {

@@ -1,13 +1,12 @@
-//! Making the node known to the metaservice, which gives it its id and the
-//! cluster's clock. A node that is known already starts without it, and makes
-//! itself known later.
+//! Making the node known to the metaservice, which gives it its id. A node that
+//! is known already starts without it, and makes itself known later; until it
+//! has asked the time master, it answers no request that needs a clock.
 
 use super::identity::Identity;
 use crate::{Error, Result};
 use lineradb_client::meta::MetaClient;
-use lineradb_common::clock::{MachineClock, boot_id, deadline_after};
+use lineradb_common::clock::deadline_after;
 use lineradb_proto::meta::v1::RegisterNodeRequest;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// One attempt takes at most this long.
@@ -18,7 +17,6 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct Registration {
     pub(super) identity: Identity,
     pub(super) meta: MetaClient,
-    pub(super) clock: Arc<MachineClock>,
     /// What it says; the uuid is added from the identity.
     pub(super) request: RegisterNodeRequest,
     /// This process has been registered.
@@ -26,13 +24,10 @@ pub(super) struct Registration {
 }
 
 impl Registration {
-    /// Registers, and takes over the cluster's clock. Goes on with what the
-    /// folder knows when nobody answers, if that is enough: an id, and a clock
-    /// of this boot.
+    /// Registers. Goes on with what the folder knows when nobody answers.
     ///
     /// # Errors
-    /// When the folder belongs to another cluster, or the clock to another
-    /// machine.
+    /// When the folder belongs to another cluster.
     pub(super) async fn start(&mut self) -> Result<()> {
         loop {
             match self.attempt().await {
@@ -41,14 +36,9 @@ impl Registration {
                     return Err(error);
                 }
                 Err(error) => {
-                    let base = self.identity.clock();
-                    let base = base.filter(|base| base.boot_id == boot_id());
-                    if let (true, Some(base)) = (self.identity.is_registered(), base) {
+                    if self.identity.is_registered() {
                         tracing::warn!(%error, "starting with what is known");
-                        return self
-                            .clock
-                            .set_base(base)
-                            .map_err(|e| Error::Refused(e.message));
+                        return Ok(());
                     }
                     tracing::warn!(%error, "waiting for the metaservice");
                     tokio::time::sleep(PAUSE).await;
@@ -73,11 +63,6 @@ impl Registration {
                 other => Error::Unavailable(other.to_string()),
             })?;
         self.identity.registered(&reply)?;
-        if let Some(base) = self.identity.clock() {
-            self.clock
-                .set_base(base)
-                .map_err(|e| Error::Refused(e.message))?;
-        }
         self.done = true;
         Ok(())
     }

@@ -5,7 +5,7 @@
 use crate::cluster::eventually;
 use lineradb_client::{LocalNodes, MetaClient};
 use lineradb_common::ReplicaId;
-use lineradb_common::clock::{MachineClock, deadline_after};
+use lineradb_common::clock::{ClusterClock, deadline_after};
 use lineradb_kvnode::node::{KvNode, KvNodeOptions};
 use lineradb_metaservice::{MetaConfig, MetaService};
 use lineradb_proto::kv::v1 as kv;
@@ -66,7 +66,7 @@ impl Cluster {
             locality: [("zone".to_owned(), format!("z{n}"))].into(),
             block_cache_bytes: 8 << 20,
             history: lineradb_kvnode::node::HISTORY,
-            clock: MachineClock::unsynchronised(),
+            clock: ClusterClock::unsynchronised(),
             local: LocalNodes::new(),
             listen_flag: "--listen",
         })
@@ -250,7 +250,7 @@ async fn a_single_node_does_not_give_its_only_copy_up() {
         locality: Default::default(),
         block_cache_bytes: 8 << 20,
         history: lineradb_kvnode::node::HISTORY,
-        clock: MachineClock::unsynchronised(),
+        clock: ClusterClock::unsynchronised(),
         local: LocalNodes::new(),
         listen_flag: "--listen",
     })

@@ -5,7 +5,7 @@
 
 use crate::cluster::{Cluster, eventually};
 use bytes::Bytes;
-use lineradb_common::clock::{self, MachineClock, SharedClock};
+use lineradb_common::clock::{self, LoneClock, SharedClock};
 use lineradb_common::keys::{in_span, key_after};
 use lineradb_common::{ShardId, Timestamp, TxnId, random, spawn};
 use lineradb_kvnode::consensus::{Groups, Leadership};
@@ -207,9 +207,7 @@ impl Clients {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn increments_are_there_exactly_once() {
-    let clock = MachineClock::unsynchronised();
-    let base = MachineClock::fresh_base(Timestamp::ZERO);
-    clock.set_base(base).unwrap();
+    let clock = LoneClock::start();
     let mut cluster = Cluster::new(&[1, 2, 3]).await;
     cluster.found(1, b"", b"", &[1, 2, 3]).await;
     let clients = Arc::new(Clients {

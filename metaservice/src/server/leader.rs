@@ -1,21 +1,17 @@
-//! What the leader does besides answering: names the cluster, keeps the clock's
-//! ceiling ahead, and proposes what the planner decides.
+//! What the leader does besides answering: names the cluster, and proposes what
+//! the planner decides. (`time.rs` keeps the clock.)
 
 use super::Member;
 use crate::planner::{self, Policy};
-use crate::state::command::{Body, ClockTick, Initialise};
+use crate::state::command::{Body, Initialise};
 use crate::state::{Reply, State};
-use lineradb_common::{clock, random};
+use lineradb_common::random;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// The loop runs at least this often: silence of nodes is not an event.
 const TICK: Duration = Duration::from_millis(250);
-/// The ceiling stands this far ahead of the present when it is renewed (T3),
-pub(crate) const CEILING_AHEAD: Duration = Duration::from_secs(10);
-/// and is renewed when less than this is left.
-const CEILING_LEFT: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(member: Arc<Member>, stop: CancellationToken) {
     let policy = Policy {
@@ -42,7 +38,7 @@ pub(super) async fn run(member: Arc<Member>, stop: CancellationToken) {
 }
 
 async fn propose(member: &Member, body: Body) {
-    let routine = matches!(body, Body::ClockTick(_) | Body::ReplicasCreated(_));
+    let routine = matches!(body, Body::ReplicasCreated(_));
     if !routine {
         tracing::info!(command = ?body, "proposing");
     }
@@ -54,7 +50,7 @@ async fn propose(member: &Member, body: Body) {
     }
 }
 
-/// The cluster's name and its clock.
+/// The cluster's name.
 fn housekeeping(member: &Member, state: &State, warned: &mut bool) -> Vec<Body> {
     let mut out = Vec::new();
     let header = &state.header;
@@ -71,25 +67,5 @@ fn housekeeping(member: &Member, state: &State, warned: &mut bool) -> Vec<Body> 
             "--replicas differs from what the cluster was born with, which stays in force"
         );
     }
-    out.extend(clock_tick(state));
     out
-}
-
-/// A new base after a reboot of the machine, or a higher ceiling; nothing when
-/// the ceiling is far enough ahead.
-fn clock_tick(state: &State) -> Option<Body> {
-    let tick = ClockTick {
-        boot_id: clock::boot_id(),
-        raw_us: clock::monotonic_raw_us(),
-        wall_us: clock::wall_clock_us(),
-        ahead_us: CEILING_AHEAD.as_micros() as u64,
-    };
-    let due = match &state.header.clock {
-        Some(clock) if clock.boot_id == tick.boot_id => {
-            let now = (tick.raw_us as i64 + clock.offset_us).max(0) as u64;
-            clock.ceiling_us < now + CEILING_LEFT.as_micros() as u64
-        }
-        _ => true,
-    };
-    due.then_some(Body::ClockTick(tick))
 }

@@ -1,5 +1,6 @@
 //! What all parts of a member share: the group, the state, the view.
 
+use super::TimeKeeper;
 use crate::config::MetaConfig;
 use crate::error::{Error, Result};
 use crate::metrics::METRICS;
@@ -29,6 +30,7 @@ pub(crate) struct Member {
     pub raft: Raft,
     pub shared: Arc<Shared>,
     pub peers: Peers,
+    pub time: TimeKeeper,
     db: Db,
     started: Stopwatch,
     view: Mutex<View>,
@@ -59,11 +61,13 @@ impl Member {
         db: Db,
     ) -> Arc<Member> {
         let (map, _) = watch::channel(None);
+        let time = TimeKeeper::new(config.shared_counter);
         Arc::new(Member {
             config,
             raft,
             shared,
             peers,
+            time,
             db,
             started: Stopwatch::start(),
             view: Mutex::default(),

@@ -4,6 +4,7 @@
 mod leader;
 pub(crate) mod map;
 mod member;
+mod time;
 
 use crate::config::{MetaConfig, parse_address};
 use crate::error::{Error, Result};
@@ -29,6 +30,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use member::{Member, Role};
+pub(crate) use time::TimeKeeper;
 
 /// A running member.
 pub struct MetaService {
@@ -100,6 +102,10 @@ impl MetaService {
             let (member, stop) = (member.clone(), stop.clone());
             async move { leader::run(member, stop).await }
         }));
+        tasks.push(spawn::task("meta-time", {
+            let (member, stop) = (member.clone(), stop.clone());
+            async move { time::run(member, stop).await }
+        }));
         tasks.push(spawn::task("meta-map", {
             let (member, stop) = (member.clone(), stop.clone());
             async move { map::run(member, stop).await }
@@ -127,6 +133,11 @@ impl MetaService {
     /// True on the member that leads.
     pub fn is_leader(&self) -> bool {
         self.member.raft.is_leader()
+    }
+
+    /// True while this member knows the time well enough to take it over.
+    pub fn has_time(&self) -> bool {
+        self.member.time.is_known()
     }
 
     /// Returns when the group has stopped on a fatal error, with the reason.

@@ -11,7 +11,7 @@ use crate::server::{Member, Role, map};
 use crate::state::command::{AllocateIds, Body, RegisterNode};
 use crate::state::{Reply, State};
 use futures::Stream;
-use lineradb_common::{clock, spawn};
+use lineradb_common::spawn;
 use lineradb_proto::meta::v1 as meta;
 use lineradb_proto::meta::v1::meta_client::MetaClient;
 use lineradb_proto::meta::v1::meta_server::Meta;
@@ -26,6 +26,9 @@ use tonic::{Request, Response, Status};
 
 /// Marks a request that a follower has forwarded: it goes no further.
 const FORWARDED: &str = "lineradb-forwarded";
+
+/// Names the leader's address to whoever asked another member.
+const LEADER_HEADER: &str = "lineradb-leader";
 
 /// How long `SplitShard` waits for the split to be in the map.
 const SPLIT_WAIT: Duration = Duration::from_secs(30);
@@ -103,7 +106,6 @@ impl MetaApi {
             return Err(Error::Internal(format!("registration answered {reply}")));
         };
         let state = self.member.shared.state();
-        let clock = clock_of(&state)?;
         tracing::info!(
             node = node.node_id,
             incarnation = node.incarnation,
@@ -126,7 +128,6 @@ impl MetaApi {
             node_id: node.node_id,
             incarnation: node.incarnation,
             cluster_id: state.header.cluster_id.clone(),
-            clock: Some(clock),
         })
     }
 
@@ -194,16 +195,6 @@ impl MetaApi {
             Reply::Refused(reason) => Err(Error::Invalid(reason)),
             other => Err(Error::Internal(format!("allocation answered {other}"))),
         }
-    }
-}
-
-/// The cluster's clock, when it is of this machine's boot.
-fn clock_of(state: &State) -> Result<meta::ClusterClock> {
-    match &state.header.clock {
-        Some(clock) if clock.boot_id == clock::boot_id() => Ok(clock.to_proto()),
-        _ => Err(Error::Unavailable(
-            "the cluster's clock is not set yet; try again".to_owned(),
-        )),
     }
 }
 
@@ -336,14 +327,28 @@ impl Meta for MetaApi {
         }
     }
 
-    async fn get_clock(
+    /// Answered by the leader alone, and at once: what a way through another
+    /// member and a quorum takes would be an error of the clock.
+    async fn read_clock(
         &self,
-        mut request: Request<meta::GetClockRequest>,
-    ) -> Result<Response<meta::ClusterClock>, Status> {
-        match self.place(&mut request).await? {
-            Place::There(mut leader) => leader.get_clock(request).await,
-            Place::Here(state) => Ok(Response::new(clock_of(&state)?)),
+        _request: Request<meta::ReadClockRequest>,
+    ) -> Result<Response<meta::ReadClockReply>, Status> {
+        if let Some(reply) = self.member.time.read() {
+            return Ok(Response::new(reply));
         }
+        let mut status = Status::unavailable(match self.member.raft.is_leader() {
+            true => "this member leads, but may not tell the time yet",
+            false => "this member does not lead; the leader tells the time",
+        });
+        let leader = self
+            .member
+            .leader()
+            .filter(|id| *id != self.member.config.id);
+        let address = leader.and_then(|id| self.member.peers.address(id));
+        if let Some(Ok(address)) = address.map(|address| address.parse()) {
+            status.metadata_mut().insert(LEADER_HEADER, address);
+        }
+        Err(status)
     }
 
     /// Answered by the member asked, leader or not: it says what it knows.

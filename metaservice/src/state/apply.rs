@@ -1,8 +1,8 @@
 //! The one function that changes the state.
 
 use super::command::{
-    AllocateIds, BeginReplacement, BeginSplit, Body, Bootstrap, CancelSplit, ClockTick, Command,
-    Initialise, RegisterNode, ReplicasCreated, ReportShards,
+    AllocateIds, BeginReplacement, BeginSplit, Body, Bootstrap, CancelSplit, Command, Initialise,
+    RegisterNode, ReplicasCreated, ReportShards, SetClock,
 };
 use super::shards::{complete_split, merge_newer, span_of, tile};
 use super::{
@@ -58,7 +58,7 @@ impl State {
             Some(Body::RegisterNode(c)) => self.register_node(c, &mut changed),
             Some(Body::Bootstrap(c)) => self.bootstrap(c, &mut changed),
             Some(Body::AllocateIds(c)) => self.allocate_ids(c, &mut changed),
-            Some(Body::ClockTick(c)) => self.clock_tick(c, &mut changed),
+            Some(Body::SetClock(c)) => self.set_clock(c, &mut changed),
             Some(Body::ReplicasCreated(c)) => self.replicas_created(c, &mut changed),
             Some(Body::ReportShards(c)) => self.report_shards(c, &mut changed),
             Some(Body::BeginSplit(c)) => self.begin_split(c, &mut changed),
@@ -171,21 +171,22 @@ impl State {
         Reply::Ids(self.take_ids(&c.sequence, c.count, changed))
     }
 
-    /// T3: another boot has another counter, so it gets another base, which
-    /// starts at or above the ceiling; the ceiling itself never falls.
-    fn clock_tick(&mut self, c: &ClockTick, changed: &mut Changed) -> Reply {
-        let previous = self.header.clock.clone().unwrap_or_default();
-        let mut clock = previous.clone();
-        if clock.epoch == 0 || clock.boot_id != c.boot_id {
-            let start = c.wall_us.max(clock.ceiling_us);
-            clock.boot_id.clone_from(&c.boot_id);
-            clock.offset_us = start as i64 - c.raw_us as i64;
-            clock.epoch += 1;
+    /// T3: the record changes only as the leader that read it meant it; the
+    /// ceiling and the epoch never fall, and a line of another counter begins
+    /// no earlier than its ceiling says.
+    fn set_clock(&mut self, c: &SetClock, changed: &mut Changed) -> Reply {
+        let Some(clock) = &c.clock else {
+            return Reply::Refused("the command has no record".to_owned());
+        };
+        if self.header.clock != c.expected {
+            return Reply::Refused("the clock's record has changed since it was read".to_owned());
         }
-        let now = (c.raw_us as i64 + clock.offset_us).max(0) as u64;
-        clock.ceiling_us = clock.ceiling_us.max(now.saturating_add(c.ahead_us));
-        if clock != previous {
-            self.header.clock = Some(clock);
+        let before = c.expected.clone().unwrap_or_default();
+        if clock.ceiling_us < before.ceiling_us || clock.epoch < before.epoch.max(1) {
+            return Reply::Refused("neither ceiling nor epoch of the clock may fall".to_owned());
+        }
+        if self.header.clock.as_ref() != Some(clock) {
+            self.header.clock = Some(clock.clone());
             changed.header = true;
         }
         Reply::Done

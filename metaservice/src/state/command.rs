@@ -3,6 +3,7 @@
 //! A command carries everything that its effect depends on: no member looks at
 //! a clock, a random source or its own configuration while it applies one.
 
+use super::ClockRecord;
 use bytes::Bytes;
 use lineradb_proto::shard::v1::ShardDescriptor;
 use std::collections::BTreeMap;
@@ -31,9 +32,9 @@ pub enum Body {
     /// Takes a block of ids.
     #[prost(message, tag = "4")]
     AllocateIds(AllocateIds),
-    /// A new time base if the machine has been rebooted; a higher ceiling.
+    /// A line of time, or a higher ceiling.
     #[prost(message, tag = "5")]
-    ClockTick(ClockTick),
+    SetClock(SetClock),
     /// Nodes have reported these replicas.
     #[prost(message, tag = "6")]
     ReplicasCreated(ReplicasCreated),
@@ -98,21 +99,15 @@ pub struct AllocateIds {
     pub count: u64,
 }
 
-/// See [`Body::ClockTick`].
+/// See [`Body::SetClock`].
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct ClockTick {
-    /// The boot of the leader's machine.
-    #[prost(string, tag = "1")]
-    pub boot_id: String,
-    /// Its raw monotonic counter when this was proposed.
-    #[prost(uint64, tag = "2")]
-    pub raw_us: u64,
-    /// Its wall clock then.
-    #[prost(uint64, tag = "3")]
-    pub wall_us: u64,
-    /// How far ahead of the present the ceiling is to be.
-    #[prost(uint64, tag = "4")]
-    pub ahead_us: u64,
+pub struct SetClock {
+    /// The record as the leader read it; none: there was none.
+    #[prost(message, optional, tag = "1")]
+    pub expected: Option<ClockRecord>,
+    /// What it is to be.
+    #[prost(message, optional, tag = "2")]
+    pub clock: Option<ClockRecord>,
 }
 
 /// See [`Body::ReplicasCreated`].

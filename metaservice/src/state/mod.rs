@@ -63,19 +63,19 @@ pub struct Header {
     pub clock: Option<ClockRecord>,
 }
 
-/// The cluster's time: `T = offset_us + CLOCK_MONOTONIC_RAW` of one boot.
+/// The cluster's time: `T = offset_us + raw counter`, of one counter.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ClockRecord {
-    /// The boot of the machine for which the offset holds.
+    /// Which counter.
     #[prost(string, tag = "1")]
-    pub boot_id: String,
-    /// Added to the raw counter.
+    pub counter: String,
+    /// Added to it.
     #[prost(sint64, tag = "2")]
     pub offset_us: i64,
-    /// A new base starts at or above this (PROTOCOLS T3).
+    /// No time above this was told to anybody (PROTOCOLS T3).
     #[prost(uint64, tag = "3")]
     pub ceiling_us: u64,
-    /// Counts the bases.
+    /// Counts the times that the clock began anew.
     #[prost(uint64, tag = "4")]
     pub epoch: u64,
 }
@@ -260,13 +260,13 @@ impl NodeRecord {
 }
 
 impl ClockRecord {
-    /// As others see it.
-    pub fn to_proto(&self) -> meta::ClusterClock {
-        meta::ClusterClock {
-            boot_id: self.boot_id.clone(),
-            offset_us: self.offset_us,
-            ceiling_us: self.ceiling_us,
-            epoch: self.epoch,
-        }
+    /// Which counter, and what is added to it.
+    pub fn line(&self) -> (String, i64) {
+        (self.counter.clone(), self.offset_us)
+    }
+
+    /// The time at a reading of the counter, in microseconds.
+    pub fn time_at(&self, raw_us: u64) -> u64 {
+        raw_us.saturating_add_signed(self.offset_us)
     }
 }

@@ -140,39 +140,46 @@ fn blocks_of_ids_do_not_overlap() {
     assert!(matches!(take(u64::MAX), Reply::Refused(_)));
 }
 
-fn tick(state: &mut State, boot: &str, raw_us: u64, wall_us: u64) -> ClockRecord {
-    let body = Body::ClockTick(ClockTick {
-        boot_id: boot.to_owned(),
-        raw_us,
-        wall_us,
-        ahead_us: 10,
-    });
-    run(state, body);
-    state.header.clock.clone().unwrap()
+fn record(counter: &str, offset_us: i64, ceiling_us: u64, epoch: u64) -> ClockRecord {
+    ClockRecord {
+        counter: counter.to_owned(),
+        offset_us,
+        ceiling_us,
+        epoch,
+    }
 }
 
 #[test]
-fn t3_a_new_boot_never_starts_below_the_ceiling() {
+fn t3_the_clock_changes_only_as_its_leader_meant_it() {
     let mut state = State::default();
-    let first = tick(&mut state, "a", 100, 1000);
-    assert_eq!((first.offset_us, first.ceiling_us), (900, 1010));
-    // The same boot keeps its base, whatever the wall clock says.
-    let later = tick(&mut state, "a", 150, 5);
-    assert_eq!((later.offset_us, later.ceiling_us), (900, 1060));
-    assert_eq!(later.epoch, 1);
-    // Another boot, its counter and its wall clock far behind.
-    let reboot = tick(&mut state, "b", 3, 7);
-    assert_eq!(reboot.epoch, 2);
-    assert_eq!(3 + reboot.offset_us, 1060);
-    assert!(reboot.ceiling_us >= later.ceiling_us);
+    let mut set = |expected: Option<&ClockRecord>, clock: &ClockRecord| {
+        let command = SetClock {
+            expected: expected.cloned(),
+            clock: Some(clock.clone()),
+        };
+        let reply = run(&mut state, Body::SetClock(command));
+        (reply == Reply::Done, state.header.clock.clone())
+    };
+    let first = record("a", 900, 1010, 1);
+    assert_eq!(set(None, &first), (true, Some(first.clone())));
+    // The proposal of a leader of before.
+    let other = record("b", 5, 2000, 1);
+    assert_eq!(set(None, &other), (false, Some(first.clone())));
+    let ahead = record("a", 900, 1500, 1);
+    assert_eq!(set(Some(&first), &ahead), (true, Some(ahead.clone())));
+    assert_eq!(set(Some(&first), &other), (false, Some(ahead.clone())));
+    // Neither falls.
+    for lower in [record("b", 5, 1499, 2), record("b", 5, 1500, 0)] {
+        assert_eq!(set(Some(&ahead), &lower), (false, Some(ahead.clone())));
+    }
+    let anew = record("b", -3, 9000, 2);
+    assert_eq!(set(Some(&ahead), &anew), (true, Some(anew)));
 }
 
 #[test]
-fn the_ceiling_never_falls() {
-    let mut state = State::default();
-    tick(&mut state, "a", 100, 1000);
-    let earlier = tick(&mut state, "a", 50, 1000);
-    assert_eq!(earlier.ceiling_us, 1010);
+fn the_time_of_a_record() {
+    assert_eq!(record("a", 900, 0, 1).time_at(100), 1000);
+    assert_eq!(record("a", -40, 0, 1).time_at(100), 60);
 }
 
 #[test]
@@ -396,14 +403,13 @@ fn any_body() -> impl Strategy<Value = Body> {
                 replica_ids
             })
         ),
-        ("[ab]", 0u64..1000, 0u64..1000).prop_map(|(boot_id, raw_us, wall_us)| Body::ClockTick(
-            ClockTick {
-                boot_id,
-                raw_us,
-                wall_us,
-                ahead_us: 10
-            }
-        )),
+        ("[ab]", 0u64..100, 0u64..3, any::<bool>()).prop_map(|(counter, ceiling, epoch, knows)| {
+            Body::SetClock(SetClock {
+                // Put right below.
+                expected: knows.then(ClockRecord::default),
+                clock: Some(record(&counter, 0, ceiling, epoch)),
+            })
+        }),
     ]
 }
 
@@ -419,6 +425,10 @@ proptest! {
         let mut issued = std::collections::BTreeSet::new();
         for body in bodies {
             let before = state.clone();
+            let mut body = body;
+            if let Body::SetClock(SetClock { expected: expected @ Some(_), .. }) = &mut body {
+                expected.clone_from(&state.header.clock);
+            }
             let outcome = state.apply(&body.clone().into());
             prop_assert_eq!(state.check(), Ok(()), "{:?}", body);
             if matches!(outcome.reply, Reply::Refused(_)) {

@@ -44,6 +44,14 @@ pub struct Metas {
 
 impl Metas {
     pub async fn start(count: u64, replicas: u32) -> Metas {
+        Self::start_with(count, replicas, |_| {}).await
+    }
+
+    pub async fn start_with(
+        count: u64,
+        replicas: u32,
+        configure: impl Fn(&mut MetaConfig),
+    ) -> Metas {
         let mut listeners = BTreeMap::new();
         for id in 1..=count {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -58,9 +66,11 @@ impl Metas {
             replicas,
             split_bytes: 1000,
         };
-        let starts = listeners
-            .into_iter()
-            .map(|(id, listener)| start_member(metas.config(id), id, listener));
+        let starts = listeners.into_iter().map(|(id, listener)| {
+            let mut config = metas.config(id);
+            configure(&mut config);
+            start_member(config, id, listener)
+        });
         for (id, member) in futures::future::join_all(starts).await {
             metas.running.insert(id, member);
         }
@@ -162,7 +172,6 @@ impl FakeNode {
             reply.ok().map(|r| r.into_inner())
         })
         .await;
-        assert!(reply.clock.is_some());
         assert_eq!(reply.cluster_id.len(), 16);
         FakeNode {
             id: reply.node_id,

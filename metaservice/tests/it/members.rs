@@ -20,11 +20,7 @@ async fn a_single_member_keeps_everything_over_a_restart() {
     let first = eventually("ids", || take(&metas, 1, 10)).await;
     let before = metas.map().await;
     assert_eq!(before.nodes.len(), 1);
-    let clock = { metas.client(1) }
-        .get_clock(meta::GetClockRequest {})
-        .await
-        .unwrap()
-        .into_inner();
+    let clock = eventually("the time", || read_clock(&metas, 1)).await;
     metas.kill(1).await;
     metas.restart(1).await;
     let after = metas.map().await;
@@ -35,14 +31,58 @@ async fn a_single_member_keeps_everything_over_a_restart() {
     assert_eq!(again.incarnation, node.incarnation + 1);
     let next = eventually("ids", || take(&metas, 1, 1)).await;
     assert_eq!(next, first + 10);
-    let later = { metas.client(1) }
-        .get_clock(meta::GetClockRequest {})
-        .await
-        .unwrap()
-        .into_inner();
-    // The same boot: the same base, and a ceiling that never falls.
-    assert_eq!(later.offset_us, clock.offset_us);
-    assert!(later.ceiling_us >= clock.ceiling_us);
+    // The same counter: the same line goes on.
+    let later = eventually("the time", || read_clock(&metas, 1)).await;
+    let passed = later.raw_us - clock.raw_us;
+    assert_eq!(later.earliest_us, clock.earliest_us + passed);
+    assert_eq!(
+        (later.latest_us, later.epoch),
+        (later.earliest_us, clock.epoch)
+    );
+}
+
+async fn read_clock(metas: &Metas, member: u64) -> Option<meta::ReadClockReply> {
+    let mut client = metas.client(member);
+    let reply = client.read_clock(meta::ReadClockRequest {}).await;
+    reply.ok().map(|reply| reply.into_inner())
+}
+
+/// T3: members that do not share a counter. The one that takes over goes on
+/// with its predecessor's time, as well as it knows it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_time_master_follows_the_time_of_the_old_one() {
+    let mut metas = Metas::start_with(3, 1, |config| config.shared_counter = false).await;
+    let leader = metas.leader().await;
+    let before = eventually("the time", || read_clock(&metas, leader)).await;
+    assert_eq!(before.earliest_us, before.latest_us);
+    // The others have asked it.
+    for member in (1..=3).filter(|member| *member != leader) {
+        let refused = { metas.client(member) }
+            .read_clock(meta::ReadClockRequest {})
+            .await
+            .unwrap_err();
+        let named = refused.metadata().get("lineradb-leader").unwrap();
+        assert_eq!(named.to_str().unwrap(), metas.config(leader).listen);
+    }
+    eventually("samples at the others", || async {
+        metas
+            .running
+            .values()
+            .all(|member| member.has_time())
+            .then_some(())
+    })
+    .await;
+    metas.kill(leader).await;
+    let next = metas.leader().await;
+    let after = eventually("the time of the new leader", || read_clock(&metas, next)).await;
+    // They are on one machine here, which they do not know: its counter tells.
+    let truth = before.earliest_us + (after.raw_us - before.raw_us);
+    assert!(
+        after.earliest_us <= truth && truth <= after.latest_us,
+        "{after:?} does not contain {truth}"
+    );
+    assert_eq!(after.epoch, before.epoch);
+    assert_ne!(after.counter, before.counter);
 }
 
 #[tokio::test(flavor = "multi_thread")]

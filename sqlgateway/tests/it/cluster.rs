@@ -1,7 +1,7 @@
 //! A whole cluster in one process: a metaservice, a node, a gateway.
 
 use lineradb_client::{Client, ClientOptions, LocalNodes};
-use lineradb_common::clock::MachineClock;
+use lineradb_common::clock::ClusterClock;
 use lineradb_common::spawn;
 use lineradb_kvnode::node::{KvNode, KvNodeOptions};
 use lineradb_metaservice::config::MetaConfig;
@@ -57,7 +57,7 @@ impl Cluster {
         .await
         .unwrap();
         let metas = vec![meta.address().to_string()];
-        let clock = MachineClock::unsynchronised();
+        let clock = ClusterClock::unsynchronised();
         let local = LocalNodes::default();
         let node = KvNode::start(KvNodeOptions {
             data: data.path().join("node"),

@@ -1,0 +1,197 @@
+//! [`ClusterClock`]: the clock of a process, disciplined against the time
+//! master (`discipline.rs` decides; here are the counter, the lock, the
+//! metrics).
+
+use super::discipline::{Discipline, Raw, Sample};
+use super::{Clock, Interval, MAX_CLOCK_ERROR, SleepWatch, monotonic_raw_us};
+use crate::telemetry::register;
+use crate::{Error, ErrorKind, Result, Timestamp};
+use parking_lot::RwLock;
+use prometheus::{Gauge, IntCounter};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+
+struct Metrics {
+    error: Gauge,
+    probes: IntCounter,
+    faults: IntCounter,
+}
+
+#[allow(clippy::expect_used)] // constant names: wrong ones fail at the first start
+static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
+    let counter =
+        |name: &str, help: &str| register(IntCounter::new(name, help).expect("a valid metric"));
+    Metrics {
+        error: register(
+            Gauge::new(
+                "lineradb_clock_error_seconds",
+                "How far the earliest and the latest time that this process reckons with are apart",
+            )
+            .expect("a valid metric"),
+        ),
+        probes: counter(
+            "lineradb_clock_probes_total",
+            "Answers of the time master that this process has used",
+        ),
+        faults: counter(
+            "lineradb_clock_faults_total",
+            "Times that this process has dropped what it knew of the time, because it did not fit",
+        ),
+    }
+});
+
+/// The clock of a process.
+#[derive(Debug)]
+pub struct ClusterClock {
+    discipline: RwLock<Discipline>,
+    /// The largest earliest time given out, in microseconds: it never falls.
+    earliest: AtomicU64,
+    sleep: SleepWatch,
+}
+
+impl ClusterClock {
+    /// A clock that answers errors until it has a sample.
+    pub fn unsynchronised() -> Arc<Self> {
+        LazyLock::force(&METRICS);
+        Arc::new(ClusterClock {
+            discipline: RwLock::default(),
+            earliest: AtomicU64::new(0),
+            sleep: SleepWatch::start(),
+        })
+    }
+
+    /// Takes in an answer of the time master. One that does not fit drops all
+    /// that is known.
+    pub fn observe(&self, sample: Sample) {
+        let mut discipline = self.discipline.write();
+        self.drop_after_sleep(&mut discipline);
+        match discipline.observe(sample) {
+            Ok(()) => {
+                METRICS.probes.inc();
+                if let Some(bounds) = discipline.bounds(Raw::now()) {
+                    METRICS.error.set(bounds.width() as f64 / 1e6);
+                }
+            }
+            Err(fault) => {
+                METRICS.faults.inc();
+                tracing::error!(%fault, "the clock is not to be trusted; synchronising anew");
+            }
+        }
+    }
+
+    /// The sample in use.
+    pub fn sample(&self) -> Option<Sample> {
+        let mut discipline = self.discipline.write();
+        self.drop_after_sleep(&mut discipline);
+        discipline.sample(Raw::now())
+    }
+
+    /// T1: a machine that slept has a counter that stood still.
+    fn drop_after_sleep(&self, discipline: &mut Discipline) {
+        if self.sleep.has_slept() {
+            self.sleep.awake();
+            discipline.drop_samples(Raw::now());
+            METRICS.faults.inc();
+            tracing::error!("this machine was suspended; synchronising its clock anew");
+        }
+    }
+}
+
+impl Clock for ClusterClock {
+    fn now(&self) -> Result<Interval> {
+        if self.sleep.has_slept() {
+            self.drop_after_sleep(&mut self.discipline.write());
+        }
+        let discipline = self.discipline.read();
+        let Some(bounds) = discipline.bounds(Raw::now()) else {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "the clock is not synchronised: the metaservice's leader has not answered within \
+                 the last minute, or not yet",
+            ));
+        };
+        if bounds.width() > MAX_CLOCK_ERROR.as_micros() as u64 {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "the clock's error is {} ms, above the {} ms that are allowed: the way to the \
+                     metaservice's leader is too slow",
+                    bounds.width() / 1000,
+                    MAX_CLOCK_ERROR.as_millis()
+                ),
+            ));
+        }
+        // Two samples may say different things, both rightly; the time itself
+        // never goes back.
+        let earliest = self
+            .earliest
+            .fetch_max(bounds.earliest, Ordering::AcqRel)
+            .max(bounds.earliest);
+        Ok(Interval {
+            earliest: Timestamp::from_micros(earliest),
+            latest: Timestamp::from_micros(bounds.latest.max(earliest)),
+        })
+    }
+}
+
+impl Raw {
+    /// The counter of this machine, now.
+    pub fn now() -> Raw {
+        Raw(monotonic_raw_us())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::discipline::Bounds;
+    use super::*;
+
+    fn sample(latest: u64) -> Sample {
+        let now = Raw::now();
+        Sample {
+            epoch: 1,
+            sent: now,
+            received: now,
+            at_master: Bounds {
+                earliest: 1_000_000,
+                latest,
+            },
+            shared: None,
+        }
+    }
+
+    #[test]
+    fn it_says_when_it_does_not_know() {
+        let clock = ClusterClock::unsynchronised();
+        let error = clock.now().unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unavailable);
+        // Half a second is too much.
+        clock.observe(sample(1_600_000));
+        assert!(clock.now().unwrap_err().message.contains("error is 600 ms"));
+        clock.observe(sample(1_000_300));
+        let now = clock.now().unwrap();
+        assert!(now.earliest.micros() >= 999_999 && now.latest.micros() >= 1_000_300);
+        assert!(clock.sample().is_some());
+    }
+
+    #[test]
+    fn the_earliest_time_never_falls() {
+        let clock = ClusterClock::unsynchronised();
+        clock.observe(sample(1_000_000));
+        let first = clock.now().unwrap();
+        // Narrower than the one before, and with an earlier earliest.
+        let now = Raw::now();
+        clock.observe(Sample {
+            at_master: Bounds {
+                earliest: 999_000,
+                latest: 1_000_000,
+            },
+            sent: now,
+            received: now,
+            epoch: 2,
+            shared: None,
+        });
+        let second = clock.now().unwrap();
+        assert!(second.earliest >= first.earliest && second.latest >= second.earliest);
+    }
+}

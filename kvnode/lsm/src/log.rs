@@ -70,9 +70,10 @@ impl LogKind {
 }
 
 fn record_header_crc(kind: u8, header: &[u8], number: u64, offset: u64) -> u32 {
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&[kind]), header);
-    let crc = crc32c::crc32c_append(crc, &number.to_le_bytes());
-    crc32c::crc32c_append(crc, &offset.to_le_bytes())
+    let mut place = [kind; 17];
+    place[..8].copy_from_slice(&number.to_le_bytes());
+    place[8..16].copy_from_slice(&offset.to_le_bytes());
+    crc32c::crc32c_append(crc32c::crc32c(header), &place)
 }
 
 /// Appends records to one log file.

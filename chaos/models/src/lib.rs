@@ -60,3 +60,42 @@ where
         unreached,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With all rules on, nothing is broken, and everything happens that should.
+    pub(crate) fn assert_sound<M>(model: M)
+    where
+        M: Model + Send + Sync + 'static,
+        M::State: std::fmt::Debug + Hash + Send + Sync + Clone + PartialEq,
+        M::Action: std::fmt::Debug + Clone + PartialEq,
+    {
+        let verdict = explore(model);
+        let wrong = (&verdict.broken, &verdict.unreached);
+        assert_eq!(wrong, (&vec![], &vec![]), "{verdict:?}");
+        println!("{} states, {} steps deep", verdict.states, verdict.depth);
+    }
+
+    /// What a rule is called, and how to switch it off.
+    type Rule<'a, M> = (&'a str, fn(&mut M));
+
+    /// With any one of them off, some promise is broken; prints how.
+    pub(crate) fn assert_needed<M>(sound: M, rules: &[Rule<'_, M>])
+    where
+        M: Model + Copy + Send + Sync + 'static,
+        M::State: std::fmt::Debug + Hash + Send + Sync + Clone + PartialEq,
+        M::Action: std::fmt::Debug + Clone + PartialEq,
+    {
+        for (name, off) in rules {
+            let mut model = sound;
+            off(&mut model);
+            let verdict = explore(model);
+            assert!(!verdict.broken.is_empty(), "without {name} nothing breaks");
+            for (promise, history) in &verdict.broken {
+                println!("without {name}, not so: {promise}\n{history}\n");
+            }
+        }
+    }
+}

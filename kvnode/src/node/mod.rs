@@ -53,6 +53,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 const HAND_OVER: Duration = Duration::from_secs(1);
 /// How often the engine is asked whether it has failed.
 const FAILURE_POLL: Duration = Duration::from_millis(200);
+/// How long the start of a node waits for the time.
+const CLOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// What [`KvNode::start`] needs.
 #[derive(Clone, Debug)]
@@ -73,7 +75,7 @@ pub struct KvNodeOptions {
     pub block_cache_bytes: u64,
     /// How long old versions can be read; at least ten minutes.
     pub history: Duration,
-    /// The time base of the process; shared by everything in it.
+    /// The clock of the process; shared by everything in it.
     pub clock: Arc<ClusterClock>,
     /// Nodes of this process, reached by a function call.
     pub local: LocalNodes,
@@ -131,7 +133,15 @@ impl KvNode {
         };
         registration.start().await?;
         if registration.done {
-            meta.synchronise(&options.clock).await;
+            // After a cold start the time master is silent for a minute: the
+            // replicas do not wait for it.
+            let synchronised = meta.synchronise(&options.clock);
+            if tokio::time::timeout(CLOCK_WAIT, synchronised)
+                .await
+                .is_err()
+            {
+                tracing::warn!("starting without the time: the time master does not answer yet");
+            }
         }
         let node_id = registration.identity.node_id();
         tracing::info!(%node_id, %address, data = %options.data.display(), "kvnode starts");

@@ -137,13 +137,9 @@ pub(crate) struct Counters {
     pub blob_bytes_moved: Counter,
     pub compaction_bytes_read: Counter,
     pub compaction_bytes_written: Counter,
-    pub gets: Striped,
-    pub cache_hits: Striped,
+    pub reads: ReadCounters,
     pub cache_misses: Counter,
-    pub blocks_mapped: Striped,
-    pub bloom_useful: Striped,
     pub versions_useful: Counter,
-    pub bloom_passed: Striped,
     pub stall_micros: Counter,
     pub slowdown_micros: Counter,
     pub stalls: Counter,
@@ -153,13 +149,21 @@ pub(crate) struct Counters {
 /// Number of places among which readers spread.
 const STRIPES: usize = 8;
 
-/// A total that readers bump: in a few places, each on a cache line of its own, so that they do not fight for one.
+/// Totals that every read bumps: kept in a few places, each a cache line of its own, so that readers do not fight for
+/// one and a read touches no more than one.
 #[derive(Debug, Default)]
-pub(crate) struct Striped([Stripe; STRIPES]);
+pub(crate) struct ReadCounters([ReadStripe; STRIPES]);
 
+/// One place; the fields are those of [`Statistics`].
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Stripe(AtomicU64);
+pub(crate) struct ReadStripe {
+    pub gets: Counter,
+    pub cache_hits: Counter,
+    pub blocks_mapped: Counter,
+    pub bloom_useful: Counter,
+    pub bloom_passed: Counter,
+}
 
 /// Hands out the places.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
@@ -169,15 +173,15 @@ thread_local! {
     static PLACE: usize = THREADS.fetch_add(1, Relaxed) % STRIPES;
 }
 
-impl Striped {
+impl ReadCounters {
+    /// The place of this thread.
     #[inline]
-    pub fn add(&self, amount: u64) {
-        let place = PLACE.with(|place| *place);
-        self.0[place].0.fetch_add(amount, Relaxed);
+    pub fn mine(&self) -> &ReadStripe {
+        &self.0[PLACE.with(|place| *place)]
     }
 
-    pub fn get(&self) -> u64 {
-        self.0.iter().map(|stripe| stripe.0.load(Relaxed)).sum()
+    fn total(&self, counter: impl Fn(&ReadStripe) -> &Counter) -> u64 {
+        self.0.iter().map(|stripe| counter(stripe).get()).sum()
     }
 }
 
@@ -216,13 +220,13 @@ impl Counters {
             blob_bytes_moved: self.blob_bytes_moved.get(),
             compaction_bytes_read: self.compaction_bytes_read.get(),
             compaction_bytes_written: self.compaction_bytes_written.get(),
-            gets: self.gets.get(),
-            cache_hits: self.cache_hits.get(),
+            gets: self.reads.total(|place| &place.gets),
+            cache_hits: self.reads.total(|place| &place.cache_hits),
             cache_misses: self.cache_misses.get(),
-            blocks_mapped: self.blocks_mapped.get(),
-            bloom_useful: self.bloom_useful.get(),
+            blocks_mapped: self.reads.total(|place| &place.blocks_mapped),
+            bloom_useful: self.reads.total(|place| &place.bloom_useful),
             versions_useful: self.versions_useful.get(),
-            bloom_passed: self.bloom_passed.get(),
+            bloom_passed: self.reads.total(|place| &place.bloom_passed),
             stall_micros: self.stall_micros.get(),
             slowdown_micros: self.slowdown_micros.get(),
             stalls: self.stalls.get(),

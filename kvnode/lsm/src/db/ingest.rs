@@ -102,7 +102,7 @@ impl Inner {
     ) -> Result<SeqNo> {
         let mut edit = VersionEdit::default();
         let mut tables = BTreeMap::new();
-        let set = MemtableSet::new(self.keyspaces.len(), 0, seqno);
+        let set = MemtableSet::new(self.keyspaces.len(), 0, seqno, &self.chunks);
         for operation in operations(batch.encoded()).flatten() {
             seqno += 1;
             // The batch was validated: its keyspaces are there.

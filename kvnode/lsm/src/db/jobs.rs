@@ -385,7 +385,7 @@ impl Inner {
     ) -> Output<'a> {
         let options = TableOptions {
             block_bytes: self.options.block_bytes,
-            bloom_bits_per_key: self.options.bloom_bits_per_key,
+            bloom_bits_per_key: self.options.bloom_bits_per_key_at(level),
             version_bytes: { self.keyspaces.get(keyspace as usize) }
                 .map_or(0, |name| self.options.version_bytes_of(name)),
             compression: self.options.compression_at(level),

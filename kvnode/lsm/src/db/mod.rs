@@ -36,6 +36,7 @@ use crate::compaction::pick::{Busy, debt};
 use crate::error::{Error, Result};
 use crate::files::FileName;
 use crate::manifest::Manifest;
+use crate::memtable::ChunkPool;
 use crate::options::{Background, Options, WriteOptions};
 use crate::pace::RateLimiter;
 use crate::slice::Slice;
@@ -64,6 +65,8 @@ struct Inner {
     keyspaces: Vec<String>,
     counters: Arc<Counters>,
     context: Arc<TableContext>,
+    /// Memory of memtables.
+    chunks: Arc<ChunkPool>,
     /// What readers see now.
     view: ArcSwap<View>,
     /// Taken to replace the view.
@@ -231,10 +234,10 @@ impl Db {
     /// The present value of a key.
     pub fn get(&self, keyspace: KeyspaceId, key: &[u8]) -> Result<Option<Slice>> {
         let inner = self.inner();
-        inner.counters.gets.add(1);
         // The view first, then the sequence number: see the invariants above.
         let view = inner.view.load();
-        view.get(keyspace, key, Trailer::at(inner.visible_seqno()))
+        let trailer = Trailer::at(inner.visible_seqno());
+        view.get(keyspace, key, trailer, &inner.counters.reads)
     }
 
     /// The present values of several keys, in their order, all read at one moment.
@@ -245,9 +248,8 @@ impl Db {
     ) -> Result<Vec<Option<Slice>>> {
         let inner = self.inner();
         let view = inner.view.load();
-        let values = view.multi_get(keyspace, keys, Trailer::at(inner.visible_seqno()))?;
-        inner.counters.gets.add(values.len() as u64);
-        Ok(values)
+        let trailer = Trailer::at(inner.visible_seqno());
+        view.multi_get(keyspace, keys, trailer, &inner.counters.reads)
     }
 
     /// A consistent view of everything written so far, for as long as it is held.

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::files::FileName;
 use crate::log::{LogKind, LogReader};
 use crate::manifest::{self, Manifest, ManifestState};
-use crate::memtable::MemtableSet;
+use crate::memtable::{ChunkPool, MemtableSet};
 use crate::options::{Background, Options};
 use crate::pace::{Backpressure, RateLimiter};
 use crate::statistics::Counters;
@@ -82,7 +82,8 @@ pub(super) fn open(vfs: Arc<dyn Vfs>, dir: &Path, options: Options) -> Result<Ha
     let keyspace_count = state.keyspaces.len();
     let limiter = RateLimiter::new(options.compaction_bytes_per_second);
     let flushed = state.flushed_seqno;
-    let active = Arc::new(MemtableSet::new(keyspace_count, 0, flushed));
+    let chunks = Arc::new(ChunkPool::new(options.memtable_bytes));
+    let active = Arc::new(MemtableSet::new(keyspace_count, 0, flushed, &chunks));
     let inner = Arc::new(Inner {
         options,
         vfs,
@@ -90,6 +91,7 @@ pub(super) fn open(vfs: Arc<dyn Vfs>, dir: &Path, options: Options) -> Result<Ha
         keyspaces: state.keyspaces,
         counters,
         context,
+        chunks,
         view: ArcSwap::from_pointee(View::new(active, Vec::new(), Arc::new(version))),
         publish: Mutex::new(()),
         visible: AtomicU64::new(flushed),

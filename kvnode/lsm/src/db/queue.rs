@@ -222,7 +222,7 @@ mod tests {
         };
         let queue = CommitQueue::default();
         let leader = queue.enter(batch(0), false).unwrap_or_default();
-        let memtables = Arc::new(MemtableSet::new(1, 0, 0));
+        let memtables = Arc::new(MemtableSet::new(1, 0, 0, &Arc::default()));
         std::thread::scope(|scope| {
             for writer in 1..=FOLLOWERS {
                 let queue = &queue;

@@ -98,11 +98,8 @@ impl Snapshot {
     /// The value of a key at this moment.
     pub fn get(&self, keyspace: KeyspaceId, key: &[u8]) -> Result<Option<Slice>> {
         let inner = &self.held.inner;
-        inner.counters.gets.add(1);
-        inner
-            .view
-            .load()
-            .get(keyspace, key, Trailer::at(self.held.seqno))
+        let (view, trailer) = (inner.view.load(), Trailer::at(self.held.seqno));
+        view.get(keyspace, key, trailer, &inner.counters.reads)
     }
 
     /// The values of several keys at this moment, in their order.
@@ -112,10 +109,8 @@ impl Snapshot {
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Slice>>> {
         let inner = &self.held.inner;
-        let view = inner.view.load();
-        let values = view.multi_get(keyspace, keys, Trailer::at(self.held.seqno))?;
-        inner.counters.gets.add(values.len() as u64);
-        Ok(values)
+        let (view, trailer) = (inner.view.load(), Trailer::at(self.held.seqno));
+        view.multi_get(keyspace, keys, trailer, &inner.counters.reads)
     }
 
     /// An iterator over the keys within the bounds at this moment; it starts invalid, so seek first. An unknown

@@ -10,7 +10,8 @@ use crate::iter::{MergeIter, Source};
 use crate::memtable::{MemtableIter, MemtableSet};
 use crate::ranges::RangeSet;
 use crate::slice::Slice;
-use crate::table::{RunIter, Table};
+use crate::statistics::ReadCounters;
+use crate::table::{PointRead, RunIter, Table};
 use crate::types::{KeyspaceId, SeqNo, Trailer};
 use crate::version::Version;
 use std::ops::Bound;
@@ -86,7 +87,15 @@ impl View {
     }
 
     /// The value of a key that a reader starting at `trailer` sees.
-    pub fn get(&self, keyspace: KeyspaceId, key: &[u8], trailer: Trailer) -> Result<Option<Slice>> {
+    pub fn get(
+        &self,
+        keyspace: KeyspaceId,
+        key: &[u8],
+        trailer: Trailer,
+        counters: &ReadCounters,
+    ) -> Result<Option<Slice>> {
+        let counters = counters.mine();
+        counters.gets.add(1);
         let tree = self
             .version
             .trees
@@ -106,7 +115,7 @@ impl View {
                 return Ok(None);
             }
         }
-        tree.get(key, trailer)
+        tree.get(PointRead::new(key, trailer, counters))
     }
 
     /// The values of keys, each as [`Self::get`] gives it.
@@ -115,9 +124,10 @@ impl View {
         keyspace: KeyspaceId,
         keys: impl IntoIterator<Item = K>,
         trailer: Trailer,
+        counters: &ReadCounters,
     ) -> Result<Vec<Option<Slice>>> {
         let keys = keys.into_iter();
-        keys.map(|key| self.get(keyspace, key.as_ref(), trailer))
+        keys.map(|key| self.get(keyspace, key.as_ref(), trailer, counters))
             .collect()
     }
 

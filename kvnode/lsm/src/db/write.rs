@@ -203,6 +203,7 @@ impl Inner {
             self.keyspaces.len(),
             wal_number,
             last_seqno,
+            &self.chunks,
         ));
         self.publish_view(|view| {
             let mut immutable = Vec::with_capacity(view.immutable.len() + 1);

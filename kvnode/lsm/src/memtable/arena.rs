@@ -1,21 +1,22 @@
 //! Memory for entries, cut from large chunks.
 //!
 //! Several writers take pieces at once: a piece is one atomic addition, only a new chunk takes a lock. Nothing is given
-//! back before all of it: a chunk lives as long as its arena or as any [`Pinned`] that points into it.
+//! back before all of it: a chunk lives as long as its arena or as any [`Pinned`] that points into it. Its memory goes
+//! to the [`pool`](super::pool), for the next memtable.
 //!
 //! The chunks of a large arena are huge pages where the system has them: a search through a skiplist jumps about in all
 //! of the arena, and with pages of 4 KiB half of what it waits for is address translation.
 
+use super::pool::{ChunkPool, HUGE_PAGE_BYTES, Memory};
 use parking_lot::Mutex;
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::mem::ManuallyDrop;
 use std::ptr::{NonNull, null_mut};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 /// Size of the first chunk; each next one is twice as large, up to [`CHUNK_BYTES_MAX`].
 const CHUNK_BYTES_MIN: usize = 4 << 10;
-/// A huge page.
-const CHUNK_BYTES_MAX: usize = 2 << 20;
+const CHUNK_BYTES_MAX: usize = HUGE_PAGE_BYTES;
 /// Pieces from this size on have a chunk of their own.
 const LARGE_PIECE_BYTES: usize = 64 << 10;
 /// All pieces begin at a multiple of this.
@@ -23,67 +24,47 @@ const ALIGN: usize = 8;
 
 /// A piece of memory that entries are cut from.
 pub(crate) struct Chunk {
-    memory: NonNull<u8>,
-    layout: Layout,
+    memory: ManuallyDrop<Memory>,
     /// Bytes given out; more than there are once the chunk is full.
     used: AtomicUsize,
+    /// Where the memory goes when nobody points into it any more.
+    pool: Weak<ChunkPool>,
 }
 
-// SAFETY: a chunk gives its bytes out once each, to whoever asks first; what becomes of them is up to those who have
-// them. Its own fields are an atomic and constants.
-unsafe impl Send for Chunk {}
-// SAFETY: as above.
-unsafe impl Sync for Chunk {}
-
 impl Chunk {
-    fn new(bytes: usize) -> Self {
-        let align = match bytes {
-            CHUNK_BYTES_MAX => CHUNK_BYTES_MAX,
-            _ => ALIGN,
+    fn new(bytes: usize, pool: &Weak<ChunkPool>) -> Self {
+        let used_before = match bytes {
+            HUGE_PAGE_BYTES => pool.upgrade().and_then(|pool| pool.take()),
+            _ => None,
         };
-        // A chunk is never empty, and an entry is less than 65 MiB long.
-        let layout = Layout::from_size_align(bytes.next_multiple_of(ALIGN).max(ALIGN), align);
-        let layout = layout.unwrap_or(Layout::new::<u64>());
-        // SAFETY: the layout is not of size 0.
-        let memory = NonNull::new(unsafe { alloc(layout) });
-        let memory = memory.unwrap_or_else(|| handle_alloc_error(layout));
-        if align == CHUNK_BYTES_MAX {
-            advise_huge_page(memory);
-        }
+        let memory = used_before.unwrap_or_else(|| Memory::new(bytes, ALIGN));
         Self {
-            memory,
-            layout,
+            memory: ManuallyDrop::new(memory),
             used: AtomicUsize::new(0),
+            pool: Weak::clone(pool),
         }
     }
 
     /// So many bytes that are nobody else's, aligned; `None` if there are not so many left.
     fn take(&self, bytes: usize) -> Option<NonNull<u8>> {
         let bytes = bytes.next_multiple_of(ALIGN);
-        if self.used.load(Ordering::Relaxed) > self.layout.size() {
+        if self.used.load(Ordering::Relaxed) > self.memory.bytes() {
             return None;
         }
         let at = self.used.fetch_add(bytes, Ordering::Relaxed);
-        // SAFETY: the piece ends within the chunk.
-        (at + bytes <= self.layout.size()).then(|| unsafe { self.memory.add(at) })
+        let fits = at + bytes <= self.memory.bytes();
+        // SAFETY: the piece ends within the memory.
+        fits.then(|| unsafe { self.memory.start().add(at) })
     }
-}
-
-/// Asks for the [`CHUNK_BYTES_MAX`] from here on to be one page. Where that cannot be, they are many.
-fn advise_huge_page(memory: NonNull<u8>) {
-    #[cfg(all(target_os = "linux", not(miri)))]
-    // SAFETY: whole pages of one allocation, aligned to their size; the advice changes nothing about what is in them.
-    unsafe {
-        libc::madvise(memory.as_ptr().cast(), CHUNK_BYTES_MAX, libc::MADV_HUGEPAGE);
-    }
-    #[cfg(not(all(target_os = "linux", not(miri))))]
-    let _ = memory;
 }
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout, and given back once; nobody is left who could point into it.
-        unsafe { dealloc(self.memory.as_ptr(), self.layout) };
+        // SAFETY: taken once, as the chunk is dropped once; its last owner says that nobody points into it any more.
+        let memory = unsafe { ManuallyDrop::take(&mut self.memory) };
+        if let Some(pool) = self.pool.upgrade() {
+            pool.give_back(memory);
+        }
     }
 }
 
@@ -93,6 +74,7 @@ pub(crate) struct Arena {
     current: AtomicPtr<Chunk>,
     /// All chunks, each from `Arc::into_raw`.
     chunks: Mutex<Vec<NonNull<Chunk>>>,
+    pool: Weak<ChunkPool>,
 }
 
 // SAFETY: the pointers are owned references to chunks, which may be used and dropped anywhere.
@@ -100,16 +82,16 @@ unsafe impl Send for Arena {}
 // SAFETY: as above; the list is behind a lock.
 unsafe impl Sync for Arena {}
 
-impl Default for Arena {
-    fn default() -> Self {
+impl Arena {
+    /// Takes memory from the pool, and gives it back to it as long as it lives.
+    pub fn new(pool: Weak<ChunkPool>) -> Self {
         Self {
             current: AtomicPtr::new(null_mut()),
             chunks: Mutex::new(Vec::new()),
+            pool,
         }
     }
-}
 
-impl Arena {
     /// So many bytes, aligned to 8 and not initialised, and the chunk that they lie in. Both live as long as the arena.
     pub fn allocate(&self, bytes: usize) -> (NonNull<u8>, NonNull<Chunk>) {
         loop {
@@ -123,21 +105,21 @@ impl Arena {
             let mut chunks = self.chunks.lock();
             if bytes >= LARGE_PIECE_BYTES {
                 // A chunk of its own: what is left of the current one is not given up for it.
-                let chunk = Self::add(&mut chunks, bytes);
+                let chunk = self.add(&mut chunks, bytes);
                 // SAFETY: as above.
                 if let Some(piece) = unsafe { chunk.as_ref() }.take(bytes) {
                     return (piece, chunk);
                 }
             } else if NonNull::new(self.current.load(Ordering::Relaxed)) == current {
                 let doubled = CHUNK_BYTES_MIN << chunks.len().min(9);
-                let chunk = Self::add(&mut chunks, doubled.clamp(bytes, CHUNK_BYTES_MAX));
+                let chunk = self.add(&mut chunks, doubled.clamp(bytes, CHUNK_BYTES_MAX));
                 self.current.store(chunk.as_ptr(), Ordering::Release);
             }
         }
     }
 
-    fn add(chunks: &mut Vec<NonNull<Chunk>>, bytes: usize) -> NonNull<Chunk> {
-        let chunk = Arc::into_raw(Arc::new(Chunk::new(bytes))).cast_mut();
+    fn add(&self, chunks: &mut Vec<NonNull<Chunk>>, bytes: usize) -> NonNull<Chunk> {
+        let chunk = Arc::into_raw(Arc::new(Chunk::new(bytes, &self.pool))).cast_mut();
         // SAFETY: an `Arc` never points to null.
         let chunk = unsafe { NonNull::new_unchecked(chunk) };
         chunks.push(chunk);
@@ -198,7 +180,7 @@ mod tests {
 
     #[test]
     fn pieces_are_aligned_and_apart() {
-        let arena = Arena::default();
+        let arena = Arena::new(Weak::new());
         let sizes = [1, 7, 8, 9, 4000, 70_000, 3, 900_000, 2 << 20, 100, 1];
         let pieces: Vec<_> = std::thread::scope(|scope| {
             let take = || sizes.map(|size| (arena.allocate(size).0.as_ptr() as usize, size));
@@ -217,7 +199,7 @@ mod tests {
 
     #[test]
     fn pinned_bytes_outlive_their_arena() {
-        let arena = Arena::default();
+        let arena = Arena::new(Weak::new());
         let (start, chunk) = arena.allocate(3);
         // SAFETY: the piece has three bytes, written here and never again.
         let pinned = unsafe {

@@ -8,9 +8,11 @@
 //! Several writers may fill a set at once; readers run at any time.
 
 mod arena;
+mod pool;
 mod skiplist;
 
 pub(crate) use arena::Pinned;
+pub(crate) use pool::ChunkPool;
 
 use crate::batch::Operation;
 use crate::error::Result;
@@ -120,8 +122,13 @@ pub(crate) struct MemtableSet {
 }
 
 impl MemtableSet {
-    pub fn new(keyspace_count: usize, wal_number: u64, last_seqno: SeqNo) -> Self {
-        let arena = Arc::<Arena>::default();
+    pub fn new(
+        keyspace_count: usize,
+        wal_number: u64,
+        last_seqno: SeqNo,
+        pool: &Arc<ChunkPool>,
+    ) -> Self {
+        let arena = Arc::new(Arena::new(Arc::downgrade(pool)));
         let memtable = |_| Arc::new(Memtable::new(Arc::clone(&arena)));
         let memtables = (0..keyspace_count).map(memtable).collect();
         Self {
@@ -260,10 +267,11 @@ impl InternalIterator for MemtableIter {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::sync::Weak;
 
     #[test]
     fn a_reader_sees_the_newest_entry_not_after_its_seqno() {
-        let memtable = Memtable::new(Arc::default());
+        let memtable = Memtable::new(Arc::new(Arena::new(Weak::new())));
         memtable.insert(b"k", Trailer::new(3, Kind::Put), b"three");
         memtable.insert(b"k", Trailer::new(5, Kind::Delete), b"");
         memtable.insert(b"kk", Trailer::new(4, Kind::Put), b"other");
@@ -278,7 +286,7 @@ mod tests {
         fn assert_send<T: Send>(value: T) -> T {
             value
         }
-        let memtable = Arc::new(Memtable::new(Arc::default()));
+        let memtable = Arc::new(Memtable::new(Arc::new(Arena::new(Weak::new()))));
         let large = vec![7; 100_000];
         for (seqno, key) in [b"b", b"a", b"c"].into_iter().enumerate() {
             memtable.insert(key, Trailer::new(seqno as u64, Kind::Put), &large);

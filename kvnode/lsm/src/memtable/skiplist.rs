@@ -379,6 +379,7 @@ mod tests {
     use super::*;
     use crate::types::{Kind, compare};
     use proptest::prelude::*;
+    use std::sync::Weak;
 
     type Plain = (Vec<u8>, u64);
 
@@ -405,7 +406,7 @@ mod tests {
             probe in prop::collection::vec(0u8..3, 0..5),
             at in 0u64..90,
         ) {
-            let list = SkipList::new(Arc::default());
+            let list = SkipList::new(Arc::new(Arena::new(Weak::new())));
             let mut sorted: Vec<Plain> = Vec::new();
             for (seqno, key) in keys.into_iter().enumerate() {
                 list.insert(&key, trailer(seqno as u64), &value(seqno as u64));
@@ -437,7 +438,7 @@ mod tests {
 
     #[test]
     fn the_size_of_a_range_is_exact_if_small_and_close_if_large() {
-        let list = SkipList::new(Arc::default());
+        let list = SkipList::new(Arc::new(Arena::new(Weak::new())));
         let entries = if cfg!(miri) { 2_000 } else { 100_000u64 };
         for number in 0..entries {
             list.insert(&number.to_be_bytes(), trailer(number), &[7; 92]);
@@ -459,7 +460,7 @@ mod tests {
 
     #[test]
     fn an_empty_list_has_no_entries() {
-        let list = SkipList::new(Arc::default());
+        let list = SkipList::new(Arc::new(Arena::new(Weak::new())));
         assert!(list.first().is_none() && list.last().is_none());
         assert!(list.seek(b"", Trailer::NEWEST).is_none());
         assert!(list.seek_for_prev(b"x", Trailer::OLDEST).is_none());
@@ -470,7 +471,7 @@ mod tests {
     fn writers_fill_a_list_at_once_while_readers_see_it_in_order() {
         const WRITERS: u64 = 4;
         let each: u64 = if cfg!(miri) { 40 } else { 20_000 };
-        let list = SkipList::new(Arc::default());
+        let list = SkipList::new(Arc::new(Arena::new(Weak::new())));
         let key = |number: u64| (number.wrapping_mul(0x9e37_79b9) % 5000).to_be_bytes();
         std::thread::scope(|scope| {
             let writers: Vec<_> = (0..WRITERS)

@@ -95,14 +95,15 @@ impl BlockFile {
             let verified = verify_part(&self.map, handle).map(drop);
             verified.map_err(|what| self.error(handle, Malformed(what)))
         })?;
-        self.context.counters.blocks_mapped.add(1);
+        self.context.counters.reads.mine().blocks_mapped.add(1);
         Ok(Some(range))
     }
 
-    /// A compressed block, if it is in the cache.
+    /// A compressed block, if it is in the cache. To be asked first: what is here needs no look at the file, whose
+    /// compressed page may have left memory.
     pub fn cached(&self, ordinal: usize) -> Option<Guard<Option<Arc<CachedBlock>>>> {
-        let cached = self.slots().get(ordinal)?;
-        self.context.counters.cache_hits.add(1);
+        let cached = self.slots.get()?.get(ordinal)?;
+        self.context.counters.reads.mine().cache_hits.add(1);
         Some(cached)
     }
 
@@ -123,14 +124,14 @@ impl BlockFile {
 
     /// A block, verified, decompressed and ready for use. With `keep` it goes into the cache.
     pub fn block(&self, ordinal: usize, handle: Handle, keep: bool) -> Result<Block> {
+        if let Some(Some(cached)) = self.cached(ordinal).as_deref() {
+            return Ok(cached.block.clone());
+        }
         if let Some(range) = self.raw(ordinal, handle)? {
             let block = Block::new(self.map.slice(range));
             return block.map_err(|error| self.error(handle, error));
         }
-        match self.cached(ordinal).as_deref() {
-            Some(Some(cached)) => Ok(cached.block.clone()),
-            _ => self.fetch(ordinal, handle, keep),
-        }
+        self.fetch(ordinal, handle, keep)
     }
 
     /// Asks for bytes of the file that will be read soon.

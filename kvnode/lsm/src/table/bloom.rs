@@ -1,8 +1,8 @@
 //! Bloom filter of a table: says "certainly not here" for most keys that are not here.
 //!
 //! Blocked: the hash picks one cache line of 64 bytes and all probes fall into it, so a negative answer costs one
-//! cache miss (Putze, Sanders, Singler: "Cache-, Hash- and Space-Efficient Bloom Filters", 2007). At the default 10
-//! bits per key about 1 % of absent keys pass.
+//! cache miss (Putze, Sanders, Singler: "Cache-, Hash- and Space-Efficient Bloom Filters", 2007). With 10 bits per key
+//! about 1 % of absent keys pass, with 15 a seventh of that.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -73,16 +73,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_false_negative_and_about_one_percent_false_positives() {
+    fn no_false_negative_and_as_few_false_positives_as_the_bits_allow() {
         let hashes: Vec<u64> = (0u32..20_000).map(|key| hash(&key.to_be_bytes())).collect();
-        let (filter, probes) = build(&hashes, 10);
-        assert!(makes_sense(filter.len(), probes));
-        assert!(filter.len() <= 20_000 * 10 / 8 + LINE_BYTES);
-        let contains = |hash| may_contain(&filter[line_at(filter.len(), hash)..], probes, hash);
-        assert!(hashes.iter().all(|hash| contains(*hash)));
-        let passed = (20_000u32..60_000)
-            .filter(|key| contains(hash(&key.to_be_bytes())))
-            .count();
-        assert!(passed < 800, "{passed} of 40000 absent keys passed");
+        for (bits_per_key, passed_max) in [(10, 600), (15, 100)] {
+            let (filter, probes) = build(&hashes, bits_per_key);
+            assert!(makes_sense(filter.len(), probes));
+            assert!(filter.len() <= 20_000 * bits_per_key as usize / 8 + LINE_BYTES);
+            let contains = |hash| may_contain(&filter[line_at(filter.len(), hash)..], probes, hash);
+            assert!(hashes.iter().all(|hash| contains(*hash)));
+            let passed = (20_000u32..60_000)
+                .filter(|key| contains(hash(&key.to_be_bytes())))
+                .count();
+            assert!(passed < passed_max, "{passed} of 40000 absent keys passed");
+        }
     }
 }

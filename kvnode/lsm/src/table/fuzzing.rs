@@ -7,10 +7,10 @@ use super::filter::Filter;
 use super::format::{FOOTER_MAGIC, Footer, Handle, PartKind};
 use super::index::Index;
 use super::reader::{Table, external_meta};
-use super::{RunIter, TableContext, blob, bloom, properties};
+use super::{PointRead, RunIter, TableContext, blob, bloom, properties};
 use crate::cache::BlockCache;
 use crate::iter::InternalIterator;
-use crate::statistics::Counters;
+use crate::statistics::{Counters, ReadStripe};
 use crate::types::Trailer;
 use crate::vfs::{SimVfs, Vfs};
 use bytes::Bytes;
@@ -136,7 +136,8 @@ pub(crate) fn file(bytes: &[u8]) {
     let Ok(table) = Table::open(&context(vfs), path, meta, Vec::new()) else {
         return;
     };
-    let _ = table.get(bytes, Trailer::NEWEST);
+    let counters = ReadStripe::default();
+    let _ = table.get(&mut PointRead::new(bytes, Trailer::NEWEST, &counters));
     let mut iter = RunIter::new(Arc::new(vec![Arc::new(table)]));
     let mut going = iter.seek_to_first();
     while going.is_ok() && iter.valid() {

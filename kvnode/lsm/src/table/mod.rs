@@ -30,6 +30,7 @@ mod index;
 mod iter;
 mod marks;
 mod part_writer;
+mod point;
 mod properties;
 mod reader;
 mod writer;
@@ -40,6 +41,7 @@ pub(crate) use builder::{TableBuilder, TableOptions};
 pub(crate) use compression::{compress, decompress};
 pub(crate) use format::PartKind;
 pub(crate) use iter::RunIter;
+pub(crate) use point::PointRead;
 pub(crate) use reader::{Table, external_meta};
 pub use writer::TableWriter;
 

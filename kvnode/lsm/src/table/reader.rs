@@ -9,11 +9,13 @@ use super::format::{
     check_header, part_range, verify_part,
 };
 use super::index::{Index, Wrong};
+use super::point::PointRead;
 use super::properties::{BlobSteps, Properties, Sizes, Versions};
-use super::{TableMeta, bloom, properties, without_version};
+use super::{TableMeta, properties};
 use crate::error::{Error, Result};
 use crate::ranges::RangeSet;
 use crate::slice::Slice;
+use crate::statistics::ReadStripe;
 use crate::types::Trailer;
 use crate::vfs::Vfs;
 use bytes::Bytes;
@@ -113,7 +115,11 @@ impl Table {
     /// False only if no key is there that is `versionless` and so many bytes after it.
     pub fn may_hold_versions(&self, versionless: &[u8], version_bytes: usize) -> bool {
         // Of a damaged filter the table itself is asked.
-        self.version_bytes != version_bytes || self.passes_filter(versionless).unwrap_or(true)
+        if self.version_bytes != version_bytes {
+            return true;
+        }
+        let mut read = PointRead::new(versionless, Trailer::NEWEST, self.read_counters());
+        self.passes_filter(&mut read, 0).unwrap_or(true)
     }
 
     /// False only if no key is there whose last bytes lie between these two, which are as long as a version.
@@ -127,28 +133,30 @@ impl Table {
         may
     }
 
-    fn passes_filter(&self, versionless: &[u8]) -> Result<bool> {
+    fn read_counters(&self) -> &ReadStripe {
+        self.file.context.counters.reads.mine()
+    }
+
+    /// False only if no key is there that equals the sought one but for its last bytes.
+    #[inline]
+    fn passes_filter(&self, read: &mut PointRead<'_>, version_bytes: usize) -> Result<bool> {
         if !self.filter.exists() {
             return Ok(true);
         }
-        let passes = self
-            .filter
-            .may_contain(&self.file.map, bloom::hash(versionless));
+        let hash = read.hash(version_bytes);
+        let passes = self.filter.may_contain(&self.file.map, hash);
         let passes = passes.map_err(|wrong| named(&self.file.path, "filter", wrong))?;
-        let counters = &self.file.context.counters;
-        match passes {
-            true => counters.bloom_passed.add(1),
-            false => counters.bloom_useful.add(1),
-        }
+        read.note(passes);
         Ok(passes)
     }
 
-    /// The newest entry of a key that a reader starting at `trailer` sees.
-    pub fn get(&self, user_key: &[u8], trailer: Trailer) -> Result<Option<(Trailer, Value)>> {
-        if !self.passes_filter(without_version(user_key, self.version_bytes))? {
+    /// The newest entry of a key that a reader may see.
+    pub fn get(&self, read: &mut PointRead<'_>) -> Result<Option<(Trailer, Value)>> {
+        if !self.passes_filter(read, self.version_bytes)? {
             return Ok(None);
         }
-        let trailer = self.meta.to_file(trailer);
+        let user_key = read.user_key;
+        let trailer = self.meta.to_file(read.trailer);
         let Some((ordinal, handle)) = self.find_block(user_key, trailer)? else {
             return Ok(None);
         };
@@ -156,6 +164,16 @@ impl Table {
             let value = self.value(trailer, value)?;
             Ok(Some((self.meta.to_tree(trailer), value)))
         };
+        let find = |block: &Block| {
+            let found = block.view().find(user_key, trailer);
+            match found.map_err(|error| self.block_error(handle, error))? {
+                Some(entry) => shown(entry.trailer, block.slice(entry.value).into()),
+                None => Ok(None),
+            }
+        };
+        if let Some(Some(cached)) = self.file.cached(ordinal).as_deref() {
+            return find(&cached.block);
+        }
         if let Some(range) = self.file.raw(ordinal, handle)? {
             let block = BlockView::new(&self.file.map[range.clone()]);
             let found = block.and_then(|block| block.find(user_key, trailer));
@@ -164,18 +182,6 @@ impl Table {
             };
             let value = range.start + entry.value.start..range.start + entry.value.end;
             return shown(entry.trailer, self.file.map.slice(value).into());
-        }
-        let find = |block: &Block| {
-            let found = block.view().find(user_key, trailer);
-            match found.map_err(|error| self.block_error(handle, error))? {
-                Some(entry) => shown(entry.trailer, block.slice(entry.value).into()),
-                None => Ok(None),
-            }
-        };
-        if let Some(cached) = self.file.cached(ordinal)
-            && let Some(cached) = cached.as_ref()
-        {
-            return find(&cached.block);
         }
         find(&self.file.fetch(ordinal, handle, true)?)
     }

@@ -14,8 +14,7 @@ pub(crate) use edit::VersionEdit;
 use crate::error::Result;
 use crate::slice::Slice;
 use crate::table::blob::{BlobFile, Keep};
-use crate::table::{Table, TableMeta};
-use crate::types::Trailer;
+use crate::table::{PointRead, Table, TableMeta};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
@@ -43,14 +42,15 @@ fn table_at<'a>(level: &'a Level, user_key: &[u8]) -> Option<&'a Arc<Table>> {
 }
 
 impl Tree {
-    /// The newest value of a key that a reader starting at `trailer` sees.
-    pub fn get(&self, user_key: &[u8], trailer: Trailer) -> Result<Option<Slice>> {
+    /// The newest value of a key that a reader may see.
+    pub fn get(&self, mut read: PointRead<'_>) -> Result<Option<Slice>> {
+        let user_key = read.user_key;
         let [level0, deeper @ ..] = &self.levels;
         let level0 = level0.iter().filter(|table| table.meta.covers(user_key));
         let deeper = deeper.iter().filter_map(|level| table_at(level, user_key));
         for table in level0.chain(deeper) {
-            let hidden = table.ranges.newest(user_key, trailer.seqno());
-            if let Some((found, value)) = table.get(user_key, trailer)? {
+            let hidden = table.ranges.newest(user_key, read.trailer.seqno());
+            if let Some((found, value)) = table.get(&mut read)? {
                 let visible = !found.is_delete() && found.seqno() > hidden;
                 let value = visible.then(|| value.read(user_key, Keep::IfReadTwice));
                 return value.transpose();

@@ -1,6 +1,6 @@
 //! Reading a blob file.
 
-use super::super::block::{BlockView, Malformed};
+use super::super::block::{Block, BlockView, Malformed};
 use super::super::block_file::{BlockFile, TableContext};
 use super::super::format::{HEADER_BYTES, Handle, PartKind, check_header, verify_part};
 use super::super::marks::Marks;
@@ -80,26 +80,23 @@ impl BlobFile {
             let range = value_range(bytes, user_key);
             range.map_err(|error| self.file.error(handle, error))
         };
+        let found_in = |block: &Block| Ok(block.slice(find(block.view().bytes)?).into());
+        if let Some(Some(cached)) = self.file.cached(ordinal).as_deref() {
+            return found_in(&cached.block);
+        }
         if let Some(range) = self.file.raw(ordinal, handle)? {
             let value = find(&self.file.map[range.clone()])?;
             let value = range.start + value.start..range.start + value.end;
             return Ok(self.file.map.slice(value).into());
         }
-        let block = match self.file.cached(ordinal).as_deref() {
-            Some(Some(cached)) => cached.block.clone(),
-            _ => {
-                let bytes = pointer.value_bytes as usize + user_key.len() + BLOCK_FRAME_BYTES;
-                let has_room = || self.file.context.cache.has_room(bytes);
-                let keep = match keep {
-                    Keep::Never => false,
-                    Keep::IfRoom => has_room(),
-                    Keep::IfReadTwice => has_room() || self.read_once.every_second(ordinal),
-                };
-                self.file.fetch(ordinal, handle, keep)?
-            }
+        let bytes = pointer.value_bytes as usize + user_key.len() + BLOCK_FRAME_BYTES;
+        let has_room = || self.file.context.cache.has_room(bytes);
+        let keep = match keep {
+            Keep::Never => false,
+            Keep::IfRoom => has_room(),
+            Keep::IfReadTwice => has_room() || self.read_once.every_second(ordinal),
         };
-        let value = find(block.view().bytes)?;
-        Ok(block.slice(value).into())
+        found_in(&self.file.fetch(ordinal, handle, keep)?)
     }
 
     /// The bytes of a record as they are stored, verified.

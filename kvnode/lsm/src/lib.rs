@@ -53,6 +53,7 @@ mod manifest;
 mod memtable;
 mod options;
 mod pace;
+mod prefetch;
 mod ranges;
 mod slice;
 mod statistics;

@@ -16,6 +16,7 @@
 //! above are shortcuts that may lag behind.
 
 use super::arena::{Arena, Chunk, Pinned};
+use crate::prefetch::prefetch;
 use crate::types::Trailer;
 use std::cmp::Ordering;
 use std::ptr::{NonNull, null_mut};
@@ -315,18 +316,6 @@ fn find(
             _ => return (previous, next),
         }
     }
-}
-
-/// Asks for the memory of a node that is likely to be read soon.
-#[inline]
-fn prefetch(node: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch reads nothing and faults nowhere.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(node.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = node;
 }
 
 /// How many links the node of an entry has: one more with a chance of a quarter each, drawn from its trailer, which no

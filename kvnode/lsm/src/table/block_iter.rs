@@ -157,6 +157,7 @@ impl BlockIter {
 
     /// To the first entry at or after the target.
     pub fn seek(&mut self, user_key: &[u8], trailer: Trailer) -> Result<(), Malformed> {
+        self.block.view().prefetch_restarts();
         let restart = self.block.view().lower_bound_restart(user_key, trailer)?;
         self.go_to_restart(restart.saturating_sub(1))?;
         while self.valid() && self.compare_to(user_key, trailer) == Ordering::Less {

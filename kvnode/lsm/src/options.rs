@@ -56,8 +56,9 @@ pub struct Options {
     pub table_bytes: u64,
     /// Values of this length and more go into blob files, apart from their keys; 0 leaves all values in the tables.
     pub blob_value_bytes_min: usize,
-    /// Bits of bloom filter per key on the deepest level, where nine tenths of the keys are; 0 writes no filter. The
-    /// levels above have five more.
+    /// Bits of bloom filter per key in tables that are written for the deepest level, where nine tenths of the keys are,
+    /// or for ingestion; 0 writes no filter. Those for other levels have five more, and keep them where they are moved to
+    /// the deepest level as they are.
     pub bloom_bits_per_key: u32,
     /// Keyspaces whose keys end with a version, and how many bytes that has. Their filters hold keys without it, so
     /// that [`Snapshot::iter_versions`](crate::Snapshot::iter_versions) passes by the tables that have no version of

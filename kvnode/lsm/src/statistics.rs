@@ -67,6 +67,8 @@ pub struct Statistics {
     pub compaction_debt_bytes: u64,
     /// Bytes in the memtables now, waiting ones included.
     pub memtable_bytes: u64,
+    /// Bytes of memory that earlier memtables left, kept for the next ones.
+    pub memtable_spare_bytes: u64,
     /// Full memtables waiting for their flush now.
     pub immutable_memtables: u64,
     /// Bytes of the tables of each level now, over all keyspaces.
@@ -150,7 +152,7 @@ pub(crate) struct Counters {
 const STRIPES: usize = 8;
 
 /// Totals that every read bumps: kept in a few places, each a cache line of its own, so that readers do not fight for
-/// one and a read touches no more than one.
+/// one and a read of what is in memory touches no more than one.
 #[derive(Debug, Default)]
 pub(crate) struct ReadCounters([ReadStripe; STRIPES]);
 

@@ -133,6 +133,18 @@ fn a_database_keeps_to_its_budget() {
             assert!(db.get(data, &key).unwrap().is_some());
         }
     }
+    // Large values have memory of their own: what small ones left makes way for it.
+    let spare = db.statistics().memtable_spare_bytes;
+    assert!(spare > 0, "memory goes round");
+    for number in 0..2_000u64 {
+        let mut batch = WriteBatch::new();
+        batch.put(data, &number.to_be_bytes(), &vec![number as u8; 200 << 10]);
+        db.write(batch, WriteOptions::NO_SYNC).unwrap();
+        let number = number / 2;
+        let value = db.get(data, &number.to_be_bytes()).unwrap().unwrap();
+        assert!(value.iter().all(|byte| *byte == number as u8));
+    }
+    assert!(db.statistics().memtable_spare_bytes < spare);
     let statistics = db.statistics();
     let took = PEAK.load(Relaxed) - before;
     assert!(written > 2 * budget && statistics.flushes > 5 && statistics.compactions > 0);

@@ -173,6 +173,7 @@ impl Handle {
         self.inner.stopping.store(true, Ordering::Release);
         self.inner.signal.notify();
         self.workers.join();
+        self.inner.chunks.close();
         self.inner
             .context
             .removals_allowed
@@ -324,6 +325,7 @@ impl Db {
         let mut statistics = inner.counters.read();
         statistics.cache_bytes = inner.context.cache.bytes();
         statistics.memtable_bytes = view.memtable_bytes();
+        statistics.memtable_spare_bytes = inner.chunks.bytes() as u64;
         statistics.immutable_memtables = view.immutable.len() as u64;
         statistics.snapshots = inner.snapshots.len();
         (statistics.level_bytes, statistics.level_tables) = (vec![0; LEVELS], vec![0; LEVELS]);

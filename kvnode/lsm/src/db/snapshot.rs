@@ -116,9 +116,11 @@ impl Snapshot {
     /// An iterator over the keys within the bounds at this moment; it starts invalid, so seek first. An unknown
     /// keyspace has no keys.
     pub fn iter(&self, keyspace: KeyspaceId, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Iter {
-        let view = self.held.inner.view.load();
-        let (merge, ranges) = view.merge(keyspace, self.held.seqno, (lower, upper), Wanted::All);
-        Iter::new(merge, ranges, self.held.seqno, (lower, upper))
+        let (bounds, wanted) = ((lower, upper), Wanted::All);
+        let (seqno, inner) = (self.held.seqno, &self.held.inner);
+        let view = inner.view.load();
+        let (merge, ranges) = view.merge(keyspace, seqno, bounds, wanted, &inner.counters.reads);
+        Iter::new(merge, ranges, seqno, bounds)
     }
 
     /// An iterator over the versions of one key, from `first` on: over all keys that share with `first` everything
@@ -135,9 +137,10 @@ impl Snapshot {
             key,
             bytes: version_bytes,
         };
-        let view = self.held.inner.view.load();
-        let (merge, ranges) = view.merge(keyspace, self.held.seqno, bounds, wanted);
-        Iter::new(merge, ranges, self.held.seqno, bounds)
+        let (seqno, inner) = (self.held.seqno, &self.held.inner);
+        let view = inner.view.load();
+        let (merge, ranges) = view.merge(keyspace, seqno, bounds, wanted, &inner.counters.reads);
+        Iter::new(merge, ranges, seqno, bounds)
     }
 
     /// An iterator over the keys within the bounds for who wants only those whose version, their last bytes, lies
@@ -154,8 +157,9 @@ impl Snapshot {
     ) -> Iter {
         // Whatever is said about a key, a range delete apart, lies in tables that have its version.
         let wanted = Wanted::Between { first, last };
-        let view = self.held.inner.view.load();
-        let (merge, ranges) = view.merge(keyspace, self.held.seqno, bounds, wanted);
-        Iter::new(merge, ranges, self.held.seqno, bounds)
+        let (seqno, inner) = (self.held.seqno, &self.held.inner);
+        let view = inner.view.load();
+        let (merge, ranges) = view.merge(keyspace, seqno, bounds, wanted, &inner.counters.reads);
+        Iter::new(merge, ranges, seqno, bounds)
     }
 }

@@ -14,6 +14,7 @@ use crate::statistics::ReadCounters;
 use crate::table::{PointRead, RunIter, Table};
 use crate::types::{KeyspaceId, SeqNo, Trailer};
 use crate::version::Version;
+use std::cell::RefCell;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -139,6 +140,7 @@ impl View {
         seqno: SeqNo,
         (lower, upper): (Bound<&[u8]>, Bound<&[u8]>),
         wanted: Wanted<'_>,
+        counters: &ReadCounters,
     ) -> (MergeIter, Vec<Arc<RangeSet>>) {
         let Some(tree) = self.version.trees.get(keyspace.index()) else {
             return (MergeIter::new(Vec::new()), Vec::new());
@@ -155,9 +157,16 @@ impl View {
             };
             !above && !below
         };
+        let sought = match wanted {
+            Wanted::VersionsOf { key, .. } => key,
+            Wanted::All | Wanted::Between { .. } => b"",
+        };
+        let read = RefCell::new(PointRead::new(sought, Trailer::NEWEST, counters.mine()));
         let may_hold = |table: &&Arc<Table>| match wanted {
             Wanted::All => true,
-            Wanted::VersionsOf { key, bytes } => table.may_hold_versions(key, bytes),
+            Wanted::VersionsOf { bytes, .. } => {
+                table.may_hold_versions(&mut read.borrow_mut(), bytes)
+            }
             Wanted::Between { first, last } => table.may_hold_between(first, last),
         };
         let memtables = self

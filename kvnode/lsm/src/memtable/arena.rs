@@ -33,11 +33,11 @@ pub(crate) struct Chunk {
 
 impl Chunk {
     fn new(bytes: usize, pool: &Weak<ChunkPool>) -> Self {
-        let used_before = match bytes {
-            HUGE_PAGE_BYTES => pool.upgrade().and_then(|pool| pool.take()),
-            _ => None,
+        let bytes = bytes.next_multiple_of(ALIGN).max(ALIGN);
+        let memory = match pool.upgrade() {
+            Some(pool) => pool.take(bytes, ALIGN),
+            None => Memory::new(bytes, ALIGN),
         };
-        let memory = used_before.unwrap_or_else(|| Memory::new(bytes, ALIGN));
         Self {
             memory: ManuallyDrop::new(memory),
             used: AtomicUsize::new(0),
@@ -195,6 +195,38 @@ mod tests {
                 assert!(start + size <= *other || other + other_size <= *start);
             }
         }
+    }
+
+    #[test]
+    fn memory_comes_back_when_nobody_points_into_it_and_not_before() {
+        let pool = Arc::new(ChunkPool::new(CHUNK_BYTES_MAX));
+        let arena = Arena::new(Arc::downgrade(&pool));
+        // As large as all small chunks together: the next is a huge page.
+        let mut piece = arena.allocate(60_000);
+        while piece.0.as_ptr() as usize % CHUNK_BYTES_MAX != 0 {
+            piece = arena.allocate(60_000);
+        }
+        let (start, chunk) = piece;
+        // SAFETY: the piece has three bytes, written here and never again.
+        let pinned = unsafe {
+            start.as_ptr().copy_from(b"abc".as_ptr(), 3);
+            Pinned::new(start, 3, chunk)
+        };
+        drop(arena);
+        assert_eq!(pool.bytes(), 0);
+        assert_eq!(pinned.as_ref(), b"abc");
+        drop(pinned);
+        assert_eq!(pool.bytes(), CHUNK_BYTES_MAX);
+        // The next one writes over it, and outlives the pool.
+        let arena = Arena::new(Arc::downgrade(&pool));
+        let mut again = arena.allocate(60_000).0;
+        while again.as_ptr() as usize % CHUNK_BYTES_MAX != 0 {
+            again = arena.allocate(60_000).0;
+        }
+        assert_eq!(again, start);
+        drop(pool);
+        // SAFETY: as above.
+        unsafe { again.as_ptr().write_bytes(7, 60_000) };
     }
 
     #[test]

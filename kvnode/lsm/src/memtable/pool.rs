@@ -1,8 +1,9 @@
 //! Memory that goes round: what a flushed memtable leaves, the next one fills.
 //!
 //! Memory that is new to the process is cleared by the kernel, page by page, at the first write to each: a tenth of what
-//! an unsynced put costs, and for a huge page some 300 us in one writer's face. Only chunks of one size are kept, no
-//! more of them than fill a memtable; so a database does not hold more memory than it had in use before.
+//! an unsynced put costs, and for a huge page some 300 us in one writer's face. Only huge pages are kept, no more of them
+//! than fill a memtable, and each byte that a memtable takes elsewhere gives one of them back to the system: so memtables
+//! and pool together hold no more than memtables alone have held before.
 
 use parking_lot::Mutex;
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
@@ -23,22 +24,27 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// At least one byte, aligned to `align`, a power of two; a huge page if it has the size of one.
+    /// So many bytes, a multiple of `align`, which is a power of two; a huge page if they are the size of one.
     pub fn new(bytes: usize, align: usize) -> Self {
+        debug_assert!(bytes > 0 && bytes.is_multiple_of(align));
         let align = match bytes {
             HUGE_PAGE_BYTES => HUGE_PAGE_BYTES,
             _ => align,
         };
-        let layout = Layout::from_size_align(bytes.next_multiple_of(align).max(align), align);
         // An entry is less than 65 MiB long.
-        let layout = layout.unwrap_or(Layout::new::<u64>());
+        let layout = Layout::from_size_align(bytes, align).unwrap_or(Layout::new::<u64>());
         // SAFETY: the layout is not of size 0.
         let start = NonNull::new(unsafe { alloc(layout) });
         let start = start.unwrap_or_else(|| handle_alloc_error(layout));
-        if layout.size() == HUGE_PAGE_BYTES {
+        let memory = Self { start, layout };
+        if memory.is_huge_page() {
             advise_huge_page(start);
         }
-        Self { start, layout }
+        memory
+    }
+
+    fn is_huge_page(&self) -> bool {
+        self.layout.align() == HUGE_PAGE_BYTES
     }
 
     pub fn start(&self) -> NonNull<u8> {
@@ -68,34 +74,100 @@ fn advise_huge_page(memory: NonNull<u8>) {
     let _ = memory;
 }
 
-/// Memory of the size of a huge page that nobody uses now.
+/// Huge pages that nobody uses now.
 #[derive(Default)]
-pub(crate) struct ChunkPool {
-    free: Mutex<Vec<Memory>>,
+pub(crate) struct ChunkPool(Mutex<Free>);
+
+#[derive(Default)]
+struct Free {
+    chunks: Vec<Memory>,
     chunks_max: usize,
+    /// Bytes taken elsewhere that have displaced nothing yet: less than a huge page.
+    displacing: usize,
 }
 
 impl ChunkPool {
     /// For memtables of so many bytes.
     pub fn new(memtable_bytes: usize) -> Self {
-        Self {
-            free: Mutex::default(),
+        Self(Mutex::new(Free {
             chunks_max: memtable_bytes / HUGE_PAGE_BYTES,
+            ..Free::default()
+        }))
+    }
+
+    /// Memory for a chunk of this size: a huge page that was given back, if it is to be one.
+    pub(super) fn take(&self, bytes: usize, align: usize) -> Memory {
+        let mut displaced = Vec::new();
+        if bytes == HUGE_PAGE_BYTES {
+            if let Some(memory) = self.0.lock().chunks.pop() {
+                return memory;
+            }
+        } else {
+            let mut free = self.0.lock();
+            free.displacing += bytes;
+            let count = (free.displacing / HUGE_PAGE_BYTES).min(free.chunks.len());
+            free.displacing %= HUGE_PAGE_BYTES;
+            let kept = free.chunks.len() - count;
+            displaced = free.chunks.split_off(kept);
         }
+        drop(displaced);
+        Memory::new(bytes, align)
     }
 
-    /// Memory that was given back before.
-    pub(super) fn take(&self) -> Option<Memory> {
-        self.free.lock().pop()
-    }
-
-    /// Keeps memory for the next who asks, if it is of the right size and there is room.
+    /// Keeps a huge page for the next who asks, if there is room.
     pub(super) fn give_back(&self, memory: Memory) {
-        if memory.bytes() == HUGE_PAGE_BYTES {
-            let mut free = self.free.lock();
-            if free.len() < self.chunks_max {
-                free.push(memory);
+        if memory.is_huge_page() {
+            let mut free = self.0.lock();
+            if free.chunks.len() < free.chunks_max {
+                free.chunks.push(memory);
             }
         }
+    }
+
+    /// Nothing is written any more: gives everything back to the system, and keeps nothing.
+    pub fn close(&self) {
+        let mut free = self.0.lock();
+        free.chunks_max = 0;
+        let chunks = std::mem::take(&mut free.chunks);
+        drop(free);
+        drop(chunks);
+    }
+
+    /// Bytes that are kept now.
+    pub fn bytes(&self) -> usize {
+        self.0.lock().chunks.len() * HUGE_PAGE_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn huge_pages_go_round_and_whatever_else_is_taken_displaces_them() {
+        let pool = ChunkPool::new(2 * HUGE_PAGE_BYTES);
+        let pages: Vec<Memory> = (0..3).map(|_| pool.take(HUGE_PAGE_BYTES, 8)).collect();
+        let starts: Vec<_> = pages.iter().map(Memory::start).collect();
+        assert!(
+            starts
+                .iter()
+                .all(|start| start.as_ptr() as usize % HUGE_PAGE_BYTES == 0)
+        );
+        pages.into_iter().for_each(|page| pool.give_back(page));
+        assert_eq!(pool.bytes(), 2 * HUGE_PAGE_BYTES);
+        let page = pool.take(HUGE_PAGE_BYTES, 8);
+        assert!(starts.contains(&page.start()));
+        pool.give_back(page);
+        // As large as a huge page in all, and not one.
+        let pieces: Vec<Memory> = (0..4).map(|_| pool.take(HUGE_PAGE_BYTES / 4, 8)).collect();
+        assert_eq!(pool.bytes(), HUGE_PAGE_BYTES);
+        pieces.into_iter().for_each(|piece| pool.give_back(piece));
+        assert_eq!(pool.bytes(), HUGE_PAGE_BYTES);
+        drop(pool.take(9 * HUGE_PAGE_BYTES, 8));
+        assert_eq!(pool.bytes(), 0);
+        let page = pool.take(HUGE_PAGE_BYTES, 8);
+        pool.close();
+        pool.give_back(page);
+        assert_eq!(pool.bytes(), 0);
     }
 }

@@ -25,9 +25,6 @@ const PREFETCH_BYTES: usize = 512;
 /// Of longer entries most lines are their values, which a search passes over.
 const SMALL_ENTRY_BYTES: usize = 128;
 
-/// A block of the usual size has no more restart points, unless its entries are small and so are close together.
-const PREFETCH_RESTARTS_MAX: usize = 4;
-
 /// The bytes are not a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Malformed(pub &'static str);
@@ -265,11 +262,24 @@ impl<'a> BlockView<'a> {
         }
     }
 
-    /// Asks for the entries that a search among the restart points may look at: it would wait for one after another.
+    /// Asks for the entries that a search among the restart points looks at first: it would wait for one after another.
     #[inline]
     pub fn prefetch_restarts(&self) {
-        for at in 0..self.restart_count.min(PREFETCH_RESTARTS_MAX) {
-            if let Ok(offset) = self.restart(at) {
+        let count = self.restart_count;
+        // The first two steps of the search; of four points or fewer all.
+        let steps = match count {
+            0..=4 => [0, 1, 2, 3],
+            _ => [
+                count / 2,
+                count / 4,
+                count / 2 + 1 + (count - count / 2 - 1) / 2,
+                count / 2,
+            ],
+        };
+        for at in steps {
+            if at < count
+                && let Ok(offset) = self.restart(at)
+            {
                 self.prefetch(offset);
             }
         }
@@ -296,9 +306,11 @@ impl<'a> BlockView<'a> {
         let mut offset = self.restart(restart.saturating_sub(1))?;
         let (mut matched, mut previous_length) = (0, 0);
         let ahead = self.prefetch_bytes();
-        let mut asked_for = offset + LINE_BYTES;
+        let mut asked_for = 0;
         while offset < self.restarts_at {
-            while asked_for < offset + ahead {
+            // What was passed over is not wanted any more, and behind the entries there is nothing.
+            asked_for = asked_for.max(offset + LINE_BYTES);
+            while asked_for < (offset + ahead).min(self.restarts_at) {
                 self.prefetch(asked_for);
                 asked_for += LINE_BYTES;
             }

@@ -39,7 +39,7 @@ pub(super) struct BlockFile {
     block_count: usize,
     /// Blocks stored as they are.
     verified: Marks,
-    /// Where the block cache keeps the blocks of this file; made with the first compressed one.
+    /// Where the block cache keeps the blocks of this file; made with the first that goes there.
     slots: OnceLock<Arc<Slots>>,
     obsolete: AtomicBool,
 }

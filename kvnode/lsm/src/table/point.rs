@@ -29,7 +29,8 @@ impl<'a> PointRead<'a> {
         }
     }
 
-    /// Hash of the key without its last bytes. Tables of one tree leave out equally many, unless the option changed.
+    /// Hash of the key without its last bytes. Most tables of a tree leave out equally many: all but those that came by
+    /// ingestion, whose filters hold whole keys.
     #[inline]
     pub(super) fn hash(&mut self, version_bytes: usize) -> u64 {
         match self.hash {

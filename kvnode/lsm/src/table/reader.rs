@@ -15,7 +15,6 @@ use super::{TableMeta, properties};
 use crate::error::{Error, Result};
 use crate::ranges::RangeSet;
 use crate::slice::Slice;
-use crate::statistics::ReadStripe;
 use crate::types::Trailer;
 use crate::vfs::Vfs;
 use bytes::Bytes;
@@ -112,14 +111,10 @@ impl Table {
         self.file.mark_obsolete();
     }
 
-    /// False only if no key is there that is `versionless` and so many bytes after it.
-    pub fn may_hold_versions(&self, versionless: &[u8], version_bytes: usize) -> bool {
+    /// False only if no key is there that is the sought one and so many bytes after it.
+    pub fn may_hold_versions(&self, read: &mut PointRead<'_>, version_bytes: usize) -> bool {
         // Of a damaged filter the table itself is asked.
-        if self.version_bytes != version_bytes {
-            return true;
-        }
-        let mut read = PointRead::new(versionless, Trailer::NEWEST, self.read_counters());
-        self.passes_filter(&mut read, 0).unwrap_or(true)
+        self.version_bytes != version_bytes || self.passes_filter(read, 0).unwrap_or(true)
     }
 
     /// False only if no key is there whose last bytes lie between these two, which are as long as a version.
@@ -131,10 +126,6 @@ impl Table {
             .versions_useful
             .add(u64::from(!may));
         may
-    }
-
-    fn read_counters(&self) -> &ReadStripe {
-        self.file.context.counters.reads.mine()
     }
 
     /// False only if no key is there that equals the sought one but for its last bytes.

@@ -27,6 +27,8 @@ pub struct Scale {
     pub synced: u64,
     /// Seeks.
     pub seeks: u64,
+    /// Random reads with a small cache: an engine may read megabytes for each.
+    pub cold_reads: u64,
 }
 
 /// An hour or two, with peers.
@@ -34,12 +36,14 @@ pub const FULL: Scale = Scale {
     entries: 10_000_000,
     synced: 50_000,
     seeks: 1_000_000,
+    cold_reads: 500_000,
 };
 /// Minutes.
 pub const QUICK: Scale = Scale {
     entries: 1_000_000,
     synced: 5_000,
     seeks: 100_000,
+    cold_reads: 1_000_000,
 };
 
 /// Runs the suite `runs` times in fresh folders under `dir`, one engine after the other; each figure is the median.
@@ -56,6 +60,7 @@ pub fn run(dir: &Path, scale: Scale, runs: usize) -> Result<Vec<Figure>> {
         let scale = Scale {
             entries: scale.entries / part,
             seeks: scale.seeks / part,
+            cold_reads: scale.cold_reads.min(scale.entries / part),
             ..scale
         };
         let engines = engines(bytes == LARGE_BYTES);
@@ -63,7 +68,12 @@ pub fn run(dir: &Path, scale: Scale, runs: usize) -> Result<Vec<Figure>> {
         for _ in 0..runs {
             for ((name, suite), runs) in engines.iter().zip(&mut measured) {
                 eprintln!("{name}, {bytes} bytes");
-                runs.push(suite(&dir.join(name), scale, bytes)?);
+                let measured = suite(&dir.join(name), scale, bytes)?;
+                // What was measured is not lost when a long run is broken off.
+                for line in &measured {
+                    eprintln!("    {}: {:.2} {}", line.name, line.value, line.unit);
+                }
+                runs.push(measured);
             }
         }
         let medians = engines.iter().zip(measured);
@@ -149,6 +159,7 @@ mod tests {
             entries: 2_000,
             synced: 125,
             seeks: 250,
+            cold_reads: 2_000,
         };
         let folder = tempfile::tempdir().unwrap();
         let figures = run(folder.path(), scale, 1).unwrap();

@@ -92,7 +92,7 @@ pub fn suite<E: Engine>(dir: &Path, scale: Scale, value_bytes: usize) -> Result<
         Better::More,
         "readrandom (36 % absent)",
         "ops/s",
-        bench.read_random()?,
+        bench.read_random(scale.entries)?,
     );
     add(Better::More, "readmissing", "ops/s", bench.read_missing()?);
     add(
@@ -118,7 +118,7 @@ pub fn suite<E: Engine>(dir: &Path, scale: Scale, value_bytes: usize) -> Result<
         Better::More,
         "readrandom, small cache",
         "ops/s",
-        bench.read_random()?,
+        bench.read_random(scale.cold_reads)?,
     );
     add(
         Better::More,
@@ -224,15 +224,15 @@ impl<E: Engine> Bench<E> {
         Ok((rate, percentile(&mut micros, 99.9)))
     }
 
-    fn read_random(&mut self) -> Result<f64> {
+    fn read_random(&mut self, reads: u64) -> Result<f64> {
         let mut found = 0u64;
         let stopwatch = Stopwatch::start();
-        for _ in 0..self.scale.entries {
+        for _ in 0..reads {
             let key = self.random_key();
             found += u64::from(self.get(&key)?);
         }
         ensure!(found > 0, "nothing was found");
-        Ok(self.scale.entries as f64 / stopwatch.elapsed().as_secs_f64())
+        Ok(reads as f64 / stopwatch.elapsed().as_secs_f64())
     }
 
     /// Keys between those that are there.
@@ -303,7 +303,7 @@ impl<E: Engine> Bench<E> {
                 }
                 Ok(())
             });
-            let rate = self.read_random();
+            let rate = self.read_random(self.scale.entries);
             done.store(true, Ordering::Relaxed);
             match writing.join() {
                 Ok(written) => written.and(rate),

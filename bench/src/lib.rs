@@ -8,5 +8,7 @@ pub mod kv;
 pub mod storage;
 #[cfg(feature = "cluster")]
 pub mod tpch;
+#[cfg(feature = "cluster")]
+pub mod txn;
 
 pub use figures::Figure;

@@ -5,8 +5,10 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use lineradb_bench::{chart, figures, storage};
 #[cfg(feature = "cluster")]
-use lineradb_bench::{kv, tpch};
+use lineradb_bench::{kv, tpch, txn};
 use std::path::PathBuf;
+#[cfg(feature = "cluster")]
+use std::time::Duration;
 
 #[derive(Parser)]
 #[command(version, about = "Benchmarks of LineraDB")]
@@ -69,6 +71,22 @@ enum Suite {
         #[arg(long, default_value_t = 10)]
         seconds: u64,
     },
+    #[cfg(feature = "cluster")]
+    /// Transactions over one shard and over several, on one row, and too many.
+    Txn {
+        /// Members of the metaservice.
+        #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:9190")]
+        meta: Vec<String>,
+        /// A kvnode.
+        #[arg(long, default_value = "127.0.0.1:9090")]
+        kv: String,
+        /// A gateway.
+        #[arg(long, default_value = "postgres://lineradb@127.0.0.1:5432/lineradb")]
+        url: String,
+        /// Seconds per measurement.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
 }
 
 #[tokio::main]
@@ -94,6 +112,20 @@ async fn main() -> Result<()> {
             clients,
             seconds,
         } => kv::run(&addresses, &clients, seconds).await?,
+        #[cfg(feature = "cluster")]
+        Suite::Txn {
+            meta,
+            kv,
+            url,
+            seconds,
+        } => {
+            let cluster = txn::Cluster {
+                metas: meta,
+                kv,
+                url,
+            };
+            txn::run(&cluster, Duration::from_secs(seconds)).await?
+        }
     };
     if let Some(path) = arguments.svg {
         let title = "LineraDB beside its peers (longer to the right: LineraDB is faster)";

@@ -2,24 +2,26 @@
 //! transactions, releasing locks, and the heartbeat of live ones.
 //!
 //! All of it is a courtesy: a lost job costs others a push (intents) or five
-//! seconds (locks), never correctness. So the queue is bounded, handing over
-//! never blocks, and what does not fit is dropped.
+//! seconds (locks, and commits that only their staged records show), never
+//! correctness. So the queues are bounded, handing over never blocks, and what does
+//! not fit is dropped. Commits that are to be made explicit have a queue of their
+//! own: those who wait for one must not wait for a shard that is down.
 
 use crate::contention::{Contention, Fate};
 use crate::failure::Effect;
 use crate::receipt::Receipt;
-use crate::router::{Context, Routed, Router};
+use crate::router::{At, Context, Routed, Router};
 use crate::transaction::items::WriteItem;
 use bytes::Bytes;
 use lineradb_common::clock::deadline_after;
 use lineradb_common::{Timestamp, TxnId, spawn};
 use lineradb_proto::shard::v1 as pb;
-use lineradb_proto::shard::v1::{ShardDescriptor, request};
+use lineradb_proto::shard::v1::{ShardDescriptor, commit_record_reply, reply, request};
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 /// Jobs waiting at most.
 const JOBS_MAX: usize = 8 * 1024;
@@ -27,6 +29,11 @@ const JOBS_MAX: usize = 8 * 1024;
 const PARALLEL_MAX: usize = 64;
 /// A job that takes longer is given up.
 const JOB_TIMEOUT: Duration = Duration::from_secs(20);
+/// Commits that are being made explicit at once, each by one round of consensus;
+/// one that takes longer is found by its recovery, five seconds after it was
+/// staged.
+const EXPLICIT_MAX: usize = 256;
+const EXPLICIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of keys in one Resolve.
 const RESOLVE_BYTES_MAX: usize = 512 * 1024;
 /// Records of finished commits that wait to be forgotten, and how often they are:
@@ -63,9 +70,18 @@ pub enum Job {
     },
 }
 
+/// A commit that only its staged record shows, and what comes after it.
+struct Explicit {
+    record: Box<pb::CommitRecord>,
+    then: Job,
+}
+
 /// Takes jobs and heartbeats.
 pub struct Janitor {
     jobs: mpsc::Sender<Job>,
+    commits: mpsc::Sender<Explicit>,
+    /// How many of `commits` are waiting or under way.
+    unsettled: watch::Sender<usize>,
     live: Arc<Mutex<HashMap<TxnId, Weak<dyn Alive>>>>,
 }
 
@@ -83,6 +99,27 @@ impl Janitor {
         }
     }
 
+    /// Hands over the record of a commit whose writes have all landed, and what is
+    /// to be done when it is there: as long as the record says STAGING, an intent
+    /// that is gone is one that never landed. Never blocks.
+    pub fn make_explicit(&self, record: Box<pb::CommitRecord>, then: Job) {
+        self.unsettled.send_modify(|count| *count += 1);
+        if self.commits.try_send(Explicit { record, then }).is_err() {
+            self.unsettled.send_modify(|count| *count -= 1);
+            tracing::debug!("a commit is left for others to find: too many are waiting");
+        }
+    }
+
+    /// Returns when every commit so far is explicit, or given up.
+    pub async fn settled(&self) {
+        // The sender is here: this cannot fail.
+        let _ = self
+            .unsettled
+            .subscribe()
+            .wait_for(|count| *count == 0)
+            .await;
+    }
+
     /// Sends heartbeats for a transaction until it is forgotten or dropped.
     pub fn keep_alive(&self, txn: TxnId, alive: Weak<dyn Alive>) {
         self.live.lock().insert(txn, alive);
@@ -97,15 +134,49 @@ impl Janitor {
 /// Starts the tasks; they end when the janitor is dropped.
 pub fn start(router: Arc<Router>) -> Janitor {
     let (jobs, queue) = mpsc::channel(JOBS_MAX);
+    let (commits, staged) = mpsc::channel(JOBS_MAX);
+    let unsettled = watch::Sender::new(0);
     let live = Arc::new(Mutex::new(HashMap::new()));
     let (done, finished) = mpsc::channel(RECORDS_MAX);
+    spawn::task(
+        "explicit-commits",
+        make_explicit(router.clone(), staged, jobs.downgrade(), unsettled.clone()),
+    );
     spawn::task("clean-up", work_off(router.clone(), queue, done));
     spawn::task("forget-records", forget(router.clone(), finished));
     spawn::task(
         "lock-heartbeat",
         beat(Arc::downgrade(&router), Arc::downgrade(&live)),
     );
-    Janitor { jobs, live }
+    Janitor {
+        jobs,
+        commits,
+        unsettled,
+        live,
+    }
+}
+
+async fn make_explicit(
+    router: Arc<Router>,
+    mut staged: mpsc::Receiver<Explicit>,
+    jobs: mpsc::WeakSender<Job>,
+    unsettled: watch::Sender<usize>,
+) {
+    let permits = Arc::new(Semaphore::new(EXPLICIT_MAX));
+    while let Some(Explicit { record, then }) = staged.recv().await {
+        let Ok(permit) = permits.clone().acquire_owned().await else {
+            return;
+        };
+        let (router, jobs, unsettled) = (router.clone(), jobs.clone(), unsettled.clone());
+        spawn::task("explicit-commit", async move {
+            let _permit = permit;
+            let there = put_down(&router, *record).await;
+            unsettled.send_modify(|count| *count -= 1);
+            if let Some(jobs) = jobs.upgrade().filter(|_| there) {
+                jobs.try_send(then).ok();
+            }
+        });
+    }
 }
 
 async fn work_off(
@@ -198,6 +269,36 @@ async fn run(router: &Router, done: &mpsc::Sender<pb::RecordAt>, job: Job) {
                     tracing::debug!(?failure, "intents are left for others to resolve");
                 }
             }
+        }
+    }
+}
+
+/// Makes the commit of a transaction explicit, of which all writes have landed.
+async fn put_down(router: &Router, record: pb::CommitRecord) -> bool {
+    let receipt = Receipt::default();
+    let context = Context {
+        deadline: deadline_after(EXPLICIT_TIMEOUT),
+        receipt: &receipt,
+        contention: Contention::PATIENT,
+    };
+    let anchor = record.txn.as_ref().map(|txn| txn.anchor.clone());
+    let at = At::Key(anchor.unwrap_or_default());
+    let make = |_: &ShardDescriptor| (request::Body::CommitRecord(record.clone()), Vec::new());
+    let answer = router.call_at(at, make, Effect::Repeatable, &context).await;
+    match answer.map(|(_, reply)| reply.body) {
+        Ok(Some(reply::Body::CommitRecord(reply))) => {
+            let committed = matches!(
+                reply.outcome,
+                Some(commit_record_reply::Outcome::Committed(_))
+            );
+            if !committed {
+                tracing::error!(?reply, "a commit that has landed is not taken for one");
+            }
+            committed
+        }
+        unknown => {
+            tracing::debug!(?unknown, "a commit is left for others to find");
+            false
         }
     }
 }

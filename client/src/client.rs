@@ -4,6 +4,7 @@ use crate::background::{self, Janitor, Job};
 use crate::backoff::Backoff;
 use crate::connection::Connections;
 use crate::meta::MetaClient;
+use crate::metrics;
 use crate::router::Router;
 use crate::service::LocalNodes;
 use crate::shard_map::ShardMap;
@@ -126,6 +127,7 @@ impl Client {
         clock: SharedClock,
         operation_timeout: Duration,
     ) -> Client {
+        metrics::declare();
         let janitor = background::start(router.clone());
         Client(Arc::new(Shared {
             router,
@@ -272,6 +274,13 @@ impl Client {
             Some(earlier) => Ran::Earlier(earlier),
             None => Ran::Committed(value, commit),
         })
+    }
+
+    /// Returns when every commit so far says so without a look at its writes. To be
+    /// waited for, within bounds, before a process ends: others would take its
+    /// last commits over several shards for undecided, for five seconds.
+    pub async fn settled(&self) {
+        self.0.janitor.settled().await;
     }
 
     fn operation_deadline(&self) -> Instant {

@@ -2,9 +2,10 @@
 //!
 //! Each is asked for at its anchor (a *push*). A decided transaction's intents
 //! are resolved on the spot, and the request goes on. A live one is waited
-//! for, with growing pauses: it is in the middle of its commit and done within
-//! a few round trips; one whose coordinator died is decided by the push itself
-//! after five seconds.
+//! for, with growing pauses: it is in the middle of its commit, or about to say
+//! that it has committed, and done within a few round trips; one whose
+//! coordinator died is decided after five seconds, by the push itself, or, where
+//! it has staged its commit, by a look at what it has declared.
 //!
 //! Two transactions that lay intents may wait for each other. The one with the
 //! younger commit attempt gives way after a grace period and is retried, the
@@ -15,11 +16,12 @@ use crate::backoff::Backoff;
 use crate::failure::{Effect, Failure};
 use crate::router::{At, Context, Message, Router};
 use bytes::Bytes;
+use futures::StreamExt;
 use lineradb_common::clock::Stopwatch;
 use lineradb_common::{Timestamp, TxnId};
 use lineradb_proto::shard::v1 as pb;
 use lineradb_proto::shard::v1::{
-    ErrorCode, Lock, Reply, ShardDescriptor, push_reply, reply, request,
+    ErrorCode, Lock, Reply, ShardDescriptor, push_reply, recover_reply, reply, request,
 };
 use std::collections::HashMap;
 use std::future::Future;
@@ -28,6 +30,8 @@ use std::time::Duration;
 
 /// How long the younger one waits for the older one before it gives way.
 const GRACE: Duration = Duration::from_millis(60);
+/// Shards that a recovery asks at once.
+const QUERIES_MAX: usize = 16;
 
 /// How an operation behaves towards foreign intents.
 #[derive(Clone, Copy, Debug)]
@@ -182,9 +186,91 @@ impl Router {
             Ok(match status {
                 Some(push_reply::Status::Committed(ts)) => Fate::Committed(ts),
                 Some(push_reply::Status::Aborted(_)) => Fate::Aborted,
+                Some(push_reply::Status::Staging(staging)) => {
+                    self.recover(&push, staging, context).await?
+                }
                 Some(push_reply::Status::Pending(_)) | None => Fate::Pending,
             })
         })
+    }
+
+    /// X3: decides a transaction in state STAGING whose coordinator is silent: all
+    /// that it has declared is there, or is kept from landing where it was declared;
+    /// then the verdict.
+    async fn recover(
+        &self,
+        push: &pb::Push,
+        staging: pb::Staging,
+        context: &Context<'_>,
+    ) -> Result<Fate, Failure> {
+        let commit = match self
+            .all_there(push, staging.keys, staging.commit_ts, context)
+            .await
+        {
+            // Its shard has changed meanwhile: to be asked for again.
+            Err(Failure::Moved(_)) => return Ok(Fate::Pending),
+            answer => answer?,
+        };
+        let make = |_: &ShardDescriptor| {
+            let verdict = pb::Recover {
+                txn_id: push.txn_id.clone(),
+                anchor: push.anchor.clone(),
+                staged_ts: staging.commit_ts,
+                commit,
+            };
+            (request::Body::Recover(verdict), Vec::new())
+        };
+        let at = At::Key(push.anchor.clone());
+        let (_, reply) = self.call_at(at, make, Effect::Repeatable, context).await?;
+        let status = match reply.body {
+            Some(reply::Body::Recover(reply)) => reply.status,
+            _ => None,
+        };
+        Ok(match status {
+            Some(recover_reply::Status::Committed(ts)) => Fate::Committed(ts),
+            Some(recover_reply::Status::Aborted(_)) => Fate::Aborted,
+            // Somebody was faster: to be asked for again.
+            Some(recover_reply::Status::Changed(_)) | None => Fate::Pending,
+        })
+    }
+
+    /// Whether all of these keys hold an intent of the transaction at or below its
+    /// staged timestamp. One that does not decides, whatever the other shards say,
+    /// or whether they are there at all.
+    async fn all_there(
+        &self,
+        push: &pb::Push,
+        keys: Vec<Bytes>,
+        commit_ts: u64,
+        context: &Context<'_>,
+    ) -> Result<bool, Failure> {
+        let parts = self.group(keys, usize::MAX, context.deadline).await?;
+        let queries = parts.into_iter().map(|(shard, keys)| {
+            let query = pb::QueryIntents {
+                txn_id: push.txn_id.clone(),
+                commit_ts,
+                keys,
+            };
+            let message = (request::Body::QueryIntents(query), Vec::new());
+            async move {
+                let answer = self.call_shard(&shard, &message, Effect::Repeatable, context);
+                match answer.await?.body {
+                    Some(reply::Body::QueryIntents(reply)) => Ok(reply.all_there),
+                    // Nothing is kept from landing by it.
+                    _ => Err(Failure::Unavailable("a node sent nonsense".into())),
+                }
+            }
+        });
+        let mut answers = futures::stream::iter(queries).buffer_unordered(QUERIES_MAX);
+        let mut failure = None;
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(other) => failure = Some(Failure::worse(failure, other)),
+            }
+        }
+        failure.map_or(Ok(true), Err)
     }
 
     /// Resolves locks that one refusal named: they lie in one shard, or did.

@@ -26,6 +26,7 @@ mod contention;
 pub mod error;
 mod failure;
 pub mod meta;
+mod metrics;
 mod receipt;
 mod router;
 pub mod service;

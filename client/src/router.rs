@@ -187,6 +187,11 @@ impl Router {
                             self.change_leader(shard.shard_id, node);
                             return Ok(reply);
                         }
+                        None if effect == Effect::Once => {
+                            return Err(Failure::Unknown(format!(
+                                "node {node} sent an empty reply"
+                            )));
+                        }
                         None => {
                             return Err(Failure::Refused(pb::Error {
                                 message: format!("node {node} sent an empty reply"),

@@ -9,6 +9,11 @@ pub enum Rule {
     VersionCarriesId,
     /// X1, X3: a commit attempt meets the ABORTED record that a recovery wrote.
     AbortedRecordMet,
+    /// X3: recovery reads where it misses a declared write, so that this can land
+    /// above the staged timestamp only.
+    RecoveryReadsMissing,
+    /// X3: a verdict is put down only if the record is what was read.
+    VerdictCompares,
     /// L3: a new leader writes above every read its predecessor can have served.
     LowWaterMark,
     /// L3: a read enters the timestamp cache before its snapshot is taken.

@@ -185,6 +185,8 @@ impl SqlGateway {
             // What does not end now is stuck; the process ends anyway.
             let _ = tokio::time::timeout(Duration::from_secs(2), &mut tasks).await;
         }
+        let settled = self.gateway.client().settled();
+        let _ = tokio::time::timeout(Duration::from_secs(2), settled).await;
     }
 }
 

@@ -6,7 +6,8 @@
 //! all with its timestamp. It is committed as soon as all three have landed at
 //! or below the staged timestamp, whoever may know of it. A key that was read
 //! later than that lets an intent land above only; then the transaction stages
-//! again, at the highest timestamp.
+//! again, at the highest timestamp. As long as it has acknowledged nothing it may
+//! also give up.
 //!
 //! A reader at a fixed timestamp reads both keys. Meets it an intent, then it
 //! may think at any time that the coordinator is dead, and recovers: without a
@@ -49,6 +50,9 @@ pub struct ParallelCommit {
     pub late_attempts_are_refused: bool,
     /// A write that was pushed above the staged timestamp voids the commit.
     pub pushed_writes_stage_again: bool,
+    /// A coordinator gives up, which aborts what it has staged without a look, only
+    /// as long as it has acknowledged nothing.
+    pub gives_up_before_it_acknowledges: bool,
 }
 
 impl ParallelCommit {
@@ -62,6 +66,7 @@ impl ParallelCommit {
         absence_is_written: true,
         late_attempts_are_refused: true,
         pushed_writes_stage_again: true,
+        gives_up_before_it_acknowledges: true,
     };
 }
 
@@ -147,6 +152,7 @@ pub struct State {
     /// The highest at which it knows that the record landed.
     staged_known: Time,
     acknowledged: Option<Time>,
+    gave_up: bool,
     recovery: Recovery,
     /// What the reader saw of each key: whether the transaction's write.
     saw: [Option<bool>; KEYS],
@@ -177,6 +183,8 @@ pub enum Action {
     Acknowledge,
     /// The coordinator's explicit commit arrives.
     Commit,
+    /// The coordinator calls its commit off, if that is not committed yet.
+    GiveUp,
     /// The reader reads a key.
     Read(usize),
     /// The reader takes the coordinator for dead, and reads the record.
@@ -226,6 +234,7 @@ impl Model for ParallelCommit {
             staged: BEGIN,
             staged_known: 0,
             acknowledged: None,
+            gave_up: false,
             recovery: Recovery::Idle,
             saw: [None; KEYS],
             knew: [false; KEYS],
@@ -257,6 +266,7 @@ impl Model for ParallelCommit {
             Action::StageAgain,
             Action::Acknowledge,
             Action::Commit,
+            Action::GiveUp,
             Action::Recover,
             Action::Decide,
             Action::Collect,
@@ -279,6 +289,7 @@ impl Model for ParallelCommit {
             Action::StageAgain => self.stage_again(&mut next),
             Action::Acknowledge => self.acknowledge(&mut next),
             Action::Commit => commit(&mut next),
+            Action::GiveUp => self.give_up(&mut next),
             Action::Read(key) => self.read(&mut next, key),
             Action::Recover => self.recover(&mut next),
             Action::Look(key) => self.look(&mut next, key),
@@ -439,7 +450,7 @@ impl ParallelCommit {
         let [Sent::Known(a), Sent::Known(b)] = state.writes else {
             return false;
         };
-        if !self.pushed_writes_stage_again || a.max(b) <= state.staged {
+        if !self.pushed_writes_stage_again || state.gave_up || a.max(b) <= state.staged {
             return false;
         }
         state.staged = a.max(b);
@@ -452,10 +463,22 @@ impl ParallelCommit {
             Sent::Known(at) => *at <= state.staged || !self.pushed_writes_stage_again,
             _ => false,
         });
-        if !all || state.staged_known != state.staged || state.acknowledged.is_some() {
+        let over = state.acknowledged.is_some() || state.gave_up;
+        if !all || state.staged_known != state.staged || over {
             return false;
         }
         state.acknowledged = Some(state.staged);
+        true
+    }
+
+    fn give_up(&self, state: &mut State) -> bool {
+        let told = state.acknowledged.is_some() && self.gives_up_before_it_acknowledges;
+        if told || !matches!(state.record, Record::Absent | Record::Staging(_)) {
+            return false;
+        }
+        state.gave_up = true;
+        state.record = Record::Aborted;
+        state.told_aborted = true;
         true
     }
 
@@ -615,6 +638,9 @@ mod tests {
                 ("X3, absence", |m| m.absence_is_written = false),
                 ("X3, late", |m| m.late_attempts_are_refused = false),
                 ("X0, pushed", |m| m.pushed_writes_stage_again = false),
+                ("X1, gives up", |m| {
+                    m.gives_up_before_it_acknowledges = false
+                }),
             ],
         );
     }

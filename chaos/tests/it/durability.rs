@@ -94,7 +94,8 @@ async fn no_money_is_made_or_lost_while_kvnodes_die() {
     bank::check(&client, ACCOUNTS, &report).await.unwrap();
 }
 
-async fn wait_for_ledger_to_grow(client: &tokio_postgres::Client) {
+/// Returns when more transfers are in the ledger than there were.
+pub async fn wait_for_ledger_to_grow(client: &tokio_postgres::Client) {
     let size = async || -> Option<i64> {
         let row = client
             .query_one("SELECT count(*) FROM ledger", &[])

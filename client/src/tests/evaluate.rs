@@ -152,7 +152,16 @@ impl Store {
                         self.intents.insert(key, intent);
                     }
                 }
-                reply::Body::Prewrite(PrewriteReply { timestamp: s })
+                let staged = s <= p.min_ts && !p.staged_keys.is_empty();
+                if staged {
+                    let at = (meta.anchor, meta.id);
+                    self.staged.insert(at.clone(), p.staged_keys);
+                    self.records.entry(at).or_insert(Record::Staging(s));
+                }
+                reply::Body::Prewrite(PrewriteReply {
+                    timestamp: s,
+                    staged,
+                })
             }
             request::Body::CommitRecord(c) => {
                 let meta = c.txn.expect("txn");
@@ -162,11 +171,13 @@ impl Store {
                         commit_record_reply::Outcome::Committed(*ts)
                     }
                     (Some(Record::Aborted), _) => commit_record_reply::Outcome::Aborted(true),
-                    (None, Some(_)) if self.outcomes.contains_key(&meta.anchor) => {
+                    (None | Some(Record::Staging(_)), Some(_))
+                        if self.outcomes.contains_key(&meta.anchor) =>
+                    {
                         let earlier = self.outcomes[&meta.anchor].clone();
                         commit_record_reply::Outcome::Earlier(earlier)
                     }
-                    (None, keyed) => {
+                    (None | Some(Record::Staging(_)), keyed) => {
                         self.records.insert(at, Record::Committed(c.commit_ts));
                         if let Some(keyed) = keyed {
                             let outcome = EarlierOutcome {
@@ -195,13 +206,56 @@ impl Store {
                 let status = match found {
                     Some(Record::Committed(ts)) => push_reply::Status::Committed(ts),
                     Some(Record::Aborted) => push_reply::Status::Aborted(true),
+                    Some(Record::Staging(_)) if p.force => {
+                        self.records.insert(at, Record::Aborted);
+                        push_reply::Status::Aborted(true)
+                    }
+                    Some(Record::Staging(ts)) if age > DEAD_AFTER_US => {
+                        push_reply::Status::Staging(Staging {
+                            commit_ts: ts,
+                            keys: self.staged[&at].clone(),
+                        })
+                    }
                     None if p.force || age > DEAD_AFTER_US => {
                         self.records.insert(at, Record::Aborted);
                         push_reply::Status::Aborted(true)
                     }
-                    None => push_reply::Status::Pending(true),
+                    None | Some(Record::Staging(_)) => push_reply::Status::Pending(true),
                 };
                 reply::Body::Push(PushReply {
+                    status: Some(status),
+                })
+            }
+            request::Body::QueryIntents(q) => {
+                let there = |key: &Bytes| {
+                    let intent = self.intents.get(key);
+                    intent.is_some_and(|i| i.meta.id == q.txn_id && i.ts <= q.commit_ts)
+                };
+                let all_there = q.keys.iter().all(there);
+                for key in &q.keys {
+                    let read = (Span::point(key), q.commit_ts, Bytes::new());
+                    self.reads.push(read);
+                }
+                reply::Body::QueryIntents(QueryIntentsReply { all_there })
+            }
+            request::Body::Recover(r) => {
+                let at = (r.anchor, r.txn_id);
+                let status = match self.records.get(&at) {
+                    Some(Record::Committed(ts)) => recover_reply::Status::Committed(*ts),
+                    Some(Record::Aborted) => recover_reply::Status::Aborted(true),
+                    Some(Record::Staging(ts)) if *ts == r.staged_ts => match r.commit {
+                        true => {
+                            self.records.insert(at, Record::Committed(r.staged_ts));
+                            recover_reply::Status::Committed(r.staged_ts)
+                        }
+                        false => {
+                            self.records.insert(at, Record::Aborted);
+                            recover_reply::Status::Aborted(true)
+                        }
+                    },
+                    Some(Record::Staging(_)) | None => recover_reply::Status::Changed(true),
+                };
+                reply::Body::Recover(RecoverReply {
                     status: Some(status),
                 })
             }

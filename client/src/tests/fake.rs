@@ -59,6 +59,7 @@ pub struct Intent {
 pub enum Record {
     Committed(u64),
     Aborted,
+    Staging(u64),
 }
 
 #[derive(Default)]
@@ -68,6 +69,8 @@ pub struct Store {
     pub data: BTreeMap<(Bytes, std::cmp::Reverse<u64>), Version>,
     pub intents: BTreeMap<Bytes, Intent>,
     pub records: HashMap<(Bytes, Bytes), Record>,
+    /// What the records in state STAGING declare.
+    pub staged: HashMap<(Bytes, Bytes), Vec<Bytes>>,
     pub outcomes: HashMap<Bytes, EarlierOutcome>,
     /// The timestamp cache: span, timestamp, reader.
     pub reads: Vec<(Span, u64, Bytes)>,
@@ -104,6 +107,8 @@ fn kind(body: &request::Body) -> &'static str {
         request::Body::Prewrite(_) => "prewrite",
         request::Body::CommitRecord(_) => "record",
         request::Body::Push(_) => "push",
+        request::Body::QueryIntents(_) => "query",
+        request::Body::Recover(_) => "recover",
         request::Body::Resolve(_) => "resolve",
         request::Body::ForgetRecords(_) => "forget",
         request::Body::Refresh(_) => "refresh",
@@ -524,6 +529,21 @@ impl Fake {
         let anchor = Bytes::copy_from_slice(anchor.as_bytes());
         let at = (anchor, Bytes::from(vec![id; 16]));
         self.0.lock().records.insert(at, record);
+    }
+
+    /// A commit that somebody staged, anchored at the first key, of which all has
+    /// landed.
+    pub fn stage<const N: usize>(&self, keys: [&str; N], id: u8, at: u64) {
+        for key in keys {
+            self.lay_intent(key, keys[0], id, at);
+        }
+        self.decide(keys[0], id, Record::Staging(at));
+        let record = (
+            Bytes::copy_from_slice(keys[0].as_bytes()),
+            Bytes::from(vec![id; 16]),
+        );
+        let keys = keys.map(|key| Bytes::copy_from_slice(key.as_bytes()));
+        self.0.lock().staged.insert(record, keys.to_vec());
     }
 
     /// How many versions of a key hold a value.

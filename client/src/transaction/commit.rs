@@ -3,39 +3,46 @@
 //! ```text
 //!  no writes               -> nothing is sent
 //!  writes in one shard     -> OnePhaseCommit, one consensus round
-//!  writes in several       -> Prewrite to all at once
-//!                             s = the largest timestamp that they ask for, or r
-//!                             s > r: refresh everything read in (r, s]
-//!                             CommitRecord at the anchor: the commit point
-//!                             afterwards, in the background: Resolve
+//!  writes in several       -> Prewrite to all at once, and with the anchor's
+//!                             part a record that says STAGING at r
+//!                             all landed at r: the commit point, one round
+//!                             else, s = the largest timestamp of all:
+//!                               refresh everything read in (r, s]
+//!                               CommitRecord at the anchor: the commit point
+//!                             afterwards, in the background: CommitRecord if
+//!                             it is not there yet, Resolve
 //! ```
 //!
-//! What may be reported: *committed* after a leader said so; *aborted* when
+//! The record that says STAGING lists every write of the transaction, so that
+//! whoever finds it can see for himself whether it is committed (X3: *parallel
+//! commit*; CockroachDB, SIGMOD 2020, section 3). Transactions with more keys than
+//! a record holds, those that change a schema, and those with an idempotency key,
+//! whose outcome is put down with the record, take the second round.
+//!
+//! What may be reported: *committed* after the leader of the anchor said so, or
+//! all leaders that they have what was staged; *aborted* when
 //! the commit point was certainly never reached; else the attempt is decided
 //! by a forced push at its anchor, which either finds it committed or makes
 //! its commit impossible (X1); *unknown* when even that cannot be learnt in
 //! time. An attempt in doubt is never sent again.
 
-use super::buffer::{Entry, Guard};
 use super::items::WriteItem;
+use super::plan::Plan;
 use super::refresh::{ReadPart, parts_of};
 use super::settle::{Intents, commit_error};
-use super::spans::SpanSet;
-use super::{Inner, idempotency, over, schema};
+use super::{Inner, schema};
 use crate::background::id_bytes;
 use crate::backoff::Backoff;
 use crate::failure::{Effect, Failure};
+use crate::metrics::Way;
 use crate::router::{At, Context, Routed, to_proto};
 use crate::shard_map::span_of;
 use crate::types::{Commit, EarlierOutcome, Span};
 use crate::{Error, Result};
-use bytes::Bytes;
 use lineradb_common::{TableId, Timestamp, limits};
 use lineradb_proto::shard::v1 as pb;
-use lineradb_proto::shard::v1::{
-    Reply, ShardDescriptor, commit_record_reply, reply, request, write,
-};
-use std::collections::{BTreeMap, BTreeSet};
+use lineradb_proto::shard::v1::{Reply, ShardDescriptor, commit_record_reply, reply, request};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Bytes of writes that one consensus round may commit alone.
@@ -43,27 +50,6 @@ const ONE_PHASE_BYTES_MAX: usize = limits::PROPOSAL_BYTES_MAX / 4;
 /// Bytes of writes in one Prewrite: what one node evaluates, logs and applies
 /// at a stretch, so that a bulk load leaves room for others in between.
 const PART_BYTES_MAX: usize = 1 << 20;
-/// Bytes of keys that a transaction record lists for its resolution. A larger
-/// transaction lists none: its intents are resolved by its coordinator, or by
-/// whoever meets one.
-const RECORD_BYTES_MAX: usize = 16 << 10;
-
-/// Everything that a commit needs, taken out of the transaction.
-struct Plan {
-    items: Vec<WriteItem>,
-    anchor: Bytes,
-    reads: BTreeMap<Option<TableId>, SpanSet>,
-    versions: BTreeMap<TableId, u64>,
-    read_ts: Timestamp,
-    keyed: Option<Keyed>,
-}
-
-/// The idempotency part of a plan.
-struct Keyed {
-    key: Bytes,
-    request_hash: Bytes,
-    summary: Bytes,
-}
 
 /// How a commit ended well.
 enum Done {
@@ -110,75 +96,6 @@ impl Inner {
         }
     }
 
-    /// Takes everything out; no read or write comes after this.
-    fn plan(&self) -> Result<Plan> {
-        let mut state = self.state.lock();
-        if state.ended {
-            return Err(over());
-        }
-        state.ended = true;
-        let (mut entries, schemas) = state.buffer.take();
-        let keyed = match &self.options.idempotency {
-            // A request that writes nothing may simply be run again.
-            Some(request) if !(entries.is_empty() && schemas.is_empty()) => {
-                let key = idempotency::key_of(request);
-                let summary = state.summary.clone();
-                let known = state.request_hash.clone();
-                let request_hash = known.unwrap_or_else(|| request.request_hash.clone());
-                let value = idempotency::encode(&request_hash, &summary);
-                let entry = Entry {
-                    value: Some(value),
-                    guard: Guard::Absent,
-                    table: None,
-                };
-                entries.insert(key.clone(), entry);
-                Some(Keyed {
-                    key,
-                    request_hash,
-                    summary,
-                })
-            }
-            _ => None,
-        };
-        // The anchor goes first: its version carries the transaction's id (X1).
-        let anchor = match &keyed {
-            Some(keyed) => Some(keyed.key.clone()),
-            None => entries.keys().next().cloned(),
-        };
-        let first = anchor.as_ref().and_then(|key| entries.remove_entry(key));
-        let items: Vec<WriteItem> = first
-            .into_iter()
-            .chain(entries)
-            .map(|(key, entry)| WriteItem::Key { key, entry })
-            .chain(schemas.into_iter().map(|(table, s)| WriteItem::Schema {
-                table,
-                span: s.span,
-                version: s.version,
-                replaces: s.replaces,
-            }))
-            .collect();
-        let anchor = anchor
-            .or_else(|| items.first().map(|item| item.start().clone()))
-            .unwrap_or_default();
-        // A table whose version is written is checked at its old version.
-        for item in &items {
-            if let WriteItem::Schema {
-                table, replaces, ..
-            } = item
-            {
-                state.versions.entry(*table).or_insert(*replaces);
-            }
-        }
-        Ok(Plan {
-            items,
-            anchor,
-            reads: std::mem::take(&mut state.reads),
-            versions: std::mem::take(&mut state.versions),
-            read_ts: state.read_ts,
-            keyed,
-        })
-    }
-
     async fn carry_out(self: &Arc<Self>, mut plan: Plan) -> Result<Done> {
         let context = self.context();
         let outcome = loop {
@@ -201,7 +118,7 @@ impl Inner {
                     Ok(None) => {}
                     Err(error) => break Err(error),
                 },
-                None => break self.two_phase(&plan, context).await,
+                None => break self.several_shards(&plan, context).await,
             }
         };
         // Somebody has used the key before.
@@ -275,6 +192,7 @@ impl Inner {
             Err(failure) => return Err(commit_error(failure)),
         };
         if reply.commit_ts != 0 {
+            Way::OneShard.count();
             return Ok(Some(Done::At(Timestamp::from_raw(reply.commit_ts))));
         }
         let needed = Timestamp::from_raw(reply.needs_ts);
@@ -288,20 +206,31 @@ impl Inner {
         Ok(None)
     }
 
-    /// Commits over several shards.
-    async fn two_phase(self: &Arc<Self>, plan: &Plan, mut context: Context<'_>) -> Result<Done> {
+    /// Commits over several shards: in one round where it can be staged and
+    /// nothing is pushed, else in two.
+    async fn several_shards(
+        self: &Arc<Self>,
+        plan: &Plan,
+        mut context: Context<'_>,
+    ) -> Result<Done> {
         let meta = self.meta(plan)?;
         context.contention.holder = Some((Timestamp::from_raw(meta.attempt_ts), self.id));
         self.state.lock().committing = vec![plan.anchor.clone()];
         self.keep_alive();
         let mut intents = Intents::new(self, &meta, &plan.items);
+        let declared = plan.declared();
 
         let make = |_: &ShardDescriptor, items: &[WriteItem]| {
+            let anchored = items.iter().any(|item| *item.start() == plan.anchor);
             let prewrite = pb::Prewrite {
                 txn: Some(meta.clone()),
                 read_ts: plan.read_ts.raw(),
                 min_ts: plan.read_ts.raw(),
                 writes: items.iter().map(WriteItem::to_proto).collect(),
+                staged_keys: match anchored {
+                    true => declared.clone(),
+                    false => Vec::new(),
+                },
             };
             let tables = items.iter().filter_map(WriteItem::table);
             (
@@ -318,26 +247,48 @@ impl Inner {
                 PART_BYTES_MAX,
                 &context,
             )
-            .await
-            // Without a record nothing is committed, whatever was laid.
-            .map_err(commit_error)?;
+            .await;
+        let laid = match laid {
+            Ok(laid) => laid,
+            // All may have landed all the same, and somebody may have found out
+            // already, while this took long.
+            Err(Failure::Unknown(why)) if !declared.is_empty() => {
+                let at = self.decide(&meta, &why, &context).await?;
+                intents.committed(at, None);
+                return Ok(Done::At(at));
+            }
+            // A part that has not landed never will, and without a record
+            // nothing is committed, whatever was laid.
+            Err(failure) => return Err(commit_error(failure)),
+        };
 
         let mut commit_ts = plan.read_ts;
+        let mut staged = false;
         let mut parts = Vec::new();
         for (items, reply) in laid {
             let Some(reply::Body::Prewrite(reply)) = reply.body else {
-                return Err(super::read::nonsense("a Prewrite"));
+                let at = self.decide(&meta, "a node sent nonsense", &context).await?;
+                intents.committed(at, None);
+                return Ok(Done::At(at));
             };
             let at = Timestamp::from_raw(reply.timestamp);
             commit_ts = commit_ts.max(at);
+            staged |= reply.staged;
             parts.push((items, at));
+        }
+        if staged && commit_ts == plan.read_ts {
+            // X3: committed. What says so may come later.
+            Way::Parallel.count();
+            intents.committed(commit_ts, Some(plan.commit_record(&meta, commit_ts)));
+            return Ok(Done::At(commit_ts));
         }
         if commit_ts > plan.read_ts {
             self.validate(plan, &parts, commit_ts, &context).await?;
         }
         let done = self.record(plan, &meta, commit_ts, &context).await?;
         if let Done::At(at) = &done {
-            intents.committed(*at);
+            Way::TwoRounds.count();
+            intents.committed(*at, None);
         }
         Ok(done)
     }
@@ -378,32 +329,7 @@ impl Inner {
         commit_ts: Timestamp,
         context: &Context<'_>,
     ) -> Result<Done> {
-        let keys = plan.items.iter().filter_map(|item| match item {
-            WriteItem::Key { key, .. } => Some(key),
-            WriteItem::Schema { .. } => None,
-        });
-        let small = keys.clone().map(|k| k.len() + 4).sum::<usize>() <= RECORD_BYTES_MAX;
-        let schemas = plan
-            .items
-            .iter()
-            .filter_map(|item| match item.to_proto().target {
-                Some(write::Target::Schema(schema)) => Some(schema),
-                _ => None,
-            });
-        let record = pb::CommitRecord {
-            txn: Some(meta.clone()),
-            commit_ts: commit_ts.raw(),
-            intent_keys: if small {
-                keys.cloned().collect()
-            } else {
-                Vec::new()
-            },
-            intent_schemas: schemas.collect(),
-            idempotency: plan.keyed.as_ref().map(|keyed| pb::Idempotency {
-                request_hash: keyed.request_hash.clone(),
-                result_summary: keyed.summary.clone(),
-            }),
-        };
+        let record = plan.commit_record(meta, commit_ts);
         let make = |_: &ShardDescriptor| (request::Body::CommitRecord(record.clone()), Vec::new());
         let at = At::Key(plan.anchor.clone());
         let answer = self

@@ -8,7 +8,8 @@
 //! | `read`, `scan`, `fragment` | reads, merged with the buffered writes |
 //! | `locking` | locking reads; moving the read timestamp |
 //! | `refresh` | proving that what was read still holds later (X0) |
-//! | `commit`, `items` | one-phase and two-phase commit |
+//! | `plan`, `items` | what is to be committed |
+//! | `commit` | how: in one round or in two |
 //! | `settle` | unknown outcomes, and what a failed commit leaves (X1, X3) |
 //! | `idempotency` | the outcome record of a keyed request (X2) |
 //!
@@ -21,6 +22,7 @@ mod fragment;
 mod idempotency;
 pub mod items;
 mod locking;
+mod plan;
 mod read;
 mod refresh;
 mod scan;
@@ -32,6 +34,7 @@ pub use fragment::FragmentPartition;
 use crate::background::{Alive, Job};
 use crate::client::Shared;
 use crate::contention::Contention;
+use crate::metrics::COMMIT_WAIT_SECONDS;
 use crate::receipt::Receipt;
 use crate::router::Context;
 use crate::types::{
@@ -442,6 +445,7 @@ impl Inner {
     async fn wait_until_certain(&self, written: Timestamp) -> Result<()> {
         let watch = Stopwatch::start();
         let result = wait_past(&*self.shared.clock, written.max(self.receipt.observed())).await;
+        COMMIT_WAIT_SECONDS.observe(watch.elapsed().as_secs_f64());
         self.receipt
             .add(|t| t.commit_wait_us += u64::from(watch.elapsed_us()));
         Ok(result?)

@@ -103,6 +103,7 @@ pub(super) struct Intents {
     push: pb::Push,
     items: Vec<WriteItem>,
     committed: Option<Timestamp>,
+    record: Option<pb::CommitRecord>,
 }
 
 impl Intents {
@@ -114,11 +115,14 @@ impl Intents {
             push: forced(meta),
             items: items.map(WriteItem::without_value).collect(),
             committed: None,
+            record: None,
         }
     }
 
-    pub(super) fn committed(&mut self, at: Timestamp) {
+    /// It is committed. `record`: what is still to be put down to say so.
+    pub(super) fn committed(&mut self, at: Timestamp, record: Option<pb::CommitRecord>) {
         self.committed = Some(at);
+        self.record = record;
     }
 }
 
@@ -126,11 +130,15 @@ impl Drop for Intents {
     fn drop(&mut self) {
         // Not committed: the abort is recorded as well, since a part whose
         // answer was lost may still arrive.
-        self.shared.clean(Job::Resolve {
+        let resolve = Job::Resolve {
             txn: self.txn,
             items: std::mem::take(&mut self.items),
             committed: self.committed,
             push: std::mem::take(&mut self.push),
-        });
+        };
+        match self.record.take() {
+            Some(record) => self.shared.janitor.make_explicit(Box::new(record), resolve),
+            None => self.shared.clean(resolve),
+        }
     }
 }

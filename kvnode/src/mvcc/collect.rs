@@ -120,8 +120,9 @@ fn stands_on(cursor: &impl Cursor, addressable: &[u8]) -> Result<bool> {
     Ok(cursor.valid() && keys::split_version_key(cursor.key())?.0 == addressable)
 }
 
-/// Records in `[lower, upper)` of the tree of records. COMMITTED ones stay: an
-/// intent of theirs that nobody has met yet would be taken for an abandoned one.
+/// Records in `[lower, upper)` of the tree of records. COMMITTED and STAGING ones
+/// stay: an intent of theirs that nobody has met yet would be taken for an
+/// abandoned one.
 ///
 /// # Errors
 /// When the store fails.
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn aborted_records_of_late_attempts_and_committed_ones_stay() {
+    fn aborted_records_of_late_attempts_committed_and_staged_ones_stay() {
         let store = MemoryStore::default();
         let record = |n: u8, record: TxnRecord| Op {
             tree: Tree::Txn,
@@ -278,6 +279,13 @@ mod tests {
                 3,
                 TxnRecord {
                     status: Status::Committed(ts(10)),
+                    ..TxnRecord::aborted(ts(10))
+                },
+            ),
+            record(
+                4,
+                TxnRecord {
+                    status: Status::Staging(ts(10)),
                     ..TxnRecord::aborted(ts(10))
                 },
             ),

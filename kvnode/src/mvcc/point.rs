@@ -70,8 +70,8 @@ pub(super) enum Foreign {
     Undecided,
 }
 
-/// A record of the intent's transaction that stands in this node's store is
-/// final, whoever leads the anchor: then nobody needs to wait for the intent to
+/// A record of the intent's transaction that stands in this node's store, and is
+/// not STAGING, is final, whoever leads the anchor: then nobody needs to wait for the intent to
 /// be resolved.
 pub(super) fn judge(reader: &impl Reader, intent: &Intent, at: Timestamp) -> Result<Foreign> {
     if intent.timestamp > at {
@@ -87,6 +87,7 @@ pub(super) fn judge(reader: &impl Reader, intent: &Intent, at: Timestamp) -> Res
         Status::Committed(s) if s < intent.timestamp => Foreign::Skip,
         Status::Committed(s) if s <= at => Foreign::Committed(s),
         Status::Committed(_) | Status::Aborted => Foreign::Skip,
+        Status::Staging(_) => Foreign::Undecided,
     })
 }
 
@@ -314,6 +315,9 @@ mod tests {
             (read_above.version_ts, read_above.observed),
             (ts(25), ts(25))
         );
+        // Whether all has landed is not to be seen here.
+        decide(&store, OTHER, Status::Staging(ts(25)));
+        assert!(matches!(read(&store, b"a", 99), Err(Error::Locked(_))));
         decide(&store, OTHER, Status::Aborted);
         assert_eq!(read(&store, b"a", 99).unwrap().value.unwrap(), "one");
         // A commit lies at or above all of its intents: this one came late.

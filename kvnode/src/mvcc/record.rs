@@ -1,4 +1,16 @@
-//! What became of a transaction, written once at its anchor.
+//! What becomes of a transaction, at its anchor.
+//!
+//! ```text
+//!  none --Prewrite with the anchor--> STAGING --all declared writes have landed--> (committed)
+//!    |                                   |                                           |
+//!    |                                   +--recovery finds one missing--> ABORTED    |
+//!    +--recovery--> ABORTED              +--CommitRecord, or recovery-----------> COMMITTED
+//!    +--CommitRecord--> COMMITTED
+//! ```
+//!
+//! A transaction in state STAGING is committed from the moment on in which its
+//! last declared write lands, whoever knows of it; COMMITTED says so to those
+//! who do not want to look (PROTOCOLS X3).
 
 use super::Result;
 use super::codec::{Fields, put_slice};
@@ -8,6 +20,7 @@ use lineradb_common::{TableId, Timestamp, TxnId};
 const FORMAT: u8 = 1;
 const COMMITTED: u8 = 1;
 const ABORTED: u8 = 2;
+const STAGING: u8 = 3;
 
 /// The fate of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +29,9 @@ pub enum Status {
     Committed(Timestamp),
     /// Its writes never were.
     Aborted,
+    /// Committed at this timestamp if all keys that the record declares hold an
+    /// intent of it at or below.
+    Staging(Timestamp),
 }
 
 /// A schema version that a transaction writes on all shards of a span.
@@ -31,16 +47,16 @@ pub struct SchemaSpan {
     pub version: u64,
 }
 
-/// The record of a transaction's fate. It is written with a put-if-absent and
-/// never changes.
+/// The record of a transaction's fate. COMMITTED and ABORTED never change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TxnRecord {
     /// The fate.
     pub status: Status,
     /// The commit attempt's own timestamp.
     pub attempt_ts: Timestamp,
-    /// Keys that may still hold intents: enough to finish a dead coordinator's
-    /// work, not needed for correctness.
+    /// STAGING: all keys that it writes. COMMITTED: keys that may still hold
+    /// intents, which is enough to finish a dead coordinator's work, and not
+    /// needed for correctness.
     pub intent_keys: Vec<Bytes>,
     /// Schema versions that may still hold intents.
     pub intent_schemas: Vec<SchemaSpan>,
@@ -65,6 +81,7 @@ impl TxnRecord {
         let (status, timestamp) = match self.status {
             Status::Committed(timestamp) => (COMMITTED, timestamp),
             Status::Aborted => (ABORTED, Timestamp::ZERO),
+            Status::Staging(timestamp) => (STAGING, timestamp),
         };
         out.put_u8(status);
         out.put_u64(timestamp.raw());
@@ -100,6 +117,7 @@ impl TxnRecord {
         match status {
             COMMITTED => Ok(Status::Committed(timestamp)),
             ABORTED => Ok(Status::Aborted),
+            STAGING => Ok(Status::Staging(timestamp)),
             _ => fields.unknown(),
         }
     }
@@ -185,9 +203,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn records_come_back(commit: Option<u64>, a: u64, keys: Vec<Vec<u8>>, tables: Vec<u64>) {
+        fn records_come_back(commit: Option<u64>, staging: bool, a: u64, keys: Vec<Vec<u8>>, tables: Vec<u64>) {
             let record = TxnRecord {
-                status: commit.map_or(Status::Aborted, |s| Status::Committed(Timestamp::from_raw(s))),
+                status: match (commit.map(Timestamp::from_raw), staging) {
+                    (Some(at), true) => Status::Staging(at),
+                    (Some(at), false) => Status::Committed(at),
+                    (None, _) => Status::Aborted,
+                },
                 attempt_ts: Timestamp::from_raw(a),
                 intent_keys: keys.into_iter().map(Bytes::from).collect(),
                 intent_schemas: tables.into_iter().map(|t| SchemaSpan {

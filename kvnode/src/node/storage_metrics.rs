@@ -96,6 +96,11 @@ const STATES: &[Series] = &[
         |s| s.memtable_bytes,
     ),
     (
+        "lineradb_storage_memtable_spare_bytes",
+        "Bytes of memory that earlier memtables left, kept for the next ones",
+        |s| s.memtable_spare_bytes,
+    ),
+    (
         "lineradb_storage_cache_bytes",
         "Bytes in the block cache",
         |s| s.cache_bytes,

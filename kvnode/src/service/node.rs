@@ -251,6 +251,8 @@ fn extent(request: &proto::Request) -> proto::Span {
                     .map_or(&[], |txn| std::slice::from_ref(&txn.anchor)),
             );
         }
+        Some(Body::QueryIntents(query)) => keys(&query.keys),
+        Some(Body::Recover(recover)) => keys(std::slice::from_ref(&recover.anchor)),
         Some(Body::ForgetRecords(forget)) => {
             for record in &forget.records {
                 add(&record.anchor, point(&record.anchor));

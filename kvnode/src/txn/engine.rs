@@ -253,6 +253,8 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             Some(Body::Prewrite(prewrite)) => self.prewrite(call, &prewrite).await,
             Some(Body::CommitRecord(record)) => self.commit_record(call, &record).await,
             Some(Body::Push(push)) => self.push(call, &push).await,
+            Some(Body::QueryIntents(query)) => self.query_intents(call, &query).await,
+            Some(Body::Recover(recover)) => self.recover(call, &recover).await,
             Some(Body::Resolve(resolve)) => self.resolve(call, &resolve).await,
             Some(Body::ForgetRecords(forget)) => self.forget_records(call, &forget).await,
             Some(Body::HeartbeatLocks(beat)) => {
@@ -418,6 +420,8 @@ fn kind_of(request: &proto::Request) -> (&'static str, bool) {
         Some(Body::Prewrite(_)) => ("prewrite", false),
         Some(Body::CommitRecord(_)) => ("commit_record", false),
         Some(Body::Push(_)) => ("push", false),
+        Some(Body::QueryIntents(_)) => ("query_intents", false),
+        Some(Body::Recover(_)) => ("recover", false),
         Some(Body::Resolve(_)) => ("resolve", false),
         Some(Body::Refresh(_)) => ("refresh", false),
         Some(Body::ForgetRecords(_)) => ("forget_records", false),

@@ -1,23 +1,29 @@
 //! The fate of transactions over several shards: the commit point, recovery,
 //! and what becomes of intents. Plain code: a snapshot and a request in, a
 //! decision out.
+//!
+//! A transaction whose record says STAGING is committed when all of its writes
+//! have landed. Whoever pushes it is told so, looks for the writes
+//! ([`all_there`], whose reads keep out what is not there), and comes back with
+//! a verdict ([`recover`]), which is put down if the record is still what it was
+//! (X3; the protocol is CockroachDB's parallel commit, SIGMOD 2020, section 3).
 
 use super::coordinators::SILENCE_MAX;
 use super::placement::{ATTEMPT_AGE_MAX_US, Writer};
 use super::refusal::Refusal;
-use crate::command::{Expect, Op, Tree};
+use crate::command::{Expect, Op, Tree, value_hash};
 use crate::mvcc::{self, Outcome, Reader, SchemaSpan, Status, TxnRecord, keys};
 use crate::rules::{Rule, Rules};
 use bytes::Bytes;
 use lineradb_common::{ShardId, TableId, Timestamp, TxnId};
 use lineradb_proto::shard::v1 as proto;
-use lineradb_proto::shard::v1::{commit_record_reply, push_reply};
+use lineradb_proto::shard::v1::{commit_record_reply, push_reply, recover_reply};
 use std::time::Duration;
 
-/// Intent keys in a record are a help for recovery, not a need: beyond this
-/// they are left out.
-/// Readers that meet an intent read the record.
-const RECORD_BYTES_MAX: usize = 16 << 10;
+/// Bytes of keys in a record: readers that meet an intent read it. In a COMMITTED
+/// one they are a help, not a need, and left out beyond this; a transaction with
+/// more cannot be staged.
+pub const RECORD_BYTES_MAX: usize = 16 << 10;
 
 /// What to answer, or what to write first.
 #[derive(Debug, PartialEq)]
@@ -43,14 +49,45 @@ fn absent(tree: Tree, key: &Bytes) -> Expect {
     }
 }
 
-fn read_record(
-    reader: &impl Reader,
-    anchor: &[u8],
-    id: TxnId,
-) -> mvcc::Result<(Bytes, Option<TxnRecord>)> {
-    let key = keys::record_key(anchor, id);
-    let record = reader.get(Tree::Txn, &key)?;
-    Ok((key, record.map(TxnRecord::decode).transpose()?))
+/// A transaction's record, as it was found.
+struct Found {
+    key: Bytes,
+    hash: Option<u64>,
+    record: Option<TxnRecord>,
+}
+
+impl Found {
+    fn read(reader: &impl Reader, anchor: &[u8], id: TxnId) -> mvcc::Result<Found> {
+        let key = keys::record_key(anchor, id);
+        let bytes = reader.get(Tree::Txn, &key)?;
+        Ok(Found {
+            key,
+            hash: bytes.as_deref().map(value_hash),
+            record: bytes.map(TxnRecord::decode).transpose()?,
+        })
+    }
+
+    fn status(&self) -> Option<Status> {
+        self.record.as_ref().map(|record| record.status)
+    }
+
+    /// X3: what a decision about the record rests on.
+    fn unchanged(&self) -> Expect {
+        Expect {
+            tree: Tree::Txn,
+            key: self.key.clone(),
+            hash: self.hash,
+        }
+    }
+
+    /// The record that takes its place.
+    fn replace(self, record: &TxnRecord) -> Op {
+        Op {
+            tree: Tree::Txn,
+            key: self.key,
+            value: Some(record.encode()),
+        }
+    }
 }
 
 /// The commit point of a transaction over several shards.
@@ -64,13 +101,13 @@ pub fn commit_record(
     rules: Rules,
 ) -> Result<Decision<commit_record_reply::Outcome>, Refusal> {
     use commit_record_reply::Outcome as Reply;
-    let (key, record) = read_record(reader, &writer.anchor, writer.id)?;
-    match record.map(|record| record.status) {
+    let found = Found::read(reader, &writer.anchor, writer.id)?;
+    match found.status() {
         Some(Status::Committed(at)) => return Ok(Decision::Known(Reply::Committed(at.raw()))),
         Some(Status::Aborted) if rules.hold(Rule::AbortedRecordMet) => {
             return Ok(Decision::Known(Reply::Aborted(true)));
         }
-        Some(Status::Aborted) | None => {}
+        Some(Status::Aborted | Status::Staging(_)) | None => {}
     }
     let commit_ts = Timestamp::from_raw(request.commit_ts);
     let mut ops = Vec::with_capacity(2);
@@ -99,17 +136,104 @@ pub fn commit_record(
         });
     }
     if rules.hold(Rule::AbortedRecordMet) {
-        expect.push(absent(Tree::Txn, &key));
+        expect.push(found.unchanged());
     }
-    ops.push(Op {
-        tree: Tree::Txn,
-        key,
-        value: Some(committed_record(writer, commit_ts, request).encode()),
-    });
+    ops.push(found.replace(&committed_record(writer, commit_ts, request)));
     Ok(Decision::Write {
         ops,
         expect,
         then: Reply::Committed(commit_ts.raw()),
+    })
+}
+
+/// The STAGING record that goes with the intent at the anchor; `None` when the
+/// transaction has a record already. It needs no compare-and-set at apply: whoever
+/// writes a record holds the latch of its anchor, as the caller does, in the term
+/// in which this is proposed (C2).
+///
+/// # Errors
+/// When the store fails.
+pub fn stage(
+    reader: &impl Reader,
+    writer: &Writer,
+    at: Timestamp,
+    keys: &[Bytes],
+) -> mvcc::Result<Option<Op>> {
+    let found = Found::read(reader, &writer.anchor, writer.id)?;
+    if found.record.is_some() {
+        return Ok(None);
+    }
+    let record = TxnRecord {
+        status: Status::Staging(at),
+        attempt_ts: writer.attempt_ts,
+        intent_keys: keys.to_vec(),
+        intent_schemas: Vec::new(),
+    };
+    Ok(Some(found.replace(&record)))
+}
+
+/// Whether all of these keys hold an intent of a transaction at or below the
+/// timestamp that it has staged. The caller has seen to it that what is not there
+/// now lands above that, if at all.
+///
+/// # Errors
+/// When the store fails.
+pub fn all_there(
+    reader: &impl Reader,
+    id: TxnId,
+    staged: Timestamp,
+    keys: &[Bytes],
+) -> mvcc::Result<bool> {
+    for key in keys {
+        let intent = mvcc::read_intent(reader, &keys::addressable(key))?;
+        if !intent.is_some_and(|intent| intent.txn == id && intent.timestamp <= staged) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The verdict on a transaction that was found in state STAGING.
+///
+/// # Errors
+/// When the store fails.
+pub fn recover(
+    reader: &impl Reader,
+    request: &proto::Recover,
+    id: TxnId,
+    rules: Rules,
+) -> Result<Decision<recover_reply::Status>, Refusal> {
+    use recover_reply::Status as Reply;
+    let found = Found::read(reader, &request.anchor, id)?;
+    let staged = Timestamp::from_raw(request.staged_ts);
+    let compares = rules.hold(Rule::VerdictCompares);
+    let record = match (found.status(), &found.record) {
+        (Some(Status::Committed(at)), _) if compares => {
+            return Ok(Decision::Known(Reply::Committed(at.raw())));
+        }
+        (Some(Status::Aborted), _) => return Ok(Decision::Known(Reply::Aborted(true))),
+        // X3: a verdict is one on what was looked for.
+        (Some(Status::Staging(at)), _) if at != staged && compares => {
+            return Ok(Decision::Known(Reply::Changed(true)));
+        }
+        (Some(Status::Staging(_) | Status::Committed(_)), Some(record)) => record,
+        _ => return Ok(Decision::Known(Reply::Changed(true))),
+    };
+    let (record, then) = match request.commit {
+        true => {
+            let status = Status::Committed(staged);
+            let record = TxnRecord {
+                status,
+                ..record.clone()
+            };
+            (record, Reply::Committed(staged.raw()))
+        }
+        false => (TxnRecord::aborted(record.attempt_ts), Reply::Aborted(true)),
+    };
+    Ok(Decision::Write {
+        expect: vec![found.unchanged()],
+        ops: vec![found.replace(&record)],
+        then,
     })
 }
 
@@ -157,17 +281,33 @@ pub fn push(
     silence: Duration,
 ) -> Result<Decision<push_reply::Status>, Refusal> {
     use push_reply::Status as Reply;
-    let (key, record) = read_record(reader, &request.anchor, id)?;
-    match record.map(|record| record.status) {
+    let found = Found::read(reader, &request.anchor, id)?;
+    match found.status() {
         Some(Status::Committed(at)) => return Ok(Decision::Known(Reply::Committed(at.raw()))),
         Some(Status::Aborted) => return Ok(Decision::Known(Reply::Aborted(true))),
-        None => {}
+        Some(Status::Staging(_)) | None => {}
     }
     let attempt_ts = Timestamp::from_raw(request.attempt_ts);
     let age = Duration::from_micros(now.micros().saturating_sub(attempt_ts.micros()));
     let dead = age > SILENCE_MAX && silence > SILENCE_MAX;
     if !request.force && !dead {
         return Ok(Decision::Known(Reply::Pending(true)));
+    }
+    if let (Some(Status::Staging(at)), Some(record)) = (found.status(), &found.record) {
+        if !request.force {
+            return Ok(Decision::Known(Reply::Staging(proto::Staging {
+                commit_ts: at.raw(),
+                keys: record.intent_keys.clone(),
+            })));
+        }
+        // The coordinator itself, which has acknowledged nothing: until the record
+        // says COMMITTED nobody else shows the writes, so it may give up whatever
+        // has landed, and needs no other shard for it.
+        return Ok(Decision::Write {
+            expect: vec![found.unchanged()],
+            ops: vec![found.replace(&TxnRecord::aborted(attempt_ts))],
+            then: Reply::Aborted(true),
+        });
     }
     // A commit in one round leaves no record but its id on its first version.
     let anchor = keys::addressable(&request.anchor);
@@ -184,12 +324,8 @@ pub fn push(
         return Err(Refusal::attempt_too_old());
     }
     Ok(Decision::Write {
-        expect: vec![absent(Tree::Txn, &key)],
-        ops: vec![Op {
-            tree: Tree::Txn,
-            key,
-            value: Some(TxnRecord::aborted(attempt_ts).encode()),
-        }],
+        expect: vec![found.unchanged()],
+        ops: vec![found.replace(&TxnRecord::aborted(attempt_ts))],
         then: Reply::Aborted(true),
     })
 }
@@ -207,8 +343,8 @@ pub fn push(
 pub fn forget(reader: &impl Reader, records: &[(Bytes, TxnId)]) -> mvcc::Result<Vec<Op>> {
     let mut ops = Vec::with_capacity(records.len());
     for (anchor, id) in records {
-        let (key, record) = read_record(reader, anchor, *id)?;
-        let Some(Status::Committed(at)) = record.map(|record| record.status) else {
+        let found = Found::read(reader, anchor, *id)?;
+        let Some(Status::Committed(at)) = found.status() else {
             continue;
         };
         let version = keys::version_key(&keys::addressable(anchor), at);
@@ -218,7 +354,7 @@ pub fn forget(reader: &impl Reader, records: &[(Bytes, TxnId)]) -> mvcc::Result<
         if mvcc::Version::decode(version)?.txn == Some(*id) {
             ops.push(Op {
                 tree: Tree::Txn,
-                key,
+                key: found.key,
                 value: None,
             });
         }

@@ -67,6 +67,17 @@ pub static DEADLOCKS: LazyLock<IntCounter> = LazyLock::new(|| {
     )
 });
 
+/// Verdicts on transactions that were found in state STAGING.
+pub static RECOVERIES: LazyLock<IntCounter> = LazyLock::new(|| {
+    register(
+        IntCounter::new(
+            "lineradb_transactions_recovered_total",
+            "Verdicts on commits that were found staged while their coordinator was silent",
+        )
+        .expect("constant"),
+    )
+});
+
 /// Sweeps of a shard for history that is too old to be read.
 pub static SWEEPS: LazyLock<IntCounter> = LazyLock::new(|| {
     register(
@@ -94,7 +105,13 @@ pub fn declare() {
     LazyLock::force(&LOCK_WAIT_SECONDS);
     COLLECTED.with_label_values(&["data"]);
     COLLECTED.with_label_values(&["txn"]);
-    for counter in [&*INTENTS_MET, &*PUSHED_COMMITS, &*DEADLOCKS, &*SWEEPS] {
+    for counter in [
+        &*INTENTS_MET,
+        &*PUSHED_COMMITS,
+        &*DEADLOCKS,
+        &*RECOVERIES,
+        &*SWEEPS,
+    ] {
         counter.inc_by(0);
     }
 }

@@ -375,7 +375,7 @@ pub fn earlier_fate(
             mvcc::Status::Aborted if rules.hold(Rule::AbortedRecordMet) => {
                 return Err(Refusal::aborted());
             }
-            mvcc::Status::Aborted => {}
+            mvcc::Status::Aborted | mvcc::Status::Staging(_) => {}
         }
     }
     if one_phase {

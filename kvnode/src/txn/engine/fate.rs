@@ -1,4 +1,4 @@
-//! The commit point, pushes and resolution, ordered by the latches of the keys
+//! The commit point, pushes, recovery and resolution, ordered by the latches of the keys
 //! concerned.
 
 use super::write::in_proposals;
@@ -8,6 +8,7 @@ use crate::rules::Rule;
 use crate::txn::fate::{self, Decision};
 use crate::txn::latches::LatchGuard;
 use crate::txn::leading::Effects;
+use crate::txn::metrics;
 use crate::txn::placement::{self, Writer, check_key, txn_id};
 use crate::txn::refusal::Refusal;
 use crate::txn::seam::Consensus;
@@ -100,6 +101,34 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             status: Some(status),
         };
         Ok((reply::Body::Push(reply), observed))
+    }
+
+    pub(super) async fn recover(
+        self: &Arc<Self>,
+        call: &mut Call,
+        request: &proto::Recover,
+    ) -> Answer {
+        let id = txn_id(&request.txn_id)?;
+        check_key(&call.descriptor, &request.anchor)?;
+        self.check_ahead(Timestamp::from_raw(request.staged_ts))?;
+        let status = loop {
+            let place = keys::addressable(&request.anchor);
+            let guard = self.latch(call, vec![place]).await?;
+            let decision = fate::recover(&self.store.snapshot(), request, id, self.rules)?;
+            let decides = matches!(decision, Decision::Write { .. });
+            if let Some(status) = self.carry_out(call, guard, decision).await? {
+                metrics::RECOVERIES.inc_by(u64::from(decides));
+                break status;
+            }
+        };
+        let observed = match status {
+            proto::recover_reply::Status::Committed(at) => Timestamp::from_raw(at),
+            _ => Timestamp::ZERO,
+        };
+        let reply = proto::RecoverReply {
+            status: Some(status),
+        };
+        Ok((reply::Body::Recover(reply), observed))
     }
 
     pub(super) async fn resolve(

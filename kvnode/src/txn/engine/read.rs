@@ -6,6 +6,7 @@ use super::wait::Patience;
 use super::{Answer, Call, Engine, SchemaCheck};
 use crate::mvcc::{self, ScanOptions, Store, VersionScan, keys};
 use crate::rules::Rule;
+use crate::txn::fate;
 use crate::txn::placement::{check_key, txn_id};
 use crate::txn::refusal::Refusal;
 use crate::txn::seam::Consensus;
@@ -27,12 +28,14 @@ pub(super) enum Work<'a> {
     Scan(&'a proto::Scan, proto::Span),
     Fragment(&'a proto::Fragment, proto::Span),
     Refresh(&'a proto::Refresh, Vec<proto::Span>),
+    QueryIntents(&'a proto::QueryIntents, TxnId),
 }
 
 impl Work<'_> {
     fn keys(&self) -> &[Bytes] {
         match self {
             Work::Get(get) => &get.keys,
+            Work::QueryIntents(query, _) => &query.keys,
             _ => &[],
         }
     }
@@ -41,13 +44,16 @@ impl Work<'_> {
     fn oldest(&self, at: Timestamp) -> Timestamp {
         match self {
             Work::Refresh(refresh, _) => at.min(Timestamp::from_raw(refresh.from_ts)),
+            // Intents are not collected, and a transaction is to be recovered however
+            // old it is.
+            Work::QueryIntents(..) => Timestamp::MAX,
             _ => at,
         }
     }
 
     fn spans(&self) -> &[proto::Span] {
         match self {
-            Work::Get(_) => &[],
+            Work::Get(_) | Work::QueryIntents(..) => &[],
             Work::Scan(_, span) | Work::Fragment(_, span) => std::slice::from_ref(span),
             Work::Refresh(_, spans) => spans,
         }
@@ -106,6 +112,24 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         let own = reader_id(&refresh.txn_id)?;
         let work = Work::Refresh(refresh, spans);
         self.read(call, refresh.to_ts, own, work).await
+    }
+
+    /// X3: recovery looks for what a transaction has staged. As a read of nobody's,
+    /// it sends what is not there yet above itself, the transaction's own writes
+    /// too.
+    pub(super) async fn query_intents(
+        &self,
+        call: &mut Call,
+        query: &proto::QueryIntents,
+    ) -> Answer {
+        for key in &query.keys {
+            check_key(&call.descriptor, key)?;
+        }
+        if query.commit_ts == 0 {
+            return Err(Refusal::invalid("a commit has a timestamp"));
+        }
+        let work = Work::QueryIntents(query, txn_id(&query.txn_id)?);
+        self.read(call, query.commit_ts, None, work).await
     }
 
     /// A span must lie in the shard.
@@ -195,6 +219,9 @@ impl<C: Consensus, S: Store> Engine<C, S> {
     /// stop early is recorded whole: more than needed is safe.
     fn record(&self, call: &Call, work: &Work<'_>, at: Timestamp, own: Option<TxnId>) {
         let cache = &call.leading.cache;
+        if matches!(work, Work::QueryIntents(..)) && !self.rules.hold(Rule::RecoveryReadsMissing) {
+            return;
+        }
         for key in work.keys() {
             if !self.rules.hold(Rule::AbsentReadsRecorded) {
                 let stored =
@@ -248,6 +275,11 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             Work::Refresh(refresh, spans) => {
                 let from = Timestamp::from_raw(refresh.from_ts);
                 Ok(evaluate_refresh(snapshot, spans, from, at, own)?)
+            }
+            Work::QueryIntents(query, id) => {
+                let all_there = fate::all_there(snapshot, *id, at, &query.keys)?;
+                let reply = proto::QueryIntentsReply { all_there };
+                Ok((reply::Body::QueryIntents(reply), Timestamp::ZERO))
             }
             Work::Fragment(fragment, span) => {
                 let mut rows = VersionScan::new(

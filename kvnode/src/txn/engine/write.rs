@@ -9,6 +9,7 @@ use super::{Answer, Call, Engine, SchemaCheck};
 use crate::command::Op;
 use crate::mvcc::{Store, keys};
 use crate::rules::Rule;
+use crate::txn::fate;
 use crate::txn::latches::LatchGuard;
 use crate::txn::leading::{Effects, Leading};
 use crate::txn::lock_table::{LockError, Turn, Wait};
@@ -29,7 +30,11 @@ const REFRESHES_MAX: usize = 3;
 /// The two kinds of write.
 enum Kind<'a> {
     OnePhase(&'a proto::OnePhaseCommit),
-    Prewrite { min_ts: Timestamp },
+    Prewrite {
+        min_ts: Timestamp,
+        /// With the write of the anchor: all keys that the transaction writes.
+        staged_keys: &'a [Bytes],
+    },
 }
 
 /// A write on its way.
@@ -112,17 +117,25 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         self.check_ahead(min_ts)?;
         let attempt = self.attempt(
             call,
-            Kind::Prewrite { min_ts },
+            Kind::Prewrite {
+                min_ts,
+                staged_keys: &prewrite.staged_keys,
+            },
             prewrite.txn.as_ref(),
             prewrite.read_ts,
             &prewrite.writes,
         )?;
+        let stages = !prewrite.staged_keys.is_empty();
+        if stages {
+            check_staging(&attempt, min_ts, &prewrite.staged_keys)?;
+        }
         let leading = call.leading.clone();
         let turn = self.pass_locks(call, &leading, &attempt).await?;
         let (Written::At(at) | Written::Needs(at)) = self.write(call, &attempt).await?;
         turn.keep();
         let reply = proto::PrewriteReply {
             timestamp: at.raw(),
+            staged: stages && at <= min_ts,
         };
         Ok((reply::Body::Prewrite(reply), Timestamp::ZERO))
     }
@@ -296,7 +309,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
     ) -> Result<Placement, Refusal> {
         let at_least = match attempt.kind {
             Kind::OnePhase(_) => Timestamp::ZERO,
-            Kind::Prewrite { min_ts } => min_ts,
+            Kind::Prewrite { min_ts, .. } => min_ts,
         };
         let leading = &call.leading;
         let lowest = |target: &Target| match &target.on {
@@ -404,15 +417,53 @@ impl<C: Consensus, S: Store> Engine<C, S> {
                 let ops = placement::commit_ops(writer, targets, placement, at, self.rules);
                 vec![(ops, Vec::new())]
             }
-            Kind::Prewrite { .. } => {
-                let ops = placement::intent_ops(writer, targets, placement, at);
-                in_proposals(ops)
+            Kind::Prewrite {
+                min_ts,
+                staged_keys,
+            } => {
+                let mut ops = placement::intent_ops(writer, targets, placement, at);
+                // A write that was pushed voids the commit at `min_ts`: its
+                // coordinator has to refresh first (X0, X3).
+                let staged = match at <= min_ts && !staged_keys.is_empty() {
+                    true => fate::stage(&self.store.snapshot(), writer, at, staged_keys)?,
+                    false => None,
+                };
+                match staged {
+                    Some(record) => {
+                        ops.push(record);
+                        vec![(ops, Vec::new())]
+                    }
+                    None => in_proposals(ops),
+                }
             }
         };
         if parts.is_empty() {
             return Ok(true);
         }
         self.propose(call, guard, parts, effects).await
+    }
+}
+
+/// A record is staged with the write of its anchor, in one proposal, and declares
+/// every write: one that it does not name would be missed by nobody (X3).
+fn check_staging(
+    attempt: &Attempt<'_>,
+    min_ts: Timestamp,
+    staged_keys: &[Bytes],
+) -> Result<(), Refusal> {
+    let keys = { attempt.targets.iter() }.map(Target::user_key);
+    let anchored = keys.clone().any(|key| key == attempt.writer.anchor);
+    let declared = keys.clone().all(|key| staged_keys.contains(&key));
+    let names: usize = staged_keys.iter().map(|key| key.len() + 4).sum();
+    let bytes: usize = attempt.targets.iter().map(target_bytes).sum();
+    let fits = names <= fate::RECORD_BYTES_MAX && bytes + names <= limits::PROPOSAL_BYTES_MAX;
+    let plain = attempt.tables.is_empty() && min_ts >= attempt.read_ts;
+    match anchored && declared && fits && plain {
+        true => Ok(()),
+        false => Err(Refusal::invalid(
+            "a record is staged with the write of its anchor, declares every write, \
+             none of a schema, and stands at the timestamp of the commit",
+        )),
     }
 }
 

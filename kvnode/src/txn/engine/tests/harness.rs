@@ -357,7 +357,7 @@ pub fn committed(reply: &proto::Reply) -> Timestamp {
 
 pub fn pushed(reply: &proto::Reply) -> proto::push_reply::Status {
     match &reply.body {
-        Some(reply::Body::Push(push)) => push.status.unwrap(),
+        Some(reply::Body::Push(push)) => push.status.clone().unwrap(),
         other => panic!("not a push: {other:?}"),
     }
 }

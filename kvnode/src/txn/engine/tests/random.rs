@@ -110,24 +110,60 @@ impl World {
         Err(GaveUp)
     }
 
+    /// Asks for the fate of a transaction, and decides it where it is to be
+    /// decided. 0: aborted.
+    async fn fate(&self, push: proto::Push) -> Option<u64> {
+        use proto::recover_reply;
+        let reply = self.send(request::Body::Push(push.clone())).await;
+        let staging = match reply.body {
+            Some(reply::Body::Push(proto::PushReply {
+                status: Some(status),
+            })) => match status {
+                push_reply::Status::Committed(at) => return Some(at),
+                push_reply::Status::Aborted(_) => return Some(0),
+                push_reply::Status::Pending(_) => return None,
+                push_reply::Status::Staging(staging) => staging,
+            },
+            _ => return None,
+        };
+        let mut commit = true;
+        for key in &staging.keys {
+            let query = request::Body::QueryIntents(proto::QueryIntents {
+                txn_id: push.txn_id.clone(),
+                commit_ts: staging.commit_ts,
+                keys: vec![key.clone()],
+            });
+            match self.send(query).await.body {
+                Some(reply::Body::QueryIntents(reply)) => commit &= reply.all_there,
+                _ => return None,
+            }
+        }
+        let verdict = request::Body::Recover(proto::Recover {
+            txn_id: push.txn_id,
+            anchor: push.anchor,
+            staged_ts: staging.commit_ts,
+            commit,
+        });
+        match self.send(verdict).await.body {
+            Some(reply::Body::Recover(reply)) => match reply.status? {
+                recover_reply::Status::Committed(at) => Some(at),
+                recover_reply::Status::Aborted(_) => Some(0),
+                recover_reply::Status::Changed(_) => None,
+            },
+            _ => None,
+        }
+    }
+
     async fn recover(&self, locks: &[proto::Lock]) {
         for lock in locks {
-            let push = request::Body::Push(proto::Push {
+            let push = proto::Push {
                 txn_id: lock.txn_id.clone(),
                 anchor: lock.anchor.clone(),
                 attempt_ts: lock.attempt_ts,
                 force: false,
-            });
-            let reply = self.send(push).await;
-            let commit_ts = match &reply.body {
-                Some(reply::Body::Push(proto::PushReply {
-                    status: Some(status),
-                })) => match status {
-                    push_reply::Status::Committed(at) => *at,
-                    push_reply::Status::Aborted(_) => 0,
-                    push_reply::Status::Pending(_) => continue,
-                },
-                _ => continue,
+            };
+            let Some(commit_ts) = self.fate(push).await else {
+                continue;
             };
             let resolve = request::Body::Resolve(proto::Resolve {
                 txn_id: lock.txn_id.clone(),
@@ -147,16 +183,16 @@ impl World {
         attempt: Timestamp,
     ) -> Option<Timestamp> {
         loop {
-            let reply = self.send(push(txn_id(number), anchor, attempt, true)).await;
-            match &reply.body {
-                Some(reply::Body::Push(proto::PushReply {
-                    status: Some(status),
-                })) => match status {
-                    push_reply::Status::Committed(at) => return Some(Timestamp::from_raw(*at)),
-                    _ => return None,
-                },
-                _ => tokio::task::yield_now().await,
+            let push = proto::Push {
+                txn_id: id_bytes(number),
+                anchor: anchor.into(),
+                attempt_ts: attempt.raw(),
+                force: true,
+            };
+            if let Some(at) = self.fate(push).await {
+                return (at != 0).then(|| Timestamp::from_raw(at));
             }
+            tokio::task::yield_now().await;
         }
     }
 
@@ -269,23 +305,36 @@ impl World {
         let anchor = writes[0];
         let attempt = self.shard.now();
         let meta = meta(txn_id(number), anchor, attempt);
-        let mut s = Some(r);
+        let stages = !dies || number.is_multiple_of(2);
+        let (mut s, mut staged, mut in_doubt) = (Some(r), false, false);
         for key in writes {
             let body = request::Body::Prewrite(proto::Prewrite {
                 txn: meta.clone(),
                 read_ts: r.raw(),
                 min_ts: r.raw(),
                 writes: vec![put(key, value_of(number))],
+                staged_keys: match stages && *key == anchor {
+                    true => writes.iter().map(|key| (*key).into()).collect(),
+                    false => Vec::new(),
+                },
             });
             match self.ask(body).await.map(|reply| reply.body) {
                 Ok(Some(reply::Body::Prewrite(reply))) => {
                     s = s.map(|s| s.max(Timestamp::from_raw(reply.timestamp)));
+                    staged |= reply.staged;
+                }
+                Ok(Some(reply::Body::Error(error)))
+                    if error.code() == ErrorCode::OutcomeUnknown =>
+                {
+                    (s, in_doubt) = (None, true);
                 }
                 _ => s = None,
             }
         }
-        if dies {
-            return None;
+        // X3: committed, whatever becomes of the coordinator.
+        let committed = staged && s == Some(r);
+        if dies && !in_doubt {
+            return committed.then_some(r);
         }
         if let Some(to) = s
             && to > r
@@ -307,7 +356,13 @@ impl World {
                 commit_ts = Some(Timestamp::from_raw(at));
             }
         }
-        if commit_ts.is_none() {
+        if committed {
+            // Acknowledged: it gives up no more.
+            if commit_ts.is_none() {
+                return Some(r);
+            }
+            assert_eq!(commit_ts, Some(r), "what had landed was aborted");
+        } else if commit_ts.is_none() {
             commit_ts = self.decide(number, anchor, attempt).await;
         }
         let resolve = request::Body::Resolve(proto::Resolve {

@@ -148,8 +148,8 @@ async fn x3_record(rules: Rules) -> bool {
     let prewrite = request::Body::Prewrite(proto::Prewrite {
         txn: meta(id(1), "x", attempt),
         read_ts: attempt.raw(),
-        min_ts: 0,
         writes: vec![put("x", "1")],
+        ..Default::default()
     });
     assert_eq!(code(&shard.call(prewrite).await), None);
     shard.call(push(id(1), "x", attempt, true)).await;

@@ -10,8 +10,8 @@ fn prewrite(txn: TxnId, at: Timestamp, writes: Vec<proto::Write>) -> request::Bo
     request::Body::Prewrite(proto::Prewrite {
         txn: meta(txn, "a", at),
         read_ts: at.raw(),
-        min_ts: 0,
         writes,
+        ..Default::default()
     })
 }
 
@@ -111,6 +111,205 @@ async fn two_phases_hide_and_show_everything_together() {
             .call(body(commit(id(2), shard.now(), vec![put("b", "2")])))
             .await,
     );
+}
+
+/// The part that writes the anchor, `a`, of a transaction that writes `a` and `b`.
+fn stage(txn: TxnId, at: Timestamp) -> request::Body {
+    request::Body::Prewrite(proto::Prewrite {
+        txn: meta(txn, "a", at),
+        read_ts: at.raw(),
+        min_ts: at.raw(),
+        writes: vec![put("a", "1")],
+        staged_keys: vec!["a".into(), "b".into()],
+    })
+}
+
+/// Its other part.
+fn other_part(txn: TxnId, at: Timestamp) -> request::Body {
+    request::Body::Prewrite(proto::Prewrite {
+        txn: meta(txn, "a", at),
+        read_ts: at.raw(),
+        min_ts: at.raw(),
+        writes: vec![put("b", "1")],
+        staged_keys: Vec::new(),
+    })
+}
+
+async fn all_there(shard: &Shard, txn: TxnId, at: Timestamp) -> bool {
+    let query = request::Body::QueryIntents(proto::QueryIntents {
+        txn_id: bytes(txn),
+        commit_ts: at.raw(),
+        keys: vec!["a".into(), "b".into()],
+    });
+    match shard.call(query).await.body {
+        Some(reply::Body::QueryIntents(reply)) => reply.all_there,
+        other => panic!("not an answer: {other:?}"),
+    }
+}
+
+async fn verdict(
+    shard: &Shard,
+    txn: TxnId,
+    staged: Timestamp,
+    commit: bool,
+) -> proto::recover_reply::Status {
+    let recover = request::Body::Recover(proto::Recover {
+        txn_id: bytes(txn),
+        anchor: "a".into(),
+        staged_ts: staged.raw(),
+        commit,
+    });
+    match shard.call(recover).await.body {
+        Some(reply::Body::Recover(reply)) => reply.status.unwrap(),
+        other => panic!("not a verdict: {other:?}"),
+    }
+}
+
+fn staging(at: Timestamp) -> proto::push_reply::Status {
+    proto::push_reply::Status::Staging(proto::Staging {
+        commit_ts: at.raw(),
+        keys: vec!["a".into(), "b".into()],
+    })
+}
+
+/// X3: staged, all landed, and then the coordinator dies: the one who meets an
+/// intent finds it committed.
+#[tokio::test]
+async fn x3_what_is_staged_and_has_landed_is_committed() {
+    let shard = shard();
+    let r = shard.now();
+    assert_eq!(laid(&shard.call(stage(id(1), r)).await), r);
+    assert_eq!(laid(&shard.call(other_part(id(1), r)).await), r);
+    let read = shard.call(get(&["b"], shard.now(), None)).await;
+    assert_eq!(code(&read), Some(ErrorCode::Locked));
+    // It lives: it will say so itself.
+    let pending = proto::push_reply::Status::Pending(true);
+    let fate = shard.call(push(id(1), "a", r, false)).await;
+    assert_eq!(pushed(&fate), pending);
+    shard.clock.advance(5_100_000);
+    let fate = shard.call(push(id(1), "a", r, false)).await;
+    assert_eq!(pushed(&fate), staging(r));
+    assert!(all_there(&shard, id(1), r).await);
+    let committed = proto::recover_reply::Status::Committed(r.raw());
+    assert_eq!(verdict(&shard, id(1), r, true).await, committed);
+    // A slower one comes to the same.
+    assert_eq!(verdict(&shard, id(1), r, true).await, committed);
+    let both = [Some("1".into()), Some("1".into())];
+    assert_eq!(
+        values(&shard.call(get(&["a", "b"], shard.now(), None)).await),
+        both
+    );
+    let late = shard.call(record(id(1), r, r)).await;
+    assert_eq!(code(&late), None);
+}
+
+/// Nobody was told: the coordinator itself gives up what has landed, and asks no
+/// other shard for it. Whoever has found that it is committed is late.
+#[tokio::test]
+async fn a_coordinator_gives_up_what_it_has_staged() {
+    let shard = shard();
+    let r = shard.now();
+    shard.call(stage(id(1), r)).await;
+    shard.call(other_part(id(1), r)).await;
+    assert!(all_there(&shard, id(1), r).await);
+    let fate = shard.call(push(id(1), "a", r, true)).await;
+    assert_eq!(pushed(&fate), proto::push_reply::Status::Aborted(true));
+    let aborted = proto::recover_reply::Status::Aborted(true);
+    assert_eq!(verdict(&shard, id(1), r, true).await, aborted);
+    let late = shard.call(other_part(id(2), r)).await;
+    assert_eq!(code(&late), Some(ErrorCode::Locked));
+}
+
+/// Every write of the part that is staged must be declared, the anchor among them.
+#[tokio::test]
+async fn what_is_staged_is_declared() {
+    let shard = shard();
+    let r = shard.now();
+    let staged = |writes, keys: &[&'static str]| {
+        request::Body::Prewrite(proto::Prewrite {
+            txn: meta(id(1), "a", r),
+            read_ts: r.raw(),
+            min_ts: r.raw(),
+            writes,
+            staged_keys: keys.iter().map(|key| (*key).into()).collect(),
+        })
+    };
+    for refused in [
+        staged(vec![put("b", "1")], &["a", "b"]),
+        staged(vec![put("a", "1"), put("b", "1")], &["a", "c"]),
+        staged(vec![put("a", "1"), schema_write(7, 1, 0)], &["a"]),
+    ] {
+        let reply = shard.call(refused).await;
+        assert_eq!(code(&reply), Some(ErrorCode::InvalidArgument));
+    }
+}
+
+/// X3: a write that was pushed is not where it was declared.
+#[tokio::test]
+async fn x3_a_pushed_write_voids_the_commit() {
+    let shard = shard();
+    let r = shard.now();
+    shard.call(get(&["b"], shard.now(), None)).await;
+    shard.call(stage(id(1), r)).await;
+    let at = laid(&shard.call(other_part(id(1), r)).await);
+    assert!(at > r);
+    assert!(!all_there(&shard, id(1), r).await);
+    // The anchor pushed: nothing is staged.
+    shard.call(get(&["a"], shard.now(), None)).await;
+    shard
+        .call(resolve(id(1), &["a", "b"], Timestamp::ZERO))
+        .await;
+    let pushed_stage = shard.call(stage(id(2), r)).await;
+    let Some(reply::Body::Prewrite(reply)) = pushed_stage.body else {
+        panic!("{pushed_stage:?}");
+    };
+    assert!(!reply.staged && reply.timestamp > r.raw());
+}
+
+/// X3: recovery misses a write and says so; then the write arrives. Without the
+/// read it lands where it was declared, and its coordinator acknowledges what
+/// recovery aborts.
+#[tokio::test]
+async fn x3_recovery_keeps_out_what_it_misses() {
+    for rule in [true, false] {
+        let shard = Shard::new(match rule {
+            true => Rules::default(),
+            false => Rules::without(Rule::RecoveryReadsMissing),
+        });
+        let r = shard.now();
+        shard.call(stage(id(1), r)).await;
+        shard.clock.advance(5_100_000);
+        let fate = shard.call(push(id(1), "a", r, false)).await;
+        assert_eq!(pushed(&fate), staging(r));
+        assert!(!all_there(&shard, id(1), r).await);
+        let at = laid(&shard.call(other_part(id(1), r)).await);
+        let acknowledged = at == r;
+        assert_eq!(acknowledged, !rule);
+        let aborted = proto::recover_reply::Status::Aborted(true);
+        assert_eq!(verdict(&shard, id(1), r, false).await, aborted);
+    }
+}
+
+/// X3: recovery looks at what is staged at 100; meanwhile the coordinator, whose
+/// write was pushed to 105, commits there. The verdict on 100 is none on that.
+#[tokio::test]
+async fn x3_a_verdict_is_one_on_what_was_looked_at() {
+    for rule in [true, false] {
+        let shard = Shard::new(match rule {
+            true => Rules::default(),
+            false => Rules::without(Rule::VerdictCompares),
+        });
+        let r = shard.now();
+        shard.call(get(&["b"], shard.now(), None)).await;
+        shard.call(stage(id(1), r)).await;
+        let at = laid(&shard.call(other_part(id(1), r)).await);
+        assert!(at > r);
+        assert!(!all_there(&shard, id(1), r).await);
+        let acknowledged = shard.call(record(id(1), r, at)).await;
+        assert_eq!(code(&acknowledged), None);
+        let kept = proto::recover_reply::Status::Committed(at.raw());
+        assert_eq!(verdict(&shard, id(1), r, false).await == kept, rule);
+    }
 }
 
 fn forget(txns: &[TxnId]) -> request::Body {

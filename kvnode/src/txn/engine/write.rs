@@ -20,6 +20,7 @@ use crate::txn::seam::Consensus;
 use bytes::Bytes;
 use lineradb_common::{TableId, Timestamp, limits};
 use lineradb_proto::shard::v1::{self as proto, ErrorCode, Isolation, reply};
+use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -451,9 +452,10 @@ fn check_staging(
     min_ts: Timestamp,
     staged_keys: &[Bytes],
 ) -> Result<(), Refusal> {
+    let names: HashSet<&[u8]> = staged_keys.iter().map(|key| &key[..]).collect();
     let keys = { attempt.targets.iter() }.map(Target::user_key);
     let anchored = keys.clone().any(|key| key == attempt.writer.anchor);
-    let declared = keys.clone().all(|key| staged_keys.contains(&key));
+    let declared = keys.clone().all(|key| names.contains(&key[..]));
     let names: usize = staged_keys.iter().map(|key| key.len() + 4).sum();
     let bytes: usize = attempt.targets.iter().map(target_bytes).sum();
     let fits = names <= fate::RECORD_BYTES_MAX && bytes + names <= limits::PROPOSAL_BYTES_MAX;

@@ -203,7 +203,7 @@ mod tests {
         let arena = Arena::new(Arc::downgrade(&pool));
         // As large as all small chunks together: the next is a huge page.
         let mut piece = arena.allocate(60_000);
-        while piece.0.as_ptr() as usize % CHUNK_BYTES_MAX != 0 {
+        while !(piece.0.as_ptr() as usize).is_multiple_of(CHUNK_BYTES_MAX) {
             piece = arena.allocate(60_000);
         }
         let (start, chunk) = piece;
@@ -220,7 +220,7 @@ mod tests {
         // The next one writes over it, and outlives the pool.
         let arena = Arena::new(Arc::downgrade(&pool));
         let mut again = arena.allocate(60_000).0;
-        while again.as_ptr() as usize % CHUNK_BYTES_MAX != 0 {
+        while !(again.as_ptr() as usize).is_multiple_of(CHUNK_BYTES_MAX) {
             again = arena.allocate(60_000).0;
         }
         assert_eq!(again, start);

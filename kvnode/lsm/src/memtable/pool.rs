@@ -151,7 +151,7 @@ mod tests {
         assert!(
             starts
                 .iter()
-                .all(|start| start.as_ptr() as usize % HUGE_PAGE_BYTES == 0)
+                .all(|start| (start.as_ptr() as usize).is_multiple_of(HUGE_PAGE_BYTES))
         );
         pages.into_iter().for_each(|page| pool.give_back(page));
         assert_eq!(pool.bytes(), 2 * HUGE_PAGE_BYTES);

@@ -36,6 +36,9 @@ enum Suite {
         /// How often everything is measured; the figures are medians.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
         runs: u8,
+        /// Sizes of values: some of 100, 1024 and 65536 bytes.
+        #[arg(long, value_delimiter = ',', default_value = "100,1024,65536")]
+        value_bytes: Vec<usize>,
         /// Where the databases go; a temporary folder unless given.
         #[arg(long)]
         data: Option<PathBuf>,
@@ -97,12 +100,13 @@ async fn main() -> Result<()> {
             full: _,
             quick,
             runs,
+            value_bytes,
             data,
         } => {
             let scale = if quick { storage::QUICK } else { storage::FULL };
             let folder = tempfile::tempdir()?;
             let data = data.as_deref().unwrap_or(folder.path());
-            storage::run(data, scale, usize::from(runs))?
+            storage::run(data, scale, usize::from(runs), &value_bytes)?
         }
         #[cfg(feature = "cluster")]
         Suite::Tpch { url, scale, load } => tpch::run(&url, scale, load).await?,

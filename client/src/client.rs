@@ -137,12 +137,24 @@ impl Client {
         }))
     }
 
-    /// Starts a transaction at the clock's latest. No message is sent.
+    /// Starts a transaction at the clock's latest, or in the past if it is to. No
+    /// message is sent.
     ///
     /// # Errors
-    /// When the clock is not synchronised.
+    /// When the clock is not synchronised; `Invalid` for a time that may lie
+    /// ahead, and for the past without `read_only`.
     pub fn begin(&self, options: TransactionOptions) -> Result<Transaction> {
-        let read_ts = self.0.clock.now()?.latest;
+        let now = self.0.clock.now()?;
+        let read_ts = match options.read_at {
+            None => now.latest,
+            // T5: nothing is read above e.
+            Some(at) if at <= now.earliest && options.read_only => at,
+            Some(_) => {
+                return Err(Error::invalid(
+                    "only what is past can be read, and only read",
+                ));
+            }
+        };
         Ok(Transaction::new(self.0.clone(), options, read_ts))
     }
 
@@ -283,7 +295,7 @@ impl Client {
         self.0.janitor.settled().await;
     }
 
-    fn operation_deadline(&self) -> Instant {
+    pub(crate) fn operation_deadline(&self) -> Instant {
         deadline_after(self.0.operation_timeout)
     }
 }

@@ -176,6 +176,7 @@ impl Router {
     ) -> Pin<Box<dyn Future<Output = Result<Fate, Failure>> + Send + 'a>> {
         // Boxed: a push is itself a request that finds its way by `call_at`.
         Box::pin(async move {
+            context.receipt.add(|t| t.pushes += 1);
             let at = At::Key(push.anchor.clone());
             let make = |_: &ShardDescriptor| (request::Body::Push(push.clone()), Vec::new());
             let (_, reply) = self.call_at(at, make, Effect::Repeatable, context).await?;

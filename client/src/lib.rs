@@ -25,6 +25,7 @@ pub mod connection;
 mod contention;
 pub mod error;
 mod failure;
+mod locks;
 pub mod meta;
 mod metrics;
 mod receipt;
@@ -40,6 +41,7 @@ mod tests;
 
 pub use client::{Client, ClientOptions, Ran};
 pub use error::{Error, Result};
+pub use locks::{LockMode, LockState};
 pub use meta::MetaClient;
 pub use service::{LocalNodes, ShardService, TransportError};
 pub use shard_map::ShardMap;

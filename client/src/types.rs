@@ -83,8 +83,8 @@ pub struct TableVersion {
     pub version: u64,
 }
 
-/// Isolation levels. All of them are served as SERIALIZABLE for now, which
-/// gives each of them more than it asks for.
+/// Isolation levels. What each of them proves at commit stands in
+/// `transaction/isolation.rs`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Isolation {
     /// As if one at a time, in real-time order.
@@ -114,6 +114,9 @@ pub struct TransactionOptions {
     pub isolation: Isolation,
     /// Refuse writes.
     pub read_only: bool,
+    /// Read the past: all of the transaction, which must be read only, sees what
+    /// was committed then.
+    pub read_at: Option<Timestamp>,
     /// Exactly once.
     pub idempotency: Option<IdempotencyRequest>,
     /// How long one lock may be waited for; `None`: until the deadline.
@@ -235,6 +238,14 @@ pub struct Timing {
     pub scan_us: u64,
     /// Waiting for the clock before the answer (T5).
     pub commit_wait_us: u64,
+    /// Rounds of consensus, one after the other, until the commit.
+    pub consensus_rounds: u64,
+    /// Transactions in the way that were asked for their fate.
+    pub pushes: u64,
+    /// Proofs that what was read holds at a later timestamp.
+    pub refreshes: u64,
+    /// Times that the statement was run again, unseen.
+    pub retries: u64,
 }
 
 impl Timing {
@@ -250,16 +261,48 @@ impl Timing {
 
     /// Time spent since `earlier`, a copy of the same receipt taken before.
     pub fn since(&self, earlier: &Timing) -> Timing {
+        self.with(earlier, |now, then| now.saturating_sub(then))
+    }
+
+    /// Both together.
+    pub fn plus(&self, other: &Timing) -> Timing {
+        self.with(other, |one, two| one + two)
+    }
+
+    fn with(&self, other: &Timing, f: impl Fn(u64, u64) -> u64) -> Timing {
         Timing {
-            requests: self.requests - earlier.requests,
-            request_us: self.request_us - earlier.request_us,
-            shard_us: self.shard_us - earlier.shard_us,
-            queue_us: self.queue_us - earlier.queue_us,
-            lock_wait_us: self.lock_wait_us - earlier.lock_wait_us,
-            consensus_us: self.consensus_us - earlier.consensus_us,
-            read_index_us: self.read_index_us - earlier.read_index_us,
-            scan_us: self.scan_us - earlier.scan_us,
-            commit_wait_us: self.commit_wait_us - earlier.commit_wait_us,
+            requests: f(self.requests, other.requests),
+            request_us: f(self.request_us, other.request_us),
+            shard_us: f(self.shard_us, other.shard_us),
+            queue_us: f(self.queue_us, other.queue_us),
+            lock_wait_us: f(self.lock_wait_us, other.lock_wait_us),
+            consensus_us: f(self.consensus_us, other.consensus_us),
+            read_index_us: f(self.read_index_us, other.read_index_us),
+            scan_us: f(self.scan_us, other.scan_us),
+            commit_wait_us: f(self.commit_wait_us, other.commit_wait_us),
+            consensus_rounds: f(self.consensus_rounds, other.consensus_rounds),
+            pushes: f(self.pushes, other.pushes),
+            refreshes: f(self.refreshes, other.refreshes),
+            retries: f(self.retries, other.retries),
         }
+    }
+
+    /// Every part by its name, which ends with `_us` for microseconds.
+    pub fn parts(&self) -> [(&'static str, u64); 13] {
+        [
+            ("requests", self.requests),
+            ("request_us", self.request_us),
+            ("shard_us", self.shard_us),
+            ("queue_us", self.queue_us),
+            ("lock_wait_us", self.lock_wait_us),
+            ("consensus_us", self.consensus_us),
+            ("read_index_us", self.read_index_us),
+            ("scan_us", self.scan_us),
+            ("commit_wait_us", self.commit_wait_us),
+            ("consensus_rounds", self.consensus_rounds),
+            ("pushes", self.pushes),
+            ("refreshes", self.refreshes),
+            ("retries", self.retries),
+        ]
     }
 }

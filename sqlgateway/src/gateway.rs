@@ -1,5 +1,6 @@
 //! One SQL gateway: what its sessions share.
 
+use crate::activity::Activities;
 use crate::catalog::{CatalogStore, Garbage};
 use crate::ddl::builds::{Abandoned, TAKEOVER};
 use crate::ddl::cleaner;
@@ -8,6 +9,7 @@ use crate::query::{QueryEngine, VirtualTables};
 use crate::session::{CancelHandle, PlanCache, Session, SessionParams};
 use crate::settings::Settings;
 use lineradb_client::{Client, TransactionOptions};
+use lineradb_common::clock::wall_clock_us;
 use lineradb_common::random;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -25,10 +27,12 @@ pub struct GatewayOptions {
     pub client: Client,
     /// `statement_timeout` of new sessions in milliseconds; 0: none.
     pub statement_timeout_ms: u64,
-    /// Tables of `pg_catalog` and `information_schema`.
+    /// Tables of the system schemas.
     pub virtual_tables: Arc<dyn VirtualTables>,
     /// An index build whose gateway shows no life for so long is taken over.
     pub takeover: Duration,
+    /// Where its sessions say what they are doing.
+    pub activities: Arc<Activities>,
 }
 
 impl GatewayOptions {
@@ -39,6 +43,7 @@ impl GatewayOptions {
             statement_timeout_ms: 0,
             virtual_tables,
             takeover: TAKEOVER,
+            activities: Arc::default(),
         }
     }
 }
@@ -53,6 +58,7 @@ pub struct Gateway {
     defaults: Settings,
     sessions: Mutex<HashMap<i32, (i32, CancelHandle)>>,
     next_session: AtomicI32,
+    activities: Arc<Activities>,
     pub(crate) abandoned: Abandoned,
     pub(crate) takeover: Duration,
     wake: Arc<Notify>,
@@ -78,6 +84,7 @@ impl Gateway {
             defaults,
             sessions: Mutex::new(HashMap::new()),
             next_session: AtomicI32::new(1),
+            activities: options.activities,
             abandoned: Abandoned::default(),
             takeover: options.takeover,
             wake: Arc::default(),
@@ -117,16 +124,21 @@ impl Gateway {
         let id = self.next_session.fetch_add(1, Ordering::Relaxed) & i32::MAX;
         let secret = i32::from_be_bytes(random::bytes());
         self.sessions.lock().insert(id, (secret, cancel.clone()));
+        let now = wall_clock_us() as i64;
+        let (user, application) = (&settings.user, &settings.application_name);
+        let activity = self.activities.open(id, user, application, now);
         Ok(Session::new(
             Arc::clone(self),
             settings,
             cancel,
             (id, secret),
+            activity,
         ))
     }
 
     pub(crate) fn forget_session(&self, id: i32) {
         self.sessions.lock().remove(&id);
+        self.activities.close(id);
     }
 
     /// True when a statement would succeed: the catalog can be read now.

@@ -14,6 +14,7 @@
 //!  catalog               descriptors in the KV tier, cached snapshots
 //! ```
 
+pub mod activity;
 pub mod catalog;
 pub mod config;
 pub mod ddl;

@@ -1,10 +1,11 @@
 //! The gateway as a service: both front ends on their sockets, started and
 //! stopped as one. Usable in process (`lineradb dev`) and by the binary.
 
+use crate::activity::Activities;
 use crate::ddl::builds::TAKEOVER;
 use crate::http::{self, HttpState};
 use crate::metrics;
-use crate::pg_catalog::PgCatalog;
+use crate::pg_catalog::{Cluster, PgCatalog};
 use crate::pgwire::PgServer;
 use crate::tls::{self, TlsListener};
 use crate::{Gateway, GatewayOptions};
@@ -211,12 +212,17 @@ fn address_of(listener: &TcpListener) -> Result<SocketAddr> {
 
 /// Starts the SQL side; a cluster that is not there yet is waited for.
 async fn connect(client: Client, server: &ServerOptions) -> Result<Arc<Gateway>> {
-    let catalog = Arc::new(PgCatalog::new());
+    let activities = Arc::new(Activities::default());
+    let catalog = Arc::new(PgCatalog::of_cluster(Cluster {
+        client: client.clone(),
+        activities: Arc::clone(&activities),
+    }));
     let mut said = false;
     loop {
         let options = GatewayOptions {
             statement_timeout_ms: server.statement_timeout_ms,
             takeover: server.takeover,
+            activities: Arc::clone(&activities),
             ..GatewayOptions::new(client.clone(), catalog.clone())
         };
         match Gateway::start(options).await {

@@ -13,7 +13,7 @@ mod rocks;
 mod workload;
 
 use crate::Figure;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use engine::Engine;
 use std::path::Path;
 use workload::{Better, Measured, suite};
@@ -46,17 +46,20 @@ pub const QUICK: Scale = Scale {
     cold_reads: 1_000_000,
 };
 
-/// Runs the suite `runs` times in fresh folders under `dir`, one engine after the other; each figure is the median.
+/// Runs the suite for values of each of these sizes `runs` times in fresh folders
+/// under `dir`, one engine after the other; each figure is the median.
 ///
 /// # Errors
-/// When an engine answers an error, or a wrong value.
-pub fn run(dir: &Path, scale: Scale, runs: usize) -> Result<Vec<Figure>> {
+/// When an engine answers an error, or a wrong value; for a size that is none of ours.
+pub fn run(dir: &Path, scale: Scale, runs: usize, value_bytes: &[usize]) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
-    for (bytes, part, note) in [
-        (100, 1, ""),
-        (1024, 10, ", 1 KiB values"),
-        (LARGE_BYTES, 125, ", 64 KiB values"),
-    ] {
+    if let Some(other) = value_bytes
+        .iter()
+        .find(|b| !GROUPS.iter().any(|g| g.0 == **b))
+    {
+        bail!("there is no measurement of values of {other} bytes: choose of 100, 1024 and 65536");
+    }
+    for (bytes, part, note) in { GROUPS.into_iter() }.filter(|g| value_bytes.contains(&g.0)) {
         let scale = Scale {
             entries: scale.entries / part,
             seeks: scale.seeks / part,
@@ -84,6 +87,14 @@ pub fn run(dir: &Path, scale: Scale, runs: usize) -> Result<Vec<Figure>> {
     }
     Ok(figures)
 }
+
+/// Sizes of values, into how many parts the entries go for each, and what that adds to
+/// the names of the lines.
+const GROUPS: [(usize, u64, &str); 3] = [
+    (100, 1, ""),
+    (1024, 10, ", 1 KiB values"),
+    (LARGE_BYTES, 125, ", 64 KiB values"),
+];
 
 /// Values of this size an engine may keep apart from its tree.
 const LARGE_BYTES: usize = 64 << 10;

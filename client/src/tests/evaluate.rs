@@ -302,6 +302,7 @@ impl Store {
                 self.locks.retain(|_, t| *t != r.txn_id);
                 reply::Body::ReleaseLocks(ReleaseLocksReply {})
             }
+            request::Body::ListLocks(_) => reply::Body::ListLocks(ListLocksReply::default()),
             request::Body::Split(s) => {
                 self.split(&s.split_key);
                 reply::Body::Split(SplitReply {

@@ -115,6 +115,7 @@ fn kind(body: &request::Body) -> &'static str {
         request::Body::HeartbeatLocks(_) => "heartbeat",
         request::Body::ReleaseLocks(_) => "release",
         request::Body::Split(_) => "split",
+        request::Body::ListLocks(_) => "list_locks",
     }
 }
 
@@ -286,6 +287,10 @@ impl Store {
                     fail = Some(ErrorCode::WriteConflict);
                 }
                 _ => {}
+            }
+            // X0: REPEATABLE READ carries r.
+            if meta.isolation() == Isolation::RepeatableRead && version > read_ts {
+                fail = Some(ErrorCode::WriteConflict);
             }
             if let Some(code) = fail {
                 let mut e = error(code, "condition");

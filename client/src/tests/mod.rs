@@ -4,6 +4,7 @@
 mod commit;
 mod evaluate;
 mod fake;
+mod isolation;
 mod reads;
 mod routing;
 mod stress;

@@ -28,7 +28,7 @@
 
 use super::items::WriteItem;
 use super::plan::Plan;
-use super::refresh::{ReadPart, parts_of};
+use super::refresh::ReadPart;
 use super::settle::{Intents, commit_error};
 use super::{Inner, schema};
 use crate::background::id_bytes;
@@ -113,12 +113,19 @@ impl Inner {
             // DDL always goes the long way (S2).
             let one = parts.len() == 1 && !schemas && weight <= ONE_PHASE_BYTES_MAX;
             match parts.first().filter(|_| one) {
-                Some((shard, _)) => match self.one_phase(&mut plan, shard, &context).await {
-                    Ok(Some(done)) => break Ok(done),
-                    Ok(None) => {}
-                    Err(error) => break Err(error),
-                },
-                None => break self.several_shards(&plan, context).await,
+                Some((shard, _)) => {
+                    self.catch_up(&plan, Some(&span_of(shard)), &context)
+                        .await?;
+                    match self.one_phase(&mut plan, shard, &context).await {
+                        Ok(Some(done)) => break Ok(done),
+                        Ok(None) => {}
+                        Err(error) => break Err(error),
+                    }
+                }
+                None => {
+                    self.catch_up(&plan, None, &context).await?;
+                    break self.several_shards(&plan, context).await;
+                }
             }
         };
         // Somebody has used the key before.
@@ -143,12 +150,12 @@ impl Inner {
         let mut reads_elsewhere = false;
         let mut tables: BTreeSet<TableId> =
             plan.items.iter().filter_map(WriteItem::table).collect();
-        for (table, spans) in &plan.reads {
-            for span in spans.iter() {
-                let inside = span.intersect(&here);
-                reads_elsewhere |= inside != span;
-                if !inside.is_empty() {
-                    tables.extend(*table);
+        for part in plan.to_prove() {
+            let inside = part.span.intersect(&here);
+            reads_elsewhere |= inside != part.span;
+            if !inside.is_empty() {
+                tables.extend(part.table);
+                if !part.schema_only {
                     reads.push(to_proto(&inside));
                 }
             }
@@ -192,6 +199,7 @@ impl Inner {
             Err(failure) => return Err(commit_error(failure)),
         };
         if reply.commit_ts != 0 {
+            context.receipt.add(|t| t.consensus_rounds += 1);
             Way::OneShard.count();
             return Ok(Some(Done::At(Timestamp::from_raw(reply.commit_ts))));
         }
@@ -199,7 +207,8 @@ impl Inner {
         if needed <= plan.read_ts {
             return Err(Error::internal("a commit was neither made nor refused"));
         }
-        let parts = parts_of(&plan.reads);
+        let mut parts = plan.to_prove();
+        parts.extend(self.written_since(plan));
         self.refresh(parts, &plan.versions, plan.read_ts, needed, context)
             .await?;
         plan.read_ts = needed;
@@ -262,6 +271,7 @@ impl Inner {
             Err(failure) => return Err(commit_error(failure)),
         };
 
+        context.receipt.add(|t| t.consensus_rounds += 1);
         let mut commit_ts = plan.read_ts;
         let mut staged = false;
         let mut parts = Vec::new();
@@ -302,7 +312,7 @@ impl Inner {
         commit_ts: Timestamp,
         context: &Context<'_>,
     ) -> Result<()> {
-        let mut parts = parts_of(&plan.reads);
+        let mut parts = plan.to_prove();
         for (items, _) in laid.iter().filter(|(_, at)| *at < commit_ts) {
             let mut seen = BTreeSet::new();
             for item in items {
@@ -337,6 +347,7 @@ impl Inner {
             .router
             .call_at(at, make, Effect::Once, context)
             .await;
+        context.receipt.add(|t| t.consensus_rounds += 1);
         let outcome = match answer {
             Ok((_, reply)) => match reply.body {
                 Some(reply::Body::CommitRecord(reply)) => reply.outcome,
@@ -381,7 +392,7 @@ impl Inner {
             id: id_bytes(self.id),
             anchor: plan.anchor.clone(),
             attempt_ts: self.shared.clock.now()?.latest.raw(),
-            isolation: pb::Isolation::Serializable as i32,
+            isolation: self.options.isolation.to_proto() as i32,
         })
     }
 }

@@ -134,7 +134,7 @@ impl Pages {
         let _gate = inner.enter().await?;
         let table = inner.state.lock().name_table(self.request.table)?;
         let schema = inner.schema_of(table);
-        let read_ts = inner.read_ts().raw();
+        let read_ts = self.transaction.read_timestamp().raw();
         let request = &self.request;
         let asked_of = |shard: &ShardDescriptor| {
             let span = rest.intersect(&span_of(shard));
@@ -177,7 +177,7 @@ impl Pages {
             .map_err(|failure| {
                 // An error tells about the rows as well (a division by zero),
                 // and the transaction may go on from a savepoint.
-                inner.note_read(table, rest);
+                inner.note_read(table, rest, self.transaction.1);
                 failure.into_error()
             })?;
         let Some(reply::Body::Fragment(page)) = reply.body else {
@@ -186,7 +186,7 @@ impl Pages {
         let asked = asked_of(&shard);
         let resume = page.more.then_some(page.resume);
         let examined = self.walk.advance(&asked, resume);
-        inner.note_read(table, &examined);
+        inner.note_read(table, &examined, self.transaction.1);
         decode(page.arrow_ipc)
     }
 }

@@ -10,7 +10,7 @@
 //! Format: version byte 1, length of the request hash (u32, big endian), the
 //! hash, the result summary.
 
-use super::Inner;
+use super::{Inner, View};
 use crate::types::{EarlierOutcome, IdempotencyRequest};
 use crate::{Error, Result, Transaction, TransactionOptions};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -69,7 +69,11 @@ impl Inner {
             return Ok(None);
         };
         let keys = [key_of(&request)];
-        let found = self.multi_get(&keys, None).await?.pop().flatten();
+        let found = self
+            .multi_get(&keys, None, View::default())
+            .await?
+            .pop()
+            .flatten();
         let Some(found) = found else {
             return Ok(None);
         };

@@ -5,15 +5,17 @@
 //! read under the lock. The read answers the *newest* version. When that is
 //! younger than the read timestamp, the transaction moves there: everything
 //! read so far is proven to hold at the new timestamp, which then becomes the
-//! read timestamp of all that follows (X0).
+//! read timestamp of all that follows (X0). Below SERIALIZABLE nothing moves: a
+//! younger version is a conflict, after which READ COMMITTED runs the statement
+//! again and REPEATABLE READ ends.
 
 use super::buffer::LockedVersion;
 use super::read::nonsense;
-use super::refresh::{ReadPart, parts_of};
-use super::{Inner, Locked};
+use super::refresh::{ReadPart, rows_of};
+use super::{Inner, Locked, State, View};
 use crate::background::id_bytes;
 use crate::failure::{Effect, Failure};
-use crate::types::{LockOptions, Span, TableVersion};
+use crate::types::{Isolation, LockOptions, Span, TableVersion};
 use crate::{Error, Result};
 use bytes::Bytes;
 use lineradb_common::{TableId, Timestamp};
@@ -84,7 +86,7 @@ impl Inner {
             rest.into_iter().collect()
         };
         if !rest.is_empty() {
-            let values = self.multi_get(&rest, table).await?;
+            let values = self.multi_get(&rest, table, View::default()).await?;
             for (key, value) in rest.into_iter().zip(values) {
                 found.insert(key, value.map(|v| v.value));
             }
@@ -103,14 +105,15 @@ impl Inner {
         options: LockOptions,
         found: &mut BTreeMap<Bytes, Option<Bytes>>,
     ) -> Result<Vec<Part>> {
-        let (read_ts, lock_timeout, first, ended) = {
+        let (read_ts, lock_timeout, first, serializable) = {
             let state = self.state.lock();
+            if state.ended {
+                return Err(super::over());
+            }
+            let serializable = state.isolation == Isolation::Serializable;
             let first = state.locked.is_empty();
-            (state.read_ts, state.lock_timeout, first, state.ended)
+            (state.read_ts, state.lock_timeout, first, serializable)
         };
-        if ended {
-            return Err(super::over());
-        }
         if first {
             self.keep_alive();
         }
@@ -122,7 +125,7 @@ impl Inner {
                     id: id_bytes(self.id),
                     anchor: Bytes::new(),
                     attempt_ts: attempt_ts.raw(),
-                    isolation: pb::Isolation::Serializable as i32,
+                    isolation: self.options.isolation.to_proto() as i32,
                 }),
                 keys: keys.to_vec(),
                 read_ts: read_ts.raw(),
@@ -141,6 +144,8 @@ impl Inner {
                 state.locked.entry(key.clone()).or_insert(Locked {
                     found: None,
                     shared: options.shared,
+                    table,
+                    since: None,
                 });
             }
         }
@@ -168,21 +173,22 @@ impl Inner {
                     return Err(nonsense("a LockingRead"));
                 }
                 asked.extend(keys.split_off(read.values.len()));
+                let at = Timestamp::from_raw(read.read_ts).max(read_ts);
                 for (key, value) in keys.iter().zip(read.values) {
+                    let before = state.locked.get(key).and_then(|before| before.since);
                     let locked = Locked {
                         found: Some(LockedVersion {
                             version: value.version_ts,
                             present: value.present,
                         }),
                         shared: options.shared,
+                        table,
+                        since: before.or((!serializable).then_some(at)),
                     };
                     state.locked.insert(key.clone(), locked);
                     found.insert(key.clone(), value.present.then_some(value.value));
                 }
-                parts.push(Part {
-                    keys,
-                    read_ts: Timestamp::from_raw(read.read_ts).max(read_ts),
-                });
+                parts.push(Part { keys, read_ts: at });
             }
         }
         Ok(parts)
@@ -206,11 +212,10 @@ impl Inner {
             if state.ended {
                 return Err(super::over());
             }
-            (
-                state.read_ts,
-                parts_of(&state.reads),
-                state.versions.clone(),
-            )
+            if state.isolation != Isolation::Serializable {
+                return state.unmoved(&parts);
+            }
+            (state.read_ts, rows_of(&state.reads), state.versions.clone())
         };
         let new = parts
             .iter()
@@ -234,5 +239,24 @@ impl Inner {
             }
         }
         Ok(())
+    }
+}
+
+impl State {
+    /// Outside of SERIALIZABLE the read timestamp stays where it is.
+    fn unmoved(&self, parts: &[Part]) -> Result<()> {
+        let moved = parts.iter().filter(|part| part.read_ts > self.read_ts);
+        let mut keys = moved.flat_map(|part| &part.keys);
+        let younger = keys.find(|key| {
+            let found = self.locked.get(*key).and_then(|locked| locked.found);
+            found.is_some_and(|found| found.version > self.read_ts.raw())
+        });
+        match younger {
+            Some(key) => Err(Error::conflict(
+                "a row was changed by another transaction after it was read",
+                key.clone(),
+            )),
+            None => Ok(()),
+        }
     }
 }

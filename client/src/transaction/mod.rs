@@ -8,6 +8,7 @@
 //! | `read`, `scan`, `fragment` | reads, merged with the buffered writes |
 //! | `locking` | locking reads; moving the read timestamp |
 //! | `refresh` | proving that what was read still holds later (X0) |
+//! | `isolation` | what each isolation level has to prove, and when |
 //! | `plan`, `items` | what is to be committed |
 //! | `commit` | how: in one round or in two |
 //! | `settle` | unknown outcomes, and what a failed commit leaves (X1, X3) |
@@ -20,6 +21,7 @@ pub mod buffer;
 mod commit;
 mod fragment;
 mod idempotency;
+mod isolation;
 pub mod items;
 mod locking;
 mod plan;
@@ -38,8 +40,8 @@ use crate::metrics::COMMIT_WAIT_SECONDS;
 use crate::receipt::Receipt;
 use crate::router::Context;
 use crate::types::{
-    Commit, EarlierOutcome, FragmentRequest, LockOptions, ScanOptions, Span, TableVersion, Timing,
-    TransactionOptions, WriteOptions,
+    Commit, EarlierOutcome, FragmentRequest, Isolation, LockOptions, ScanOptions, Span,
+    TableVersion, Timing, TransactionOptions, WriteOptions,
 };
 use crate::{Error, Result};
 use buffer::{LockedVersion, SchemaEntry, WriteBuffer};
@@ -49,7 +51,7 @@ use lineradb_common::clock::{Stopwatch, deadline_after, wait_past};
 use lineradb_common::{TableId, Timestamp, TxnId, random};
 use lineradb_proto::shard::v1 as pb;
 use parking_lot::Mutex;
-use spans::SpanSet;
+use refresh::ReadSet;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -60,7 +62,17 @@ use tokio::time::Instant;
 /// and may be called from several tasks at once. The last handle dropped
 /// without commit rolls back in the background.
 #[derive(Clone)]
-pub struct Transaction(pub(crate) Arc<Inner>);
+pub struct Transaction(pub(crate) Arc<Inner>, pub(crate) View);
+
+/// How a handle reads.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct View {
+    /// The snapshot of the statement that it is for; READ COMMITTED alone has one
+    /// per statement.
+    pub(crate) snapshot: Option<Timestamp>,
+    /// What it reads need not hold at commit.
+    pub(crate) untracked: bool,
+}
 
 /// A point in a transaction to which its writes can be rolled back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,8 +93,13 @@ pub(crate) struct State {
     pub(crate) ended: bool,
     pub(crate) read_ts: Timestamp,
     pub(crate) buffer: WriteBuffer,
+    /// The level at which what comes now is read.
+    pub(crate) isolation: Isolation,
     /// What was read, by table, so that each part names its schema version.
-    pub(crate) reads: BTreeMap<Option<TableId>, SpanSet>,
+    pub(crate) reads: ReadSet,
+    /// What was read at a timestamp or a level before those of now: its schema
+    /// versions must hold at commit, its rows need not.
+    pub(crate) earlier: ReadSet,
     /// The schema version in force of every table touched (S1).
     pub(crate) versions: BTreeMap<TableId, u64>,
     pub(crate) locked: BTreeMap<Bytes, Locked>,
@@ -105,6 +122,11 @@ pub(crate) struct Locked {
     /// `None` until the leader has answered.
     pub(crate) found: Option<LockedVersion>,
     pub(crate) shared: bool,
+    pub(crate) table: Option<TableId>,
+    /// Locked outside of SERIALIZABLE: when the read under the lock took place.
+    /// The lock may be lost, so the commit proves that the key has not changed
+    /// since (X4).
+    pub(crate) since: Option<Timestamp>,
 }
 
 impl Transaction {
@@ -117,7 +139,9 @@ impl Transaction {
             ended: false,
             read_ts,
             buffer: WriteBuffer::default(),
-            reads: BTreeMap::new(),
+            isolation: options.isolation,
+            reads: ReadSet::new(),
+            earlier: ReadSet::new(),
             versions: BTreeMap::new(),
             locked: BTreeMap::new(),
             committing: Vec::new(),
@@ -127,14 +151,15 @@ impl Transaction {
             summary: Bytes::new(),
             request_hash: None,
         };
-        Transaction(Arc::new(Inner {
+        let inner = Inner {
             shared,
             id: random::txn_id(),
             options,
             receipt: Receipt::default(),
             gate: RwLock::new(()),
             state: Mutex::new(state),
-        }))
+        };
+        Transaction(Arc::new(inner), View::default())
     }
 
     /// Its id; a retry is a new transaction with a new one.
@@ -144,7 +169,39 @@ impl Transaction {
 
     /// The timestamp at which it reads; locking reads may move it up.
     pub fn read_timestamp(&self) -> Timestamp {
-        self.0.state.lock().read_ts
+        self.1.snapshot.unwrap_or_else(|| self.0.read_ts())
+    }
+
+    /// READ COMMITTED: a statement begins, which sees what is committed now. The
+    /// handle answered reads there for good, also once further statements have
+    /// begun (a cursor that is read to its end later). At the other levels
+    /// nothing changes.
+    ///
+    /// # Errors
+    /// `Unavailable` without a clock; `Invalid` when the transaction is over.
+    pub async fn begin_statement(&self) -> Result<Transaction> {
+        let view = View {
+            snapshot: self.0.begin_statement().await?,
+            untracked: false,
+        };
+        Ok(Transaction(self.0.clone(), view))
+    }
+
+    /// A handle whose reads need not hold at commit, at whatever level: for what is
+    /// looked at in order to choose and locked before it counts (SKIP LOCKED).
+    pub fn untracked(&self) -> Transaction {
+        let view = View {
+            untracked: true,
+            ..self.1
+        };
+        Transaction(self.0.clone(), view)
+    }
+
+    /// A handle for what follows, which is SERIALIZABLE whatever the level was so
+    /// far: a change of the schema builds on what it reads.
+    pub async fn serialize(&self) -> Transaction {
+        self.0.serialize().await;
+        Transaction(self.0.clone(), View::default())
     }
 
     /// The largest commit timestamp that it has examined (T5).
@@ -180,7 +237,7 @@ impl Transaction {
     /// As every read: `SchemaChanged`, `Conflict`, `Unavailable`.
     pub async fn get(&self, key: &[u8], table: Option<TableVersion>) -> Result<Option<Bytes>> {
         let keys = [Bytes::copy_from_slice(key)];
-        let mut values = self.0.multi_get(&keys, table).await?;
+        let mut values = self.0.multi_get(&keys, table, self.1).await?;
         Ok(values.pop().flatten().map(|found| found.value))
     }
 
@@ -193,7 +250,7 @@ impl Transaction {
         keys: &[Bytes],
         table: Option<TableVersion>,
     ) -> Result<Vec<Option<Bytes>>> {
-        let found = self.0.multi_get(keys, table).await?;
+        let found = self.0.multi_get(keys, table, self.1).await?;
         Ok(found.into_iter().map(|f| f.map(|f| f.value)).collect())
     }
 
@@ -207,7 +264,7 @@ impl Transaction {
         keys: &[Bytes],
         table: Option<TableVersion>,
     ) -> Result<Vec<Option<(Bytes, Timestamp)>>> {
-        let found = self.0.multi_get(keys, table).await?;
+        let found = self.0.multi_get(keys, table, self.1).await?;
         Ok(found
             .into_iter()
             .map(|f| f.map(|f| (f.value, Timestamp::from_raw(f.version))))
@@ -409,11 +466,17 @@ impl Inner {
 
     /// Adds to the read set; a read-only transaction needs none, its reads
     /// hold at its timestamp for ever.
-    pub(crate) fn note_read(&self, table: Option<TableId>, span: &Span) {
-        if !self.options.read_only {
-            let mut state = self.state.lock();
-            state.reads.entry(table).or_default().insert(span);
+    pub(crate) fn note_read(&self, table: Option<TableId>, span: &Span, view: View) {
+        if self.options.read_only {
+            return;
         }
+        let mut state = self.state.lock();
+        let reads = match view.untracked {
+            false => &mut state.reads,
+            // S1: the schema holds all the same.
+            true => &mut state.earlier,
+        };
+        reads.entry(table).or_default().insert(span);
     }
 
     /// The schema versions to send along.

@@ -2,11 +2,13 @@
 //! message of its commit is sent.
 
 use super::buffer::{Entry, Guard};
+use super::isolation::{Held, held};
 use super::items::WriteItem;
-use super::spans::SpanSet;
+use super::refresh::ReadSet;
 use super::{Inner, idempotency, over};
 use crate::Result;
 use crate::router::Routed;
+use crate::types::Isolation;
 use bytes::Bytes;
 use lineradb_common::{TableId, Timestamp};
 use lineradb_proto::shard::v1 as pb;
@@ -22,7 +24,14 @@ const RECORD_BYTES_MAX: usize = 16 << 10;
 pub(super) struct Plan {
     pub(super) items: Vec<WriteItem>,
     pub(super) anchor: Bytes,
-    pub(super) reads: BTreeMap<Option<TableId>, SpanSet>,
+    /// The level of `reads`.
+    pub(super) isolation: Isolation,
+    pub(super) reads: ReadSet,
+    /// See [`State::earlier`](super::State).
+    pub(super) earlier: ReadSet,
+    /// Keys read under locks outside of SERIALIZABLE and not written: each must
+    /// be unchanged since.
+    pub(super) held: Vec<Held>,
     pub(super) versions: BTreeMap<TableId, u64>,
     pub(super) read_ts: Timestamp,
     pub(super) keyed: Option<Keyed>,
@@ -146,10 +155,14 @@ impl Inner {
                 state.versions.entry(*table).or_insert(*replaces);
             }
         }
+        let held = held(&state.locked, &items);
         Ok(Plan {
             items,
             anchor,
+            isolation: state.isolation,
             reads: std::mem::take(&mut state.reads),
+            earlier: std::mem::take(&mut state.earlier),
+            held,
             versions: std::mem::take(&mut state.versions),
             read_ts: state.read_ts,
             keyed,

@@ -1,6 +1,6 @@
 //! Point reads at the read timestamp.
 
-use super::Inner;
+use super::{Inner, View};
 use crate::failure::{Effect, Failure};
 use crate::types::{Span, TableVersion};
 use crate::{Error, Result};
@@ -26,6 +26,7 @@ impl Inner {
         &self,
         keys: &[Bytes],
         table: Option<TableVersion>,
+        view: View,
     ) -> Result<Vec<Option<Found>>> {
         let _gate = self.enter().await?;
         let mut own: BTreeMap<Bytes, Option<Found>> = BTreeMap::new();
@@ -48,10 +49,10 @@ impl Inner {
         if !missing.is_empty() {
             // Before it is asked: what is on its way counts as read.
             for key in &missing {
-                self.note_read(table, &Span::point(key));
+                self.note_read(table, &Span::point(key), view);
             }
             let schema = self.schema_of(table);
-            let read_ts = self.read_ts().raw();
+            let read_ts = view.snapshot.unwrap_or_else(|| self.read_ts()).raw();
             let make = |_: &ShardDescriptor, keys: &[Bytes]| {
                 let get = pb::Get {
                     keys: keys.to_vec(),

@@ -47,13 +47,27 @@ impl Routed for ReadPart {
     }
 }
 
+/// What was read, by table.
+pub(crate) type ReadSet = BTreeMap<Option<TableId>, SpanSet>;
+
 /// Everything in a read set.
-pub(crate) fn parts_of(reads: &BTreeMap<Option<TableId>, SpanSet>) -> Vec<ReadPart> {
+pub(crate) fn rows_of(reads: &ReadSet) -> Vec<ReadPart> {
+    parts_of(reads, false)
+}
+
+/// The schema versions alone of what is in a read set.
+pub(crate) fn schemas_of(reads: &ReadSet) -> Vec<ReadPart> {
+    let mut parts = parts_of(reads, true);
+    parts.retain(|part| part.table.is_some());
+    parts
+}
+
+fn parts_of(reads: &ReadSet, schema_only: bool) -> Vec<ReadPart> {
     let parts = reads.iter().flat_map(|(table, spans)| {
-        spans.iter().map(|span| ReadPart {
+        spans.iter().map(move |span| ReadPart {
             table: *table,
             span,
-            schema_only: false,
+            schema_only,
         })
     });
     parts.collect()
@@ -72,6 +86,7 @@ impl Inner {
         if parts.is_empty() || from >= to {
             return Ok(());
         }
+        context.receipt.add(|t| t.refreshes += 1);
         let make = |_: &ShardDescriptor, parts: &[ReadPart]| {
             let spans = parts.iter().filter(|p| !p.schema_only);
             let refresh = pb::Refresh {

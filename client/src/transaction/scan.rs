@@ -175,7 +175,7 @@ impl Scan {
         let _gate = inner.enter().await?;
         let table: Option<TableId> = inner.state.lock().name_table(self.table)?;
         let schema = inner.schema_of(table);
-        let read_ts = inner.read_ts().raw();
+        let read_ts = self.transaction.read_timestamp().raw();
         let reverse = self.walk.reverse;
         let asked_of = |shard: &ShardDescriptor| rest.intersect(&span_of(shard));
         let make = |shard: &ShardDescriptor| {
@@ -219,7 +219,7 @@ impl Scan {
             }
             *left -= pairs.len() as u64;
         }
-        inner.note_read(table, &examined);
+        inner.note_read(table, &examined, self.transaction.1);
         Ok(Some(pairs))
     }
 }

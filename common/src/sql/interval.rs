@@ -18,7 +18,8 @@ pub struct Interval {
 }
 
 impl Interval {
-    fn span(&self) -> i128 {
+    /// In microseconds; a month is 30 days, a day 24 hours.
+    pub fn span(&self) -> i128 {
         (i128::from(self.months) * 30 + i128::from(self.days)) * DAY_US + i128::from(self.micros)
     }
 

@@ -273,6 +273,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
                 Ok((reply::Body::ReleaseLocks(reply), Timestamp::ZERO))
             }
             Some(Body::Split(split)) => self.split(call, &split).await,
+            Some(Body::ListLocks(list)) => self.list_locks(call, &list),
             None => Err(Refusal::invalid(
                 "the request has no body that this node knows",
             )),
@@ -428,6 +429,7 @@ fn kind_of(request: &proto::Request) -> (&'static str, bool) {
         Some(Body::HeartbeatLocks(_)) => ("heartbeat_locks", false),
         Some(Body::ReleaseLocks(_)) => ("release_locks", false),
         Some(Body::Split(_)) => ("split", false),
+        Some(Body::ListLocks(_)) => ("list_locks", false),
         None => ("unknown", false),
     }
 }

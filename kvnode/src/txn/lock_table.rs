@@ -11,6 +11,8 @@
 //! node ([`WaitGraph`]); whoever would close a cycle gets a deadlock error.
 //! Cycles over several nodes end by the bound on waiting.
 
+mod list;
+
 use bytes::Bytes;
 use lineradb_common::TxnId;
 use lineradb_common::clock::{Stopwatch, deadline_after};
@@ -21,6 +23,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+
+pub use list::LISTED_MAX;
 
 /// How long a lock lives without a heartbeat of its transaction.
 const EXPIRY: Duration = Duration::from_secs(5);
@@ -101,6 +105,7 @@ struct Holder {
 
 struct Waiter {
     wants: Holder,
+    since: Stopwatch,
     granted: oneshot::Sender<()>,
 }
 
@@ -201,7 +206,11 @@ impl LockTable {
                 return Err(LockError::Deadlock);
             }
             let (granted, receiver) = oneshot::channel();
-            let waiter = Waiter { wants, granted };
+            let waiter = Waiter {
+                wants,
+                since: Stopwatch::start(),
+                granted,
+            };
             if holds.is_some() {
                 lock.queue.push_front(waiter);
             } else {

@@ -4,6 +4,7 @@ use super::rewrite::renumber_indexes;
 use super::{DdlEnv, refuse_system_schema};
 use crate::catalog::SchemaDescriptor;
 use crate::error::{Result, SqlError};
+use crate::pg_catalog::is_system_schema;
 use crate::statement::{ident, object_name};
 use datafusion::sql::sqlparser::ast::{ObjectName, ObjectType, SchemaName, Truncate};
 use std::sync::Arc;
@@ -171,7 +172,7 @@ pub async fn create_schema(
         SchemaName::Simple(name) | SchemaName::NamedAuthorization(name, _) => object_name(name)?.1,
         SchemaName::UnnamedAuthorization(role) => ident(role),
     };
-    if name.starts_with("pg_") || name == "information_schema" {
+    if name.starts_with("pg_") || is_system_schema(&name) {
         return Err(
             SqlError::new("42939", format!("unacceptable schema name \"{name}\""))
                 .with_detail("The prefix \"pg_\" is reserved for system schemas."),

@@ -32,6 +32,7 @@ pub mod table;
 use crate::catalog::{CatalogChange, CatalogSnapshot, TableDescriptor};
 use crate::error::{Result, SqlError};
 use crate::gateway::Gateway;
+use crate::pg_catalog::is_system_schema;
 use crate::query::QueryContext;
 use crate::settings::Settings;
 use crate::statement::object_name;
@@ -151,7 +152,7 @@ fn cut(name: &str, bytes: usize) -> String {
 
 /// 42501 for schemas that are ours.
 pub fn refuse_system_schema(schema: &str) -> Result<()> {
-    if matches!(schema, "pg_catalog" | "information_schema") || schema.starts_with("pg_") {
+    if is_system_schema(schema) || schema.starts_with("pg_") {
         return Err(SqlError::new(
             "42501",
             format!("permission denied for schema {schema}"),

@@ -13,6 +13,7 @@ use lineradb_common::limits::ENCODED_KEY_BYTES_MAX;
 use lineradb_common::sql::{
     Datum, RowLayout, TimeZone, decode_key_datum, encode_key_datum, encode_row_value,
 };
+use std::fmt;
 use std::sync::Arc;
 
 /// How the rows of a table are encoded, worked out once per schema version.
@@ -52,6 +53,20 @@ pub struct Entry {
     pub value: Bytes,
     /// No other row may have this key.
     pub unique: bool,
+}
+
+/// A key for people: `(a, b)=(1, x)`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyText {
+    names: Vec<String>,
+    values: Vec<String>,
+}
+
+impl fmt::Display for KeyText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (names, values) = (self.names.join(", "), self.values.join(", "));
+        write!(f, "({names})=({values})")
+    }
 }
 
 impl TableCodec {
@@ -106,6 +121,12 @@ impl TableCodec {
             .iter()
             .map(|i| i.entry(&self.table, row))
             .collect()
+    }
+
+    /// Which index a key belongs to, and what it says.
+    pub fn place(&self, key: &[u8]) -> Option<(&IndexDescriptor, KeyText)> {
+        let index = self.indexes.iter().find(|i| key.starts_with(&i.prefix))?;
+        Some((&index.index, index.text_of(&self.table, key)?))
     }
 
     /// 23505 for a key of one of the indexes, in PostgreSQL's words.
@@ -234,25 +255,23 @@ impl IndexCodec {
                 self.index.name
             ),
         );
-        let mut rest = key.get(self.prefix.len()..).unwrap_or_default();
-        let mut names = Vec::new();
-        let mut values = Vec::new();
+        match self.text_of(table, key) {
+            Some(text) => error.with_detail(format!("Key {text} already exists.")),
+            None => error,
+        }
+    }
+
+    fn text_of(&self, table: &TableDescriptor, key: &[u8]) -> Option<KeyText> {
+        let mut rest = key.get(self.prefix.len()..)?;
+        let mut text = KeyText::default();
         for at in &self.key {
             let c = &table.columns[*at];
-            let Ok(v) = decode_key_datum(c.sql_type, &mut rest) else {
-                return error;
-            };
-            names.push(c.name.clone());
-            values.push(
-                v.format(c.sql_type, &TimeZone::UTC)
-                    .unwrap_or_else(|| "null".into()),
-            );
+            let v = decode_key_datum(c.sql_type, &mut rest).ok()?;
+            text.names.push(c.name.clone());
+            let shown = v.format(c.sql_type, &TimeZone::UTC);
+            text.values.push(shown.unwrap_or_else(|| "null".into()));
         }
-        error.with_detail(format!(
-            "Key ({})=({}) already exists.",
-            names.join(", "),
-            values.join(", ")
-        ))
+        Some(text)
     }
 }
 

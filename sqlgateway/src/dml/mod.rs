@@ -1,4 +1,5 @@
-//! INSERT, UPDATE, DELETE and COPY: row sources, and our own write operator.
+//! INSERT, UPDATE, DELETE, COPY and SELECT FOR UPDATE: row sources, and our own
+//! operators over them.
 //!
 //! ```text
 //!  insert / update      plan: a row source (simple values, one key, or a SELECT
@@ -16,12 +17,14 @@ pub mod copy_in;
 pub mod copy_out;
 pub mod exprs;
 pub mod insert;
+pub mod locked;
 pub mod rows;
 pub mod update;
 pub mod writer;
 
 use crate::catalog::CatalogStore;
 use crate::error::{Result, SqlError};
+use crate::pg_catalog::is_system_schema;
 use crate::query::QueryContext;
 use crate::session::ResultColumn;
 use codec::TableCodec;
@@ -143,6 +146,8 @@ pub enum DmlPlan {
     Insert(Box<insert::InsertPlan>),
     /// UPDATE, DELETE
     Modify(Box<update::ModifyPlan>),
+    /// SELECT FOR UPDATE, FOR SHARE
+    Lock(Box<locked::LockingSelect>),
 }
 
 impl DmlPlan {
@@ -154,14 +159,16 @@ impl DmlPlan {
         match self {
             DmlPlan::Insert(p) => p.run(ctx).await,
             DmlPlan::Modify(p) => p.run(ctx).await,
+            DmlPlan::Lock(p) => p.run(ctx).await,
         }
     }
 
-    /// What RETURNING returns.
+    /// What it returns: RETURNING, or the select list.
     pub fn columns(&self) -> Option<Arc<[ResultColumn]>> {
         let returning = match self {
             DmlPlan::Insert(p) => &p.returning,
             DmlPlan::Modify(p) => &p.returning,
+            DmlPlan::Lock(p) => return Some(Arc::clone(p.columns())),
         };
         returning.as_ref().map(|r| Arc::clone(&r.columns))
     }
@@ -171,6 +178,7 @@ impl DmlPlan {
         match self {
             DmlPlan::Insert(p) => &p.codec,
             DmlPlan::Modify(p) => &p.codec,
+            DmlPlan::Lock(p) => &p.codec,
         }
     }
 
@@ -179,6 +187,7 @@ impl DmlPlan {
         match self {
             DmlPlan::Insert(p) => p.is_cacheable(),
             DmlPlan::Modify(p) => p.is_cacheable(),
+            DmlPlan::Lock(p) => p.is_cacheable(),
         }
     }
 
@@ -188,6 +197,7 @@ impl DmlPlan {
             DmlPlan::Insert(_) => "INSERT 0",
             DmlPlan::Modify(p) if p.is_update() => "UPDATE",
             DmlPlan::Modify(_) => "DELETE",
+            DmlPlan::Lock(_) => "SELECT",
         }
     }
 
@@ -196,6 +206,7 @@ impl DmlPlan {
         match self {
             DmlPlan::Insert(p) => (p.explain(), p.source_query()),
             DmlPlan::Modify(p) => (p.explain(), p.source_query()),
+            DmlPlan::Lock(p) => (p.explain(), Some(p.source_query())),
         }
     }
 }
@@ -213,7 +224,7 @@ pub fn resolve_table(
     match context.catalog.resolve(schema, name, &settings.search_path) {
         Some(table) => Ok(Arc::new(TableCodec::new(table)?)),
         None => {
-            if matches!(schema, Some("pg_catalog" | "information_schema")) {
+            if schema.is_some_and(is_system_schema) {
                 return Err(SqlError::new(
                     "42501",
                     format!("permission denied for table {name}"),

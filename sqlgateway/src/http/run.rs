@@ -11,7 +11,7 @@ use futures::StreamExt;
 use lineradb_client::Timing;
 use lineradb_common::clock::Stopwatch;
 use lineradb_common::sql::Datum;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -270,17 +270,10 @@ pub fn split_tag(tag: &str) -> (&str, Option<u64>) {
 
 /// The receipt, in microseconds.
 pub fn timing_json(timing: &Timing) -> Value {
-    json!({
-        "requests": timing.requests,
-        "request_us": timing.request_us,
-        "shard_us": timing.shard_us,
-        "queue_us": timing.queue_us,
-        "lock_wait_us": timing.lock_wait_us,
-        "consensus_us": timing.consensus_us,
-        "read_index_us": timing.read_index_us,
-        "scan_us": timing.scan_us,
-        "commit_wait_us": timing.commit_wait_us,
-    })
+    let parts = { timing.parts() }.into_iter();
+    parts
+        .map(|(name, value)| (name, Value::from(value)))
+        .collect()
 }
 
 /// Names that a JSON object can hold: a repeated one gets a number.

@@ -5,8 +5,10 @@
 //! indexes have the OIDs that the catalog gave them, so every gateway answers
 //! the same. What depends on a snapshot alone is built once per snapshot and
 //! relation. The columns are PostgreSQL 15's; relations that we have nothing
-//! for exist and are empty.
+//! for exist and are empty. What shows the present (`lineradb_internal`,
+//! `pg_stat_activity`) is asked for each time it is read.
 
+mod cluster;
 mod expand;
 mod fixed;
 mod function_list;
@@ -19,12 +21,15 @@ mod session;
 mod tables;
 mod types;
 
+pub use cluster::Cluster;
+pub use relations::is_system_schema;
 pub use rewrite::rewrite_query;
 
 use crate::catalog::CatalogSnapshot;
 use crate::query::{QueryContext, VirtualTable, VirtualTables};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
 use datafusion::logical_expr::ScalarUDF;
 use functions::Lookup;
 use lineradb_common::sql::ValueResult;
@@ -38,12 +43,22 @@ use std::sync::Arc;
 pub struct PgCatalog {
     /// Derived from the snapshot that was asked for last.
     last: Arc<Mutex<Option<Arc<Objects>>>>,
+    /// Without one, nothing goes on.
+    cluster: Option<Cluster>,
 }
 
 impl PgCatalog {
     /// Nothing is derived yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same for a cluster that shows what it is doing.
+    pub fn of_cluster(cluster: Cluster) -> Self {
+        PgCatalog {
+            cluster: Some(cluster),
+            ..Self::default()
+        }
     }
 
     fn objects(&self, catalog: &Arc<CatalogSnapshot>) -> Arc<Objects> {
@@ -94,12 +109,18 @@ struct Table {
     catalog: PgCatalog,
 }
 
+#[async_trait]
 impl VirtualTable for Table {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.relation.arrow)
     }
 
-    fn rows(&self, context: &QueryContext) -> ValueResult<RecordBatch> {
+    async fn rows(&self, context: &QueryContext) -> ValueResult<RecordBatch> {
+        if let Some(cluster) = &self.catalog.cluster
+            && let Some(rows) = cluster.rows(self.relation, context).await
+        {
+            return rows;
+        }
         if self.relation.schema == "pg_catalog"
             && let Some(rows) = session::session_rows(self.relation, context)
         {
@@ -110,10 +131,10 @@ impl VirtualTable for Table {
         if let Some(batch) = objects.batches.lock().get(key) {
             return Ok(batch.clone());
         }
-        let batch = if self.relation.schema == "pg_catalog" {
-            tables::rows(self.relation, &objects)?
-        } else {
-            information_schema::rows(self.relation, &objects)?
+        let batch = match self.relation.schema {
+            "pg_catalog" => tables::rows(self.relation, &objects)?,
+            "information_schema" => information_schema::rows(self.relation, &objects)?,
+            _ => tables::Rows::new(self.relation).finish()?,
         };
         objects.batches.lock().insert(key, batch.clone());
         Ok(batch)
@@ -173,14 +194,15 @@ mod tests {
         }
     }
 
-    #[test]
-    fn every_relation_builds() {
+    #[tokio::test]
+    async fn every_relation_builds() {
         let context = context();
         for relation in relations::all() {
             let table = context.virtual_tables.table(relation.schema, relation.name);
             let table = table.unwrap();
             let batch = table
                 .rows(&context)
+                .await
                 .unwrap_or_else(|error| panic!("{}: {error}", relation.name));
             assert_eq!(batch.schema(), table.schema());
             if relations::is_always_empty(relation.name) {
@@ -189,11 +211,11 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_index_is_described_as_it_was_made() {
+    #[tokio::test]
+    async fn an_index_is_described_as_it_was_made() {
         let context = context();
         let table = context.virtual_tables.table("pg_catalog", "pg_indexes");
-        let batch = table.unwrap().rows(&context).unwrap();
+        let batch = table.unwrap().rows(&context).await.unwrap();
         let text = pretty_format_batches(&[batch]).unwrap().to_string();
         for definition in [
             "CREATE UNIQUE INDEX t_pkey ON public.t USING btree (id)",

@@ -16,6 +16,8 @@ pub const OWNER_NAME: &str = "lineradb";
 pub const PG_CATALOG: u32 = 11;
 /// OID of the schema `information_schema`.
 pub const INFORMATION_SCHEMA: u32 = 13_207;
+/// OID of the schema `lineradb_internal`.
+pub const LINERADB_INTERNAL: u32 = 13_600;
 /// OID of the database.
 pub const DATABASE: u32 = 5;
 /// OID of the access method `heap`.
@@ -86,6 +88,7 @@ impl Objects {
         match name {
             "pg_catalog" => PG_CATALOG,
             "information_schema" => INFORMATION_SCHEMA,
+            "lineradb_internal" => LINERADB_INTERNAL,
             name => self.catalog.schema(name).map_or(0, |schema| schema.oid),
         }
     }
@@ -95,6 +98,7 @@ impl Objects {
         match oid {
             PG_CATALOG => Some("pg_catalog".into()),
             INFORMATION_SCHEMA => Some("information_schema".into()),
+            LINERADB_INTERNAL => Some("lineradb_internal".into()),
             oid => {
                 let mut schemas = self.catalog.schemas();
                 schemas.find(|s| s.oid == oid).map(|s| s.name.clone())

@@ -1,5 +1,5 @@
-//! The relations of `pg_catalog` and `information_schema`: their names, OIDs and
-//! columns, from `system.tsv`.
+//! The relations of `pg_catalog`, `information_schema` and `lineradb_internal`:
+//! their names, OIDs and columns, from `system.tsv`.
 
 use arrow::datatypes::{Schema, SchemaRef};
 use lineradb_common::sql::SqlType;
@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 /// A system relation.
 #[derive(Debug)]
 pub struct SystemRelation {
-    /// `pg_catalog` or `information_schema`.
+    /// `pg_catalog`, `information_schema` or `lineradb_internal`.
     pub schema: &'static str,
     /// Its name.
     pub name: &'static str,
@@ -68,6 +68,14 @@ static RELATIONS: LazyLock<Vec<SystemRelation>> = LazyLock::new(|| {
 
 static BY_NAME: LazyLock<HashMap<(&'static str, &'static str), &'static SystemRelation>> =
     LazyLock::new(|| all().iter().map(|r| ((r.schema, r.name), r)).collect());
+
+/// True for the schemas that hold system relations only.
+pub fn is_system_schema(name: &str) -> bool {
+    matches!(
+        name,
+        "pg_catalog" | "information_schema" | "lineradb_internal"
+    )
+}
 
 /// All of them.
 pub fn all() -> &'static [SystemRelation] {

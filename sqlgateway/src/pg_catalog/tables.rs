@@ -99,7 +99,7 @@ pub fn rows(relation: &'static SystemRelation, objects: &Objects) -> ValueResult
 }
 
 fn namespaces(rows: &mut Rows, objects: &Objects) {
-    let mut names: Vec<&str> = vec!["pg_catalog", "information_schema"];
+    let mut names: Vec<&str> = vec!["pg_catalog", "information_schema", "lineradb_internal"];
     for schema in objects.catalog.schemas() {
         if !names.contains(&schema.name.as_str()) {
             names.push(&schema.name);

@@ -6,6 +6,7 @@ use crate::session::PreparedStatements;
 use crate::settings::{SetRequests, Settings};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
 use datafusion::logical_expr::ScalarUDF;
 use lineradb_common::sql::ValueResult;
 use std::fmt;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 pub struct QueryContext {
     /// The schema at the transaction's timestamp.
     pub catalog: Arc<CatalogSnapshot>,
-    /// `pg_catalog`, `information_schema`.
+    /// `pg_catalog`, `information_schema`, `lineradb_internal`.
     pub virtual_tables: Arc<dyn VirtualTables>,
     /// The session's settings, with the wall times of this statement.
     pub settings: Arc<Settings>,
@@ -34,7 +35,9 @@ impl fmt::Debug for QueryContext {
     }
 }
 
-/// A table made from the catalog snapshot when a query reads it.
+/// A table made when a query reads it, from the catalog snapshot or from what the
+/// cluster is doing.
+#[async_trait]
 pub trait VirtualTable: Send + Sync {
     /// Its columns; build the fields with `SqlType::field`, so that OIDs and
     /// names keep their types.
@@ -43,14 +46,13 @@ pub trait VirtualTable: Send + Sync {
     ///
     /// # Errors
     /// When the rows cannot be built.
-    fn rows(&self, context: &QueryContext) -> ValueResult<RecordBatch>;
+    async fn rows(&self, context: &QueryContext) -> ValueResult<RecordBatch>;
 }
 
-/// The tables of `pg_catalog` and `information_schema`, and the functions that
-/// need the catalog.
+/// The tables of the system schemas, and the functions that need the catalog.
 pub trait VirtualTables: Send + Sync {
     /// The table of that name (both parts in lower case); `schema` is
-    /// `pg_catalog` or `information_schema`.
+    /// `pg_catalog`, `information_schema` or `lineradb_internal`.
     fn table(&self, schema: &str, name: &str) -> Option<Arc<dyn VirtualTable>>;
 
     /// Functions over the catalog for one statement (`pg_get_expr`,

@@ -10,7 +10,7 @@ use super::order_by::look_up_order_names;
 use super::placeholders::{type_placeholders, with_known_limits};
 use super::planner::{Names, Notes};
 use super::pushdown::ShipFragments;
-use super::rewrite::{Locking, rewrite_query, take_locking};
+use super::rewrite::{refuse_locking, rewrite_query};
 use super::scan::Binding;
 use super::semantics::{after_coercion, before_coercion};
 use super::using::write_out_joins;
@@ -86,8 +86,6 @@ pub struct Planned {
     /// False when the clock or the session was folded into it: plan again for
     /// each execution.
     pub cacheable: bool,
-    /// `FOR UPDATE`, to be done by the caller.
-    pub locking: Option<Locking>,
     /// Parameters are compared with as arrays.
     arrays: bool,
     plan: Arc<LogicalPlan>,
@@ -216,7 +214,7 @@ fn plan_now(
     mut query: Query,
     parameter_types: &[Option<SqlType>],
 ) -> Result<Planned> {
-    let locking = take_locking(&mut query)?;
+    refuse_locking(&query)?;
     crate::pg_catalog::rewrite_query(&mut query);
     name_outputs(&mut query);
     rewrite_query(&mut query)?;
@@ -251,7 +249,6 @@ fn plan_now(
         tables,
         cacheable: !bound_to_statement
             && context.settings.time_zone == lineradb_common::sql::TimeZone::UTC,
-        locking,
         arrays: has_quantified(&plan.optimized).map_err(sql_error)?,
         plan: Arc::new(plan.optimized),
         state: state.clone(),

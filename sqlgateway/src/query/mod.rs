@@ -62,4 +62,3 @@ pub use engine::{EngineOptions, Planned, QueryEngine};
 pub use errors::{carry, sql_error};
 pub use explain::ExplainOptions;
 pub use expression::{Compiled, ExpressionScope};
-pub use rewrite::Locking;

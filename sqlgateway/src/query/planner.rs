@@ -13,6 +13,7 @@ use super::table::ShardTable;
 use super::types::Types;
 use super::virtual_tables::VirtualProvider;
 use crate::error::{Result as SqlResult, SqlError};
+use crate::pg_catalog::is_system_schema;
 use crate::settings::Settings;
 use crate::statement::object_name;
 use arrow::datatypes::{DataType, SchemaRef};
@@ -131,9 +132,7 @@ impl ContextProvider for Names<'_> {
         }
         let table = name.table();
         let found = match name.schema() {
-            Some(schema @ ("pg_catalog" | "information_schema")) => {
-                self.virtual_table(schema, table)
-            }
+            Some(schema) if is_system_schema(schema) => self.virtual_table(schema, table),
             Some(_) => None,
             None => self.virtual_table("pg_catalog", table),
         };

@@ -13,33 +13,22 @@ use super::subqueries::{quantified, subqueries_in_projection, subquery, values_w
 use crate::error::{Result, SqlError};
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentList, FunctionArguments, Ident, NonBlock, ObjectName, ObjectNamePart, Query,
-    Select, SelectItem, SetExpr, Statement, TableFactor, TypedString, UnaryOperator, Value,
-    ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
+    FunctionArgumentList, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Select,
+    SelectItem, SetExpr, Statement, TableFactor, TypedString, UnaryOperator, Value, ValueWithSpan,
+    Visit, VisitMut, Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use std::ops::ControlFlow;
 
-/// `FOR UPDATE` or `FOR SHARE` at the end of a query.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Locking {
-    /// `FOR SHARE`.
-    pub shared: bool,
-    /// `NOWAIT`.
-    pub nowait: bool,
-    /// `SKIP LOCKED`.
-    pub skip_locked: bool,
-}
-
-/// Takes the locking clauses off the top of a query.
+/// Refuses FOR UPDATE and FOR SHARE inside of a query; at its end they are the
+/// caller's business.
 ///
 /// # Errors
-/// 0A000 for locking clauses inside of it.
-pub fn take_locking(query: &mut Query) -> Result<Option<Locking>> {
-    let locks = std::mem::take(&mut query.locks);
-    struct Nested;
-    impl Visitor for Nested {
+/// 0A000.
+pub fn refuse_locking(query: &Query) -> Result<()> {
+    struct Locks;
+    impl Visitor for Locks {
         type Break = ();
         fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
             match query.locks.is_empty() {
@@ -48,14 +37,10 @@ pub fn take_locking(query: &mut Query) -> Result<Option<Locking>> {
             }
         }
     }
-    if Visit::visit(&*query, &mut Nested).is_break() {
-        return Err(SqlError::unsupported("FOR UPDATE in a subquery"));
+    match Visit::visit(query, &mut Locks).is_break() {
+        true => Err(SqlError::unsupported("FOR UPDATE in a subquery")),
+        false => Ok(()),
     }
-    Ok(locks.first().map(|lock| Locking {
-        shared: lock.lock_type.to_string() == "SHARE",
-        nowait: matches!(lock.nonblock, Some(NonBlock::Nowait)),
-        skip_locked: matches!(lock.nonblock, Some(NonBlock::SkipLocked)),
-    }))
 }
 
 /// Rewrites a whole query.
@@ -478,15 +463,17 @@ mod tests {
     }
 
     #[test]
-    fn locking_clauses_are_seen() {
-        let mut statements =
-            Parser::parse_sql(&PostgreSqlDialect {}, "SELECT 1 FROM t FOR UPDATE NOWAIT")
-                .unwrap_or_default();
-        let Some(Statement::Query(mut query)) = statements.pop() else {
-            panic!("no query");
-        };
-        let locking = take_locking(&mut query).ok().flatten();
-        assert_eq!(locking.map(|l| (l.shared, l.nowait)), Some((false, true)));
-        assert!(query.locks.is_empty());
+    fn locking_clauses_are_refused() {
+        for (sql, refused) in [
+            ("SELECT * FROM t", false),
+            ("SELECT * FROM t FOR SHARE", true),
+            ("SELECT * FROM (SELECT * FROM t FOR UPDATE) x", true),
+        ] {
+            let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, sql).unwrap();
+            let Some(Statement::Query(query)) = statements.pop() else {
+                panic!("no query");
+            };
+            assert_eq!(refuse_locking(&query).is_err(), refused, "{sql}");
+        }
     }
 }

@@ -373,15 +373,6 @@ async fn errors_carry_their_sqlstate() {
     }
 }
 
-#[tokio::test]
-async fn locking_is_reported() {
-    let context = context(vec![table(100, "t", 1, "id int4, v text")]);
-    let planned = plan(&context, "SELECT * FROM t WHERE id = 1 FOR UPDATE")
-        .await
-        .unwrap();
-    assert!(planned.locking.is_some());
-}
-
 /// The tables of TPC-H.
 pub(crate) fn tpch() -> QueryContext {
     context(vec![

@@ -54,7 +54,7 @@ impl TableProvider for VirtualProvider {
         _: &[Expr],
         _: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let batch = self.table.rows(&self.context).map_err(carry)?;
+        let batch = self.table.rows(&self.context).await.map_err(carry)?;
         let plan = MemorySourceConfig::try_new_exec(
             &[vec![batch]],
             self.schema.clone(),

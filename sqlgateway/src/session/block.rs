@@ -2,8 +2,11 @@
 //! the statements of one simple query or one pipeline.
 
 use super::Session;
+use super::errors::commit_error;
+use super::history::History;
 use super::types::{Outcome, TransactionStatus};
-use crate::catalog::PendingDdl;
+use crate::activity::Open;
+use crate::catalog::{CatalogSnapshot, PendingDdl};
 use crate::error::{Result, SqlError};
 use crate::settings::Settings;
 use crate::statement::TransactionModes;
@@ -23,6 +26,8 @@ pub(super) struct Block {
     pub failed: Arc<AtomicBool>,
     /// What it changed in the catalog.
     pub pending: Option<PendingDdl>,
+    /// The time that it reads, if not its own.
+    pub history: Option<History>,
     pub savepoints: Vec<NamedSavepoint>,
     /// Statements that ran in it.
     pub statements: u64,
@@ -47,6 +52,48 @@ pub(super) struct NamedSavepoint {
 }
 
 impl Block {
+    /// The handle for a statement that begins now.
+    pub async fn begin_statement(&mut self) -> Result<Transaction> {
+        if self.restarts_statements() {
+            self.txn = self.txn.begin_statement().await?;
+        }
+        Ok(self.txn.clone())
+    }
+
+    /// A change of the schema is serializable, and so is all that follows it.
+    pub async fn serialize(&mut self) -> Transaction {
+        self.txn = self.txn.serialize().await;
+        self.options.isolation = Isolation::Serializable;
+        self.txn.clone()
+    }
+
+    /// READ COMMITTED: a statement that met a newer version of a row sees it when
+    /// it is run again, whatever was answered before.
+    pub fn restarts_statements(&self) -> bool {
+        self.options.isolation == Isolation::ReadCommitted
+    }
+
+    /// The catalog that it sees, if that is not the newest.
+    pub fn own_catalog(&self) -> Option<&Arc<CatalogSnapshot>> {
+        match (&self.pending, &self.history) {
+            (Some(pending), _) => Some(&pending.snapshot),
+            (None, Some(history)) => Some(&history.catalog),
+            (None, None) => None,
+        }
+    }
+
+    /// What others see of it.
+    pub fn activity(&self) -> Open {
+        Open {
+            id: self.txn.id(),
+            isolation: name_of(self.options.isolation),
+            read_only: self.read_only,
+            began_us: self.began_us,
+            statements: self.statements,
+            failed: self.is_failed(),
+        }
+    }
+
     pub fn is_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
     }
@@ -74,21 +121,12 @@ impl Session {
         }
     }
 
-    /// Options of a transaction that begins now.
+    /// Options of a transaction that begins now: SERIALIZABLE, which costs a
+    /// single statement nothing, since it is run again unseen.
     pub(super) fn transaction_options(&mut self, modes: &TransactionModes) -> TransactionOptions {
-        let level = modes
-            .isolation
-            .as_deref()
-            .unwrap_or(&self.settings.default_isolation);
-        let isolation = match level {
-            "repeatable read" => Isolation::RepeatableRead,
-            "read committed" | "read uncommitted" => Isolation::ReadCommitted,
-            _ => Isolation::Serializable,
-        };
         let read_only = modes.read_only.unwrap_or(self.settings.default_read_only);
         let idempotency = self.take_idempotency();
         TransactionOptions {
-            isolation,
             read_only,
             idempotency,
             lock_timeout: self.settings.lock_timeout,
@@ -121,20 +159,21 @@ impl Session {
             return Ok(());
         }
         let settings_before = self.settings.clone();
-        let options = self.transaction_options(modes);
-        let txn = self.gateway.client.begin(options.clone())?;
+        let mut options = self.transaction_options(modes);
         if explicit {
-            self.settings.transaction_isolation = modes
-                .isolation
-                .clone()
-                .unwrap_or_else(|| self.settings.default_isolation.clone());
+            let level = modes.isolation.as_ref();
+            let level = level.unwrap_or(&self.settings.default_isolation).clone();
+            options.isolation = isolation_of(&level)?;
+            self.settings.transaction_isolation = level;
             self.settings.transaction_read_only = options.read_only;
         }
+        let txn = self.gateway.client.begin(options.clone())?;
         self.block = Some(Block {
             txn,
             explicit,
             failed: Arc::new(AtomicBool::new(false)),
             pending: None,
+            history: None,
             savepoints: Vec::new(),
             statements: 0,
             began_us: self.settings.statement_time_us,
@@ -194,11 +233,7 @@ impl Session {
         let explicit = block.explicit;
         let mut options = block.options.clone();
         if let Some(level) = &modes.isolation {
-            options.isolation = match level.as_str() {
-                "repeatable read" => Isolation::RepeatableRead,
-                "serializable" => Isolation::Serializable,
-                _ => Isolation::ReadCommitted,
-            };
+            options.isolation = isolation_of(level)?;
             self.settings.transaction_isolation = level.clone();
         }
         if let Some(read_only) = modes.read_only {
@@ -209,6 +244,27 @@ impl Session {
         block.txn = self.gateway.client.begin(options.clone())?;
         block.options = options;
         block.explicit = explicit;
+        Ok(())
+    }
+
+    /// Makes the open transaction one of the past; before its first query.
+    pub(super) fn go_back(&mut self, history: Option<History>) -> Result<()> {
+        let (Some(history), Some(block)) = (history, &mut self.block) else {
+            return Ok(());
+        };
+        if block.statements > 0 {
+            return Err(SqlError::new(
+                "25001",
+                "AS OF SYSTEM TIME must come before any query of the transaction",
+            ));
+        }
+        block.options.isolation = Isolation::Serializable;
+        block.options.read_only = true;
+        block.options.read_at = Some(history.at);
+        block.txn = self.gateway.client.begin(block.options.clone())?;
+        block.read_only = true;
+        block.history = Some(history);
+        self.settings.transaction_read_only = true;
         Ok(())
     }
 
@@ -354,34 +410,32 @@ impl Session {
     }
 }
 
+/// As PostgreSQL: READ UNCOMMITTED is READ COMMITTED.
+fn isolation_of(level: &str) -> Result<Isolation> {
+    match level {
+        "serializable" => Ok(Isolation::Serializable),
+        "repeatable read" => Ok(Isolation::RepeatableRead),
+        "read committed" | "read uncommitted" => Ok(Isolation::ReadCommitted),
+        _ => Err(SqlError::new(
+            "22023",
+            format!("invalid value for parameter \"transaction_isolation\": \"{level}\""),
+        )),
+    }
+}
+
+/// As SHOW gives it.
+pub(super) fn name_of(isolation: Isolation) -> &'static str {
+    match isolation {
+        Isolation::Serializable => "serializable",
+        Isolation::RepeatableRead => "repeatable read",
+        Isolation::ReadCommitted => "read committed",
+    }
+}
+
 fn find_savepoint(block: &Block, name: &str) -> Result<usize> {
     block
         .savepoints
         .iter()
         .rposition(|s| s.name == name)
         .ok_or_else(|| SqlError::new("3B001", format!("savepoint \"{name}\" does not exist")))
-}
-
-/// The error of a commit: a failed condition is a duplicate key.
-pub(super) fn commit_error(
-    error: ClientError,
-    snapshot: &crate::catalog::CatalogSnapshot,
-) -> SqlError {
-    if let ClientError::ConditionFailed { key } = &error
-        && let Some(duplicate) = duplicate_key(key, snapshot)
-    {
-        return duplicate;
-    }
-    error.into()
-}
-
-/// 23505 for a key, when its table is known.
-pub(super) fn duplicate_key(
-    key: &Bytes,
-    snapshot: &crate::catalog::CatalogSnapshot,
-) -> Option<SqlError> {
-    let id = u64::from_be_bytes(key.get(1..9)?.try_into().ok()?);
-    let table = snapshot.table_by_id(u32::try_from(id).ok()?)?;
-    let codec = crate::dml::codec::TableCodec::new(table).ok()?;
-    Some(codec.duplicate(key))
 }

@@ -40,13 +40,13 @@ impl Session {
             codec = crate::dml::resolve_table(&context, schema.as_deref(), name);
         }
         let codec = codec?;
-        let (txn, block_failed) = match &self.block {
+        let (txn, block_failed) = match &mut self.block {
             Some(b) => {
                 if b.read_only {
                     return Err(read_only_error("COPY FROM"));
                 }
                 b.txn.set_deadline(limits.deadline);
-                (b.txn.clone(), Some(Arc::clone(&b.failed)))
+                (b.begin_statement().await?, Some(Arc::clone(&b.failed)))
             }
             None => {
                 let mut options = self.transaction_options(&TransactionModes::default());

@@ -8,6 +8,7 @@ use super::{Prepared, Session};
 use crate::error::{Result, SqlError};
 use crate::query::ExplainOptions;
 use crate::statement::{Command, Statement, TransactionModes};
+use lineradb_client::Timing;
 use lineradb_common::clock::Stopwatch;
 use lineradb_common::sql::Datum;
 
@@ -24,6 +25,12 @@ impl Session {
             Command::Execute(name, _) => self.prepared(name)?.statement.clone(),
             _ => statement.clone(),
         };
+        if statement.as_of().is_some() {
+            return Err(SqlError::unsupported(
+                "EXPLAIN of a query AS OF SYSTEM TIME (open a transaction with BEGIN AS OF SYSTEM \
+                 TIME instead)",
+            ));
+        }
         let compiled = limits.run(self.compile(&statement, &[], false)).await?;
         let options = ExplainOptions { analyze, verbose };
         let context = self.context();
@@ -43,8 +50,8 @@ impl Session {
         if let Some(planned) = below {
             // The rows that a DML statement reads are explained, not read twice.
             let analyze = analyze && matches!(compiled.plan, Plan::Query(_));
-            let (txn, own) = match &self.block {
-                Some(b) => (b.txn.clone(), false),
+            let (txn, own) = match &mut self.block {
+                Some(b) => (b.begin_statement().await?, false),
                 None => {
                     let options = self.transaction_options(&TransactionModes::default());
                     (self.gateway.client.begin(options)?, true)
@@ -59,8 +66,8 @@ impl Session {
             let plan = limits.run(work).await;
             if own {
                 txn.rollback().await;
-                self.remember_timing(&txn);
             }
+            self.remember_timing(&txn);
             let plan = plan?;
             if text.is_empty() {
                 text = plan;
@@ -88,10 +95,15 @@ impl Session {
                 _ => 0,
             };
             text.push_str(&format!(
-                "\nActual Rows: {rows}\nExecution Time: {:.3} ms\nRequests: {}",
+                "\nActual Rows: {rows}\nExecution Time: {:.3} ms",
                 f64::from(watch.elapsed_us()) / 1000.0,
-                self.timing.requests
             ));
+        }
+        if analyze {
+            if let Some(txn) = self.block.as_ref().map(|b| b.txn.clone()) {
+                self.remember_timing(&txn);
+            }
+            text.push_str(&receipt(&self.timing));
         }
         let columns = explain_columns();
         let rows: Vec<Vec<Datum>> = text.lines().map(|l| vec![l.into()]).collect();
@@ -102,4 +114,31 @@ impl Session {
             count: false,
         })
     }
+}
+
+/// Where the time went, a line each; what was nothing is left out, but for what
+/// tells how a commit went.
+fn receipt(timing: &Timing) -> String {
+    let mut text = String::from("\nLatency Receipt:");
+    for (name, value) in timing.parts() {
+        let always = matches!(name, "requests" | "consensus_rounds" | "retries");
+        if value == 0 && !always {
+            continue;
+        }
+        let line = match name.strip_suffix("_us") {
+            Some(name) => format!("\n  {}: {:.3} ms", title(name), value as f64 / 1000.0),
+            None => format!("\n  {}: {value}", title(name)),
+        };
+        text.push_str(&line);
+    }
+    text
+}
+
+/// `lock_wait`: `Lock Wait`.
+fn title(name: &str) -> String {
+    let words = name.split('_').map(|word| {
+        let (first, rest) = word.split_at(1);
+        format!("{}{rest}", first.to_uppercase())
+    });
+    words.collect::<Vec<_>>().join(" ")
 }

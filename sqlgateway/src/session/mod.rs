@@ -10,12 +10,16 @@
 //! | `simple` | simple queries: several statements, lifted literals |
 //! | `prepared` | the namespace of prepared statements |
 //! | `utility`, `explain`, `copy` | SET, SHOW, PREPARE and other statements |
+//! | `errors` | which row a key is |
+//! | `history` | AS OF SYSTEM TIME |
 //! | `schema` | DDL inside and outside of transactions |
 //! | `stream` | result streams, statement timeout, cancel |
 
 mod block;
 mod copy;
+mod errors;
 mod explain;
+mod history;
 mod plan;
 mod planning;
 mod prepared;
@@ -27,6 +31,7 @@ pub mod stream;
 mod types;
 mod utility;
 
+use crate::activity::Activity;
 use crate::error::{Result, SqlError};
 
 use crate::settings::{REPORTED, SetRequests, Settings};
@@ -81,12 +86,15 @@ pub struct Session {
     set_requests: Arc<SetRequests>,
     cancel: CancelHandle,
     key: (i32, i32),
+    activity: Arc<Activity>,
     reported: Vec<Option<String>>,
     notices: Vec<SqlError>,
     request_hash: Bytes,
     earlier_outcome: Option<String>,
     timing: Timing,
     timing_base: Timing,
+    /// Of the statement's earlier tries.
+    timing_before: Timing,
 }
 
 impl Session {
@@ -95,6 +103,7 @@ impl Session {
         settings: Settings,
         cancel: CancelHandle,
         key: (i32, i32),
+        activity: Arc<Activity>,
     ) -> Self {
         let mut settings = settings;
         settings
@@ -113,12 +122,14 @@ impl Session {
             set_requests: Arc::default(),
             cancel,
             key,
+            activity,
             reported: vec![None; REPORTED.len()],
             notices: Vec::new(),
             request_hash: Bytes::new(),
             earlier_outcome: None,
             timing: Timing::default(),
             timing_base: Timing::default(),
+            timing_before: Timing::default(),
         }
     }
 
@@ -243,13 +254,20 @@ impl Session {
         let shows_timing = matches!(prepared.statement.command(), Command::ShowLastTiming);
         if !shows_timing {
             self.timing = Timing::default();
+            self.timing_before = Timing::default();
             self.timing_base = match &self.block {
                 Some(b) => b.txn.timing(),
                 None => Timing::default(),
             };
         }
         self.set_requests.take();
-        let mut result = self.dispatch(prepared, parameters, &limits).await;
+        self.activity.begin(
+            prepared.statement.shared_text(),
+            &self.settings.application_name,
+            self.settings.statement_time_us,
+        );
+        let result = self.dispatch(prepared, parameters, &limits).await;
+        let mut result = result.map_err(|e| errors::with_place(e, &self.catalog()));
         if result.is_ok()
             && let Err(error) = self.carry_out_set_requests()
         {
@@ -268,6 +286,7 @@ impl Session {
                 self.remember_timing(&txn);
             }
         }
+        self.activity.end(self.block.as_ref().map(Block::activity));
         result
     }
 
@@ -278,7 +297,7 @@ impl Session {
         limits: &Limits,
     ) -> Result<Outcome> {
         let command = prepared.statement.command();
-        if let Some(outcome) = self.transaction_command(command).await? {
+        if let Some(outcome) = self.transaction_command(command, limits).await? {
             return Ok(outcome);
         }
         self.refuse_if_failed()?;
@@ -405,11 +424,19 @@ impl Session {
 
     fn remember_timing(&mut self, txn: &Transaction) {
         let now = txn.timing();
-        self.timing = if now.requests >= self.timing_base.requests {
+        let now = if now.requests >= self.timing_base.requests {
             now.since(&self.timing_base)
         } else {
             now
         };
+        self.timing = self.timing_before.plus(&now);
+    }
+
+    /// The statement is run again, with a transaction that is new.
+    fn remember_retry(&mut self) {
+        self.timing_before = self.timing;
+        self.timing_before.retries += 1;
+        self.timing_base = Timing::default();
     }
 
     /// The gateway.

@@ -10,6 +10,7 @@ use crate::dml::DmlPlan;
 use crate::dml::codec::TableCodec;
 use crate::dml::exprs::Compiler;
 use crate::dml::insert::InsertPlan;
+use crate::dml::locked::LockingSelect;
 use crate::dml::update::ModifyPlan;
 use crate::error::Result;
 use crate::point::scalar::ParameterTypes;
@@ -162,6 +163,10 @@ async fn compile_tree(compiler: &mut Compiler<'_>, tree: &ast::Statement) -> Res
             }
             _ => match point_select(compiler, query) {
                 Some(point) => Plan::Point(point),
+                None if !query.locks.is_empty() => {
+                    let locking = LockingSelect::plan(compiler, query).await?;
+                    Plan::Dml(Box::new(DmlPlan::Lock(Box::new(locking))))
+                }
                 None => {
                     let planned = compiler
                         .engine

@@ -1,5 +1,6 @@
 //! What a session plans its statements against, and the plans that it keeps.
 
+use super::block::Block;
 use super::plan::{self, CompiledStatement};
 use super::{Prepared, Session};
 use crate::catalog::CatalogSnapshot;
@@ -11,11 +12,15 @@ use std::sync::Arc;
 impl Session {
     /// What statements are planned against now.
     pub(super) fn context(&self) -> QueryContext {
-        let catalog = match self.block.as_ref().and_then(|b| b.pending.as_ref()) {
-            Some(pending) => Arc::clone(&pending.snapshot),
+        self.context_of(self.catalog())
+    }
+
+    /// The catalog that the next statement sees.
+    pub(super) fn catalog(&self) -> Arc<CatalogSnapshot> {
+        match self.block.as_ref().and_then(Block::own_catalog) {
+            Some(own) => Arc::clone(own),
             None => self.gateway.catalog.snapshot(),
-        };
-        self.context_of(catalog)
+        }
     }
 
     pub(super) fn context_of(&self, catalog: Arc<CatalogSnapshot>) -> QueryContext {
@@ -43,7 +48,7 @@ impl Session {
         cache: bool,
     ) -> Result<Arc<CompiledStatement>> {
         let context = self.context();
-        let own_catalog = self.block.as_ref().is_some_and(|b| b.pending.is_some());
+        let own_catalog = self.block.as_ref().and_then(Block::own_catalog).is_some();
         let key = plan::PlanKey {
             text: Arc::clone(statement.shared_text()),
             types: declared.to_vec(),
@@ -96,20 +101,26 @@ impl Session {
         let declared: Vec<Option<SqlType>> =
             prepared.parameter_types.iter().map(|t| Some(*t)).collect();
         let compiled = self.compile(&prepared.statement, &declared, true).await?;
-        if let (Some(before), Some(now)) = (&prepared.columns, &compiled.columns) {
-            let same = before.len() == now.len()
-                && before
-                    .iter()
-                    .zip(now.iter())
-                    .all(|(a, b)| a.sql_type == b.sql_type);
-            if !same {
-                return Err(SqlError::new(
-                    "0A000",
-                    "cached plan must not change result type",
-                ));
-            }
-        }
+        prepared.check_columns(&compiled)?;
         *prepared.plan.lock() = Some(Arc::clone(&compiled));
         Ok(compiled)
+    }
+}
+
+impl Prepared {
+    /// The client was told the types of the columns.
+    pub(super) fn check_columns(&self, compiled: &CompiledStatement) -> Result<()> {
+        let (Some(before), Some(now)) = (&self.columns, &compiled.columns) else {
+            return Ok(());
+        };
+        let mut pairs = before.iter().zip(now.iter());
+        let same = before.len() == now.len() && pairs.all(|(a, b)| a.sql_type == b.sql_type);
+        match same {
+            true => Ok(()),
+            false => Err(SqlError::new(
+                "0A000",
+                "cached plan must not change result type",
+            )),
+        }
     }
 }

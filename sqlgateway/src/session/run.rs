@@ -4,22 +4,26 @@
 //! A statement outside a block is a transaction of its own and is run again on a
 //! conflict or a schema change, until its time is up. The same holds for the first
 //! statement of a block: nothing of the block has been answered yet, so it starts
-//! over as a whole. Later statements answer 40001. A commit whose outcome is
-//! unknown is never repeated (40003).
+//! over as a whole. Later statements answer 40001, but at READ COMMITTED, where a
+//! statement alone starts over. A commit whose outcome is unknown is never
+//! repeated (40003).
 
-use super::block::{commit_error, duplicate_key};
+use super::block::name_of;
+use super::errors::{commit_error, duplicate_key};
+use super::history::{History, beyond_history};
 use super::plan::{CompiledStatement, Plan};
 use super::stream::{Held, Limits, hold, of_rows, timed_out};
 use super::types::{Outcome, ResultColumn};
 use super::{Prepared, Retry, Session};
+use crate::activity::Open;
 use crate::dml::writer::Checks;
-use crate::dml::{Changed, DmlContext};
+use crate::dml::{Changed, DmlContext, DmlPlan};
 use crate::error::{Result, SqlError};
 use crate::point::scalar::Values;
 use crate::query::QueryContext;
 use crate::statement::{Command, TransactionModes};
 use bytes::Bytes;
-use lineradb_client::{Error as ClientError, Transaction};
+use lineradb_client::{Error as ClientError, Transaction, TransactionOptions};
 use lineradb_common::sql::Datum;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -43,10 +47,23 @@ impl Session {
         parameters: &[Datum],
         limits: &Limits,
     ) -> Result<Outcome> {
+        let history = match prepared.statement.as_of() {
+            Some(as_of) => Some(self.history(as_of, limits).await?),
+            None => None,
+        };
+        if { self.block.as_ref() }.is_some_and(|b| b.explicit) && history.is_some() {
+            return Err(SqlError::new(
+                "25001",
+                "AS OF SYSTEM TIME belongs to the whole transaction: give it with BEGIN",
+            ));
+        }
         if self.block.is_some() {
+            self.go_back(history)?;
             self.run_in_block(prepared, parameters, limits).await
         } else {
-            self.run_alone(prepared, parameters, limits).await
+            let past = history.is_some();
+            let ran = self.run_alone(prepared, parameters, limits, history).await;
+            ran.map_err(|e| if past { beyond_history(e) } else { e })
         }
     }
 
@@ -55,18 +72,34 @@ impl Session {
         prepared: &Prepared,
         parameters: &[Datum],
         limits: &Limits,
+        history: Option<History>,
     ) -> Result<Outcome> {
         let mut options = self.transaction_options(&TransactionModes::default());
         options.deadline = limits.deadline;
+        if let Some(history) = &history {
+            options.read_only = true;
+            options.read_at = Some(history.at);
+        }
         let keyed = options.idempotency.is_some();
         let mut retry = Retry::new(limits);
         loop {
-            let context = self.context();
-            let compiled = limits.run(self.current_plan(prepared, &context)).await?;
-            // Planning may have read the catalog again.
-            let context = self.context();
+            let (context, compiled) = match &history {
+                Some(history) => {
+                    let context = self.context_of(Arc::clone(&history.catalog));
+                    let work = self.compile_then(prepared, &context);
+                    let compiled = limits.run(work).await?;
+                    (context, compiled)
+                }
+                None => {
+                    let context = self.context();
+                    let compiled = limits.run(self.current_plan(prepared, &context)).await?;
+                    // Planning may have read the catalog again.
+                    (self.context(), compiled)
+                }
+            };
             check_read_only(&compiled, options.read_only)?;
             let txn = self.gateway.client.begin(options.clone())?;
+            self.activity.runs_in(self.activity_of(&txn, &options));
             if keyed && let Some(earlier) = txn.earlier_outcome().await? {
                 return Ok(self.answer_earlier(&earlier.result_summary));
             }
@@ -104,6 +137,7 @@ impl Session {
                 self.gateway.catalog.refresh().await?;
             }
             retry.after(error).await?;
+            self.remember_retry();
         }
     }
 
@@ -143,15 +177,16 @@ impl Session {
             let context = self.context();
             let compiled = limits.run(self.current_plan(prepared, &context)).await?;
             let context = self.context();
-            let Some(block) = &self.block else {
+            let Some(block) = &mut self.block else {
                 return Err(SqlError::internal("the transaction block vanished"));
             };
             check_read_only(&compiled, block.read_only)?;
             block.txn.set_deadline(limits.deadline);
             block.txn.set_lock_timeout(self.settings.lock_timeout);
-            let txn = block.txn.clone();
+            let txn = block.begin_statement().await?;
             let failed = Arc::clone(&block.failed);
             let first = block.statements == 0 && block.pending.is_none() && !txn.has_writes();
+            let before = (!first && block.restarts_statements()).then(|| txn.savepoint());
             let attempt = Attempt {
                 session: self,
                 context: &context,
@@ -170,10 +205,20 @@ impl Session {
                     if error.is_schema_changed() {
                         self.gateway.catalog.refresh().await?;
                     }
+                    if let Some(before) = &before
+                        && matches!(error.cause.as_deref(), Some(ClientError::Conflict { .. }))
+                    {
+                        txn.rollback_to(before);
+                        retry.after(error).await?;
+                        self.timing_before.retries += 1;
+                        continue;
+                    }
                     if !first || !error.retryable {
                         return Err(error);
                     }
                     retry.after(error).await?;
+                    self.remember_timing(&txn);
+                    self.remember_retry();
                     // Nothing of the block was answered: it begins anew.
                     if let Some(block) = &mut self.block {
                         block.txn.rollback().await;
@@ -207,11 +252,6 @@ impl Attempt<'_> {
                 Ok(Ran::Row(point.run(self.txn, &values).await?))
             }
             Plan::Query(planned) => {
-                if planned.locking.is_some() {
-                    return Err(SqlError::unsupported(
-                        "FOR UPDATE or FOR SHARE in a query that does not look up one row by its key",
-                    ));
-                }
                 let stream = planned
                     .execute(self.context, self.txn, self.parameters)
                     .await?;
@@ -254,6 +294,7 @@ fn summary(compiled: &CompiledStatement, ran: &Ran) -> Option<Bytes> {
 
 fn check_read_only(compiled: &CompiledStatement, read_only: bool) -> Result<()> {
     let writes = match &compiled.plan {
+        Plan::Dml(p) if matches!(**p, DmlPlan::Lock(_)) => Some("SELECT FOR UPDATE"),
         Plan::Dml(p) => Some(p.tag().trim_end_matches(" 0")),
         Plan::Point(p) if p.locks() => Some("SELECT FOR UPDATE"),
         _ => None,
@@ -347,6 +388,18 @@ pub(super) fn check_deadline(limits: &Limits) -> Result<()> {
 }
 
 impl Session {
+    /// What others see of a statement that is its own transaction.
+    fn activity_of(&self, txn: &Transaction, options: &TransactionOptions) -> Open {
+        Open {
+            id: txn.id(),
+            isolation: name_of(options.isolation),
+            read_only: options.read_only,
+            began_us: self.settings.statement_time_us,
+            statements: 0,
+            failed: false,
+        }
+    }
+
     /// Commits a COPY that is its own transaction.
     pub(crate) async fn commit_copy(
         &mut self,

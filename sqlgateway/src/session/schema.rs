@@ -5,7 +5,7 @@
 //! commits under the key (X2): a repeat, also one at the same time, is answered
 //! with the first one's outcome, and what it has begun itself is taken back.
 
-use super::block::commit_error;
+use super::errors::commit_error;
 use super::run::read_only_error;
 use super::stream::Limits;
 use super::types::Outcome;
@@ -224,11 +224,12 @@ impl Session {
 
     async fn schema_in_block(&mut self, tree: &ast::Statement, limits: &Limits) -> Result<String> {
         let context = self.context();
-        let Some(block) = &self.block else {
+        let Some(block) = &mut self.block else {
             return Err(SqlError::internal("the transaction block vanished"));
         };
         block.txn.set_deadline(limits.deadline);
-        let txn = block.txn.clone();
+        block.begin_statement().await?;
+        let txn = block.serialize().await;
         let pending = block.pending.clone();
         let had_writes = txn.has_writes();
         let gateway = Arc::clone(&self.gateway);

@@ -146,7 +146,7 @@ impl Session {
     async fn run_lifted(&mut self, lifted: &Lifted) -> Result<Option<Outcome>> {
         self.settings.statement_time_us = wall_clock_us() as i64;
         let context = self.context();
-        if self.block.as_ref().is_some_and(|b| b.pending.is_some()) {
+        if { self.block.as_ref() }.is_some_and(|b| b.own_catalog().is_some()) {
             return Ok(None);
         }
         let key = PlanKey {

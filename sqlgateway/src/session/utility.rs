@@ -38,11 +38,14 @@ impl Session {
     pub(super) async fn transaction_command(
         &mut self,
         command: &Command,
+        limits: &Limits,
     ) -> Result<Option<Outcome>> {
         let tag = match command {
             Command::Begin(modes) => {
                 self.refuse_if_failed()?;
+                let history = self.history_of(modes, limits).await?;
                 self.begin_block(modes, true)?;
+                self.go_back(history)?;
                 "BEGIN"
             }
             Command::Commit(chain) => {
@@ -82,6 +85,7 @@ impl Session {
         (chain && self.block.is_some()).then(|| TransactionModes {
             isolation: Some(self.settings.transaction_isolation.clone()),
             read_only: Some(self.settings.transaction_read_only),
+            as_of: None,
         })
     }
 
@@ -110,8 +114,13 @@ impl Session {
                 self.release_savepoint(name)?;
                 Ok(Outcome::command("RELEASE"))
             }
+            Command::SetTransaction(modes, true) if modes.as_of.is_some() => Err(
+                SqlError::unsupported("AS OF SYSTEM TIME for all transactions of a session"),
+            ),
             Command::SetTransaction(modes, session) => {
+                let history = self.history_of(modes, limits).await?;
                 self.set_transaction(modes, *session)?;
+                self.go_back(history)?;
                 self.publish_settings();
                 Ok(Outcome::command("SET"))
             }
@@ -147,21 +156,10 @@ impl Session {
                 rows_of(command, "SHOW", rows)
             }
             Command::ShowLastTiming => {
-                let t = self.timing;
-                let rows = [
-                    ("requests", t.requests),
-                    ("request_us", t.request_us),
-                    ("shard_us", t.shard_us),
-                    ("queue_us", t.queue_us),
-                    ("lock_wait_us", t.lock_wait_us),
-                    ("consensus_us", t.consensus_us),
-                    ("read_index_us", t.read_index_us),
-                    ("scan_us", t.scan_us),
-                    ("commit_wait_us", t.commit_wait_us),
-                ]
-                .into_iter()
-                .map(|(n, v)| vec![n.into(), Datum::Int8(v as i64)])
-                .collect();
+                let parts = { self.timing.parts() }.into_iter();
+                let rows = parts
+                    .map(|(n, v)| vec![n.into(), Datum::Int8(v as i64)])
+                    .collect();
                 rows_of(command, "SHOW", rows)
             }
             Command::Discard(kind) => self.discard(*kind),
@@ -239,12 +237,12 @@ impl Session {
             let modes = if name == "transaction_isolation" {
                 TransactionModes {
                     isolation: Some(text),
-                    read_only: None,
+                    ..TransactionModes::default()
                 }
             } else {
                 TransactionModes {
-                    isolation: None,
                     read_only: crate::settings::parse_bool(&text),
+                    ..TransactionModes::default()
                 }
             };
             return self.set_transaction(&modes, false);

@@ -4,6 +4,7 @@
 //! (transactions, settings, COPY, PREPARE and so on: `sqlparser` knows most of it
 //! only in part); everything else is `sqlparser`'s tree in PostgreSQL's dialect.
 
+mod as_of;
 pub mod lexer;
 pub mod lift;
 mod names;
@@ -20,6 +21,7 @@ use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 use lexer::{TokenKind, char_position};
 use std::sync::Arc;
 
+pub use as_of::AsOf;
 pub use names::{ident, object_name, sql_type};
 pub use places::placed;
 pub use utility::{CopyCommand, CopyOptions, CopySource, DiscardKind, SetValue, TransactionModes};
@@ -31,6 +33,7 @@ pub struct Statement {
     /// Bytes of the whole text before `text`.
     offset: usize,
     command: Arc<Command>,
+    as_of: Option<AsOf>,
 }
 
 /// What a statement asks for.
@@ -112,6 +115,11 @@ impl Statement {
         &self.command
     }
 
+    /// When a query is to read, if not now.
+    pub fn as_of(&self) -> Option<&AsOf> {
+        self.as_of.as_ref()
+    }
+
     /// Where it starts in the text that it was parsed from, in bytes.
     pub fn offset(&self) -> usize {
         self.offset
@@ -123,6 +131,7 @@ impl Statement {
             text: "".into(),
             offset: 0,
             command: Arc::new(Command::Empty),
+            as_of: None,
         }
     }
 
@@ -132,6 +141,7 @@ impl Statement {
             text: statement.to_string().into(),
             offset: 0,
             command: Arc::new(Command::Sql(Box::new(statement))),
+            as_of: None,
         }
     }
 }
@@ -151,6 +161,7 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>> {
             text: "".into(),
             offset: 0,
             command: Arc::new(Command::Empty),
+            as_of: None,
         });
     }
     Ok(out)
@@ -178,7 +189,7 @@ pub fn split(sql: &str) -> Result<Vec<(usize, usize)>> {
 
 fn parse_one(sql: &str, start: usize, end: usize) -> Result<Statement> {
     let text = &sql[start..end];
-    let command = parse_command(text).map_err(|mut e| {
+    let (command, as_of) = parse_command(text).map_err(|mut e| {
         // Positions count from the start of the whole text.
         let before = char_position(sql, start) - 1;
         e.position = e.position.map(|p| p + before);
@@ -188,14 +199,33 @@ fn parse_one(sql: &str, start: usize, end: usize) -> Result<Statement> {
         text: text.into(),
         offset: start,
         command: Arc::new(command),
+        as_of,
     })
 }
 
 /// Parses one statement without its semicolon.
-fn parse_command(text: &str) -> Result<Command> {
-    match utility::parse(text)? {
-        Some(command) => Ok(command),
-        None => Ok(Command::Sql(Box::new(parse_sql(text)?))),
+fn parse_command(text: &str) -> Result<(Command, Option<AsOf>)> {
+    if let Some(command) = utility::parse(text)? {
+        return Ok((command, None));
+    }
+    let (plain, as_of) = as_of::take(text)?;
+    let statement = parse_sql(&plain)?;
+    if as_of.is_some() && !reads(&statement) {
+        return Err(SqlError::unsupported(
+            "AS OF SYSTEM TIME in a statement that is no query",
+        ));
+    }
+    Ok((Command::Sql(Box::new(statement)), as_of))
+}
+
+fn reads(statement: &ast::Statement) -> bool {
+    use ast::SetExpr;
+    match statement {
+        ast::Statement::Query(query) => !matches!(
+            &*query.body,
+            SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_)
+        ),
+        _ => false,
     }
 }
 

@@ -44,6 +44,12 @@ async fn start_gateway(client: ClientOptions, takeover: Duration) -> SqlGateway 
 }
 
 impl Cluster {
+    /// Microseconds since 1970 on the cluster's clock: all that was acknowledged is
+    /// before.
+    pub fn now_micros(&self) -> u64 {
+        self.client.clock.now().unwrap().earliest.micros()
+    }
+
     /// Starts one.
     pub async fn start() -> Cluster {
         let data = tempfile::tempdir().unwrap();

@@ -5,6 +5,7 @@ mod builds;
 mod cluster;
 mod golden;
 mod http;
+mod isolation;
 mod psql;
 mod session;
 mod wire;

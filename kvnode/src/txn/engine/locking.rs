@@ -4,11 +4,13 @@ use super::read::GET_BYTES;
 use super::wait::Patience;
 use super::write::lock_refusal;
 use super::{Answer, Call, Engine, SchemaCheck};
-use crate::mvcc::{self, Store, keys};
-use crate::txn::lock_table::Wait;
-use crate::txn::placement::{Writer, check_key};
+use crate::command::Tree;
+use crate::mvcc::{self, Cursor, Intent, Reader, Store, keys};
+use crate::txn::lock_table::{LISTED_MAX, Wait};
+use crate::txn::placement::{Writer, check_key, in_shard};
 use crate::txn::refusal::Refusal;
 use crate::txn::seam::Consensus;
+use bytes::Bytes;
 use lineradb_common::Timestamp;
 use lineradb_common::clock::{Stopwatch, deadline_after};
 use lineradb_proto::shard::v1::{self as proto, ErrorCode, reply};
@@ -86,6 +88,41 @@ impl<C: Consensus, S: Store> Engine<C, S> {
                 Timestamp::from_raw(observed),
             ));
         }
+    }
+
+    /// What a span's locks and intents look like now. It decides nothing, so it
+    /// needs no confirmed leader.
+    pub(super) fn list_locks(&self, call: &Call, list: &proto::ListLocks) -> Answer {
+        let span = list.span.clone().unwrap_or_default();
+        let inside = |key: &Bytes| *key >= span.start && (span.end.is_empty() || *key < span.end);
+        let mut locks = call
+            .leading
+            .locks
+            .list(|key| inside(key) && in_shard(&call.descriptor, key));
+        let lower = keys::addressable(&span.start);
+        let upper = keys::addressable_end(&span.end);
+        let shard = call.descriptor.span.clone().unwrap_or_default();
+        let lower = lower.max(keys::addressable(&shard.start));
+        let upper = upper.min(keys::addressable_end(&shard.end));
+        let snapshot = self.store.snapshot();
+        let mut intents = snapshot.cursor(Tree::Intent, &lower, &upper);
+        if lower < upper {
+            intents.seek_to_first()?;
+        }
+        while intents.valid() && locks.len() < LISTED_MAX {
+            let intent = Intent::decode(Bytes::copy_from_slice(intents.value()))?;
+            locks.push(proto::LockState {
+                key: keys::user_key(intents.key())?,
+                txn_id: Bytes::copy_from_slice(&intent.txn.0),
+                exclusive: true,
+                intent: true,
+                waits: false,
+                waited_us: 0,
+            });
+            intents.next()?;
+        }
+        let reply = proto::ListLocksReply { locks };
+        Ok((reply::Body::ListLocks(reply), Timestamp::ZERO))
     }
 
     async fn take_locks(

@@ -19,7 +19,7 @@ use crate::txn::refusal::Refusal;
 use crate::txn::seam::Consensus;
 use bytes::Bytes;
 use lineradb_common::{TableId, Timestamp, limits};
-use lineradb_proto::shard::v1::{self as proto, ErrorCode, Isolation, reply};
+use lineradb_proto::shard::v1::{self as proto, ErrorCode, reply};
 use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -359,7 +359,8 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         if commit.reads_elsewhere {
             return Ok(Reads::LetTheClientRefresh);
         }
-        if attempt.writer.isolation != Isolation::Serializable || commit.reads.is_empty() {
+        // What the isolation level does not ask to hold at `at` is not in it.
+        if commit.reads.is_empty() {
             return Ok(Reads::Unchanged);
         }
         // The same order as any read at `at`: cache, writes in flight, snapshot.

@@ -6,8 +6,8 @@ mod cursor;
 mod prepare;
 mod set;
 
-use super::Command;
 use super::lexer::tokens;
+use super::{AsOf, Command};
 use crate::error::{Result, SqlError};
 use cursor::Cursor;
 
@@ -20,6 +20,8 @@ pub struct TransactionModes {
     pub isolation: Option<String>,
     /// READ ONLY or READ WRITE.
     pub read_only: Option<bool>,
+    /// AS OF SYSTEM TIME.
+    pub as_of: Option<AsOf>,
 }
 
 /// The value of SET.
@@ -197,6 +199,14 @@ mod tests {
         assert!(matches!(one("ABORT"), Command::Rollback(false)));
         assert!(matches!(one("ROLLBACK TO SAVEPOINT A"), Command::RollbackTo(n) if n == "a"));
         assert!(parse("BEGIN NONSENSE").is_err());
+        for misspelt in ["SERIALISABLE", "READ", "READ COMITTED", "REPEATABLE"] {
+            let error = parse(&format!("BEGIN ISOLATION LEVEL {misspelt}")).unwrap_err();
+            assert_eq!(error.sqlstate, "22023", "{misspelt}");
+        }
+        assert!(matches!(
+            one("BEGIN READ ONLY, AS OF SYSTEM TIME '-3s'"),
+            Command::Begin(m) if m.as_of.is_some() && m.read_only == Some(true)
+        ));
         assert!(parse("COMMIT 1").is_err());
     }
 

@@ -53,7 +53,7 @@ impl Cursor<'_> {
         }
         self.at = self.tokens.len();
         let text = &self.text[from..];
-        let command = parse_command(text).map_err(|mut e| {
+        let (command, as_of) = parse_command(text).map_err(|mut e| {
             let before = char_position(self.text, from) - 1;
             e.position = e.position.map(|p| p + before);
             e
@@ -62,6 +62,7 @@ impl Cursor<'_> {
             text: text.into(),
             offset: from,
             command: Arc::new(command),
+            as_of,
         })
     }
 

@@ -1,7 +1,7 @@
 //! SET, SHOW, and the modes of a transaction.
 
-use super::super::Command;
-use super::super::lexer::TokenKind;
+use super::super::lexer::{TokenKind, char_position};
+use super::super::{AsOf, Command};
 use super::cursor::Cursor;
 use super::{SetValue, TransactionModes};
 use crate::error::{Result, SqlError};
@@ -12,20 +12,10 @@ impl Cursor<'_> {
         while self.at < self.tokens.len() {
             if self.accept("isolation") {
                 self.expect("level")?;
-                let level = match self.word().as_deref() {
-                    Some("serializable") => "serializable",
-                    Some("repeatable") => {
-                        self.expect("read")?;
-                        "repeatable read"
-                    }
-                    Some("read") => match self.word().as_deref() {
-                        Some("committed") => "read committed",
-                        Some("uncommitted") => "read uncommitted",
-                        _ => return Err(self.syntax_before()),
-                    },
-                    _ => return Err(self.syntax_before()),
-                };
-                modes.isolation = Some(level.to_owned());
+                modes.isolation = Some(self.isolation_level()?.to_owned());
+            } else if let Some((as_of, next)) = AsOf::read(self.text, &self.tokens, self.at)? {
+                modes.as_of = Some(as_of);
+                self.at = next;
             } else if self.accept("read") {
                 modes.read_only = Some(if self.accept("only") {
                     true
@@ -41,6 +31,26 @@ impl Cursor<'_> {
             self.symbol(",");
         }
         Ok(modes)
+    }
+
+    fn isolation_level(&mut self) -> Result<&'static str> {
+        let place = self.peek().map(|t| char_position(self.text, t.start));
+        let first = self.word();
+        let level = match first.as_deref() {
+            Some("serializable") => Some("serializable"),
+            Some("repeatable") if self.accept("read") => Some("repeatable read"),
+            Some("read") if self.accept("committed") => Some("read committed"),
+            Some("read") if self.accept("uncommitted") => Some("read uncommitted"),
+            _ => None,
+        };
+        level.ok_or_else(|| {
+            SqlError::new("22023", "unknown isolation level")
+                .with_hint(
+                    "The levels are SERIALIZABLE, REPEATABLE READ, READ COMMITTED and READ \
+                     UNCOMMITTED.",
+                )
+                .at(place)
+        })
     }
 
     pub(super) fn set(&mut self) -> Result<Command> {

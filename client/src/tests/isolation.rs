@@ -1,0 +1,233 @@
+//! What each isolation level sees, and what it proves at commit.
+
+use super::fake::Fake;
+use super::*;
+use crate::{Error, Isolation, LockOptions, TableVersion};
+use lineradb_common::TableId;
+
+const WEAK: [Isolation; 2] = [Isolation::RepeatableRead, Isolation::ReadCommitted];
+
+fn at_level(client: &Client, isolation: Isolation) -> Transaction {
+    let options = TransactionOptions {
+        isolation,
+        ..TransactionOptions::default()
+    };
+    client.begin(options).unwrap()
+}
+
+async fn read(txn: &Transaction, key: &str) -> Option<Bytes> {
+    txn.get(key.as_bytes(), None).await.unwrap()
+}
+
+async fn lock(txn: &Transaction, key: &str) -> crate::Result<Option<Bytes>> {
+    let keys = [b(key)];
+    let found = txn.locking_get(&keys, None, LockOptions::default());
+    Ok(found.await?.pop().flatten())
+}
+
+fn is_conflict<T: std::fmt::Debug>(result: crate::Result<T>, at: &str) {
+    match result {
+        Err(Error::Conflict { key, .. }) if key == b(at) => {}
+        other => panic!("a conflict at {at} was expected: {other:?}"),
+    }
+}
+
+/// X0: also a blind write carries r, in one shard and in several, and also when
+/// a reader pushes the commit above the version that stands in its way.
+#[tokio::test]
+async fn x0_repeatable_read_writes_no_key_that_changed_since_its_snapshot() {
+    for (two_shards, pushed) in [(false, false), (false, true), (true, false), (true, true)] {
+        let (fake, client) = Fake::start(&["m"], LONG);
+        set(&client, &[("a", "0"), ("b", "0"), ("z", "0")]).await;
+        eventually("intents are resolved", || fake.intents() == 0).await;
+        let txn = at_level(&client, Isolation::RepeatableRead);
+        assert_eq!(read(&txn, "a").await, Some(b("0")));
+        set(&client, &[("a", "1")]).await;
+        assert_eq!(read(&txn, "a").await, Some(b("0")));
+        if pushed {
+            value(&client, "b").await;
+        }
+        put(&txn, "a", "2");
+        put(&txn, "b", "2");
+        if two_shards {
+            put(&txn, "z", "2");
+        }
+        let error = txn.commit().await.unwrap_err();
+        assert!(matches!(error, Error::Conflict { .. }), "{error:?}");
+        eventually("intents are resolved", || fake.intents() == 0).await;
+        assert_eq!(value(&client, "a").await, Some(b("1")));
+        assert_eq!(value(&client, "b").await, Some(b("0")));
+    }
+}
+
+#[tokio::test]
+async fn below_serializable_what_was_read_may_change() {
+    for isolation in WEAK {
+        let (_fake, client) = Fake::start(&["m"], LONG);
+        set(&client, &[("a", "on"), ("z", "on")]).await;
+        let (one, two) = (at_level(&client, isolation), at_level(&client, isolation));
+        for txn in [&one, &two] {
+            txn.multi_get(&[b("a"), b("z")], None).await.unwrap();
+        }
+        put(&one, "a", "off");
+        put(&two, "z", "off");
+        one.commit().await.unwrap();
+        two.commit().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn each_statement_of_read_committed_has_a_snapshot_of_its_own() {
+    let (_fake, client) = Fake::start(&[], LONG);
+    set(&client, &[("a", "0"), ("b", "0")]).await;
+    let txn = at_level(&client, Isolation::ReadCommitted);
+    let first = txn.begin_statement().await.unwrap();
+    assert_eq!(read(&first, "a").await, Some(b("0")));
+    set(&client, &[("a", "1"), ("b", "1")]).await;
+    assert_eq!(read(&first, "b").await, Some(b("0")));
+    let second = txn.begin_statement().await.unwrap();
+    assert!(second.read_timestamp() > first.read_timestamp());
+    assert_eq!(read(&second, "a").await, Some(b("1")));
+    // A cursor of the first goes on where it began.
+    let pairs = first.scan(all(), Default::default(), None).await.unwrap();
+    assert!(pairs.iter().all(|(_, value)| value == "0"), "{pairs:?}");
+    // At the other levels nothing moves.
+    let txn = at_level(&client, Isolation::RepeatableRead);
+    let before = txn.read_timestamp();
+    let second = txn.begin_statement().await.unwrap();
+    assert_eq!(second.read_timestamp(), before);
+}
+
+#[tokio::test]
+async fn a_locking_read_that_finds_a_younger_version_is_a_conflict() {
+    let (fake, client) = Fake::start(&[], LONG);
+    set(&client, &[("a", "0")]).await;
+    let (snapshot, statements) = (
+        at_level(&client, Isolation::RepeatableRead),
+        at_level(&client, Isolation::ReadCommitted),
+    );
+    set(&client, &[("a", "1")]).await;
+    is_conflict(lock(&snapshot, "a").await, "a");
+    snapshot.rollback().await;
+    eventually("locks are released", || fake.locks() == 0).await;
+    is_conflict(lock(&statements, "a").await, "a");
+    // The statement is run again: the lock is there already, the row in sight.
+    let again = statements.begin_statement().await.unwrap();
+    assert_eq!(lock(&again, "a").await.unwrap(), Some(b("1")));
+    put(&again, "a", "2");
+    again.commit().await.unwrap();
+    assert_eq!(value(&client, "a").await, Some(b("2")));
+}
+
+/// X4: locks are memory. When they are lost, a key that was only locked, and has
+/// changed since, is noticed at commit, wherever it lies and whatever was read
+/// after it.
+#[tokio::test]
+async fn x4_a_key_that_was_only_locked_has_not_changed_at_commit() {
+    for isolation in WEAK {
+        for (written, statements, change) in [
+            ("b", 0, true),
+            ("b", 0, false),
+            ("b", 2, true),
+            ("b", 2, false),
+            ("z", 0, true),
+            ("z", 2, true),
+            ("z", 2, false),
+        ] {
+            let (fake, client) = Fake::start(&["m"], LONG);
+            set(&client, &[("a", "0")]).await;
+            let txn = at_level(&client, isolation);
+            assert_eq!(lock(&txn, "a").await.unwrap(), Some(b("0")));
+            fake.0.lock().locks.clear();
+            if change {
+                set(&client, &[("a", "1")]).await;
+            }
+            for _ in 0..statements {
+                txn.begin_statement().await.unwrap();
+            }
+            // A younger reader pushes the write, so that it has to look.
+            value(&client, written).await;
+            put(&txn, written, "9");
+            match change {
+                true => is_conflict(txn.commit().await, "a"),
+                false => drop(txn.commit().await.unwrap()),
+            }
+        }
+    }
+}
+
+/// S1, in every isolation level: a table that was read only, in another shard
+/// and by an earlier statement.
+#[tokio::test]
+async fn s1_the_schema_of_what_was_only_read_holds_at_commit() {
+    for isolation in WEAK {
+        for statements in [0, 1] {
+            let (fake, client) = Fake::start(&["m"], LONG);
+            fake.0.lock().schemas.insert(7, vec![(1, 1)]);
+            let table = Some(TableVersion {
+                table: TableId(7),
+                version: 1,
+            });
+            let txn = at_level(&client, isolation);
+            txn.get(b"a", table).await.unwrap();
+            let now = client.clock().now().unwrap().latest.raw();
+            fake.0.lock().schemas.insert(7, vec![(1, 1), (now, 2)]);
+            for _ in 0..statements {
+                txn.begin_statement().await.unwrap();
+            }
+            value(&client, "z").await;
+            put(&txn, "z", "1");
+            let error = txn.commit().await.unwrap_err();
+            assert!(
+                matches!(error, Error::SchemaChanged { current: 2, .. }),
+                "{isolation:?}: {error:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_follows_a_change_of_the_schema_is_serializable() {
+    let (_fake, client) = Fake::start(&["m"], LONG);
+    set(&client, &[("a", "0"), ("b", "0")]).await;
+    let txn = at_level(&client, Isolation::ReadCommitted);
+    read(&txn, "a").await;
+    let txn = txn.begin_statement().await.unwrap().serialize().await;
+    read(&txn, "b").await;
+    set(&client, &[("a", "1")]).await;
+    value(&client, "z").await;
+    put(&txn, "z", "1");
+    // What was read before may change.
+    txn.commit().await.unwrap();
+
+    let txn = at_level(&client, Isolation::ReadCommitted);
+    let txn = txn.begin_statement().await.unwrap().serialize().await;
+    let before = txn.read_timestamp();
+    read(&txn, "b").await;
+    set(&client, &[("b", "1")]).await;
+    let txn = txn.begin_statement().await.unwrap();
+    assert_eq!(txn.read_timestamp(), before);
+    value(&client, "z").await;
+    put(&txn, "z", "2");
+    is_conflict(txn.commit().await, "b");
+}
+
+#[tokio::test]
+async fn the_past_is_read_and_nothing_ahead_of_it() {
+    let (_fake, client) = Fake::start(&[], LONG);
+    set(&client, &[("a", "0")]).await;
+    let then = client.clock().now().unwrap().earliest;
+    set(&client, &[("a", "1")]).await;
+    let options = |at, read_only| TransactionOptions {
+        read_at: Some(at),
+        read_only,
+        ..TransactionOptions::default()
+    };
+    let txn = client.begin(options(then, true)).unwrap();
+    assert_eq!(read(&txn, "a").await, Some(b("0")));
+    txn.commit().await.unwrap();
+    let ahead = client.clock().now().unwrap().latest.plus_micros(60_000_000);
+    for wrong in [options(ahead, true), options(then, false)] {
+        assert!(matches!(client.begin(wrong), Err(Error::Invalid { .. })));
+    }
+}

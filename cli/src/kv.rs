@@ -9,7 +9,9 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
 use lineradb_proto::kv::v1::kv_client::KvClient;
-use lineradb_proto::kv::v1::{DeleteRequest, GetRequest, PutRequest, ScanRequest};
+use lineradb_proto::kv::v1::{
+    DeleteRequest, GetRequest, PutRequest, ScanRequest, WatchRequest, change,
+};
 use serde_json::json;
 use std::io::Read;
 use std::process::ExitCode;
@@ -80,6 +82,21 @@ pub enum KvCommand {
         /// From the end.
         #[arg(long)]
         reverse: bool,
+    },
+    /// Print changes as they are committed, until interrupted.
+    Watch {
+        /// The key; none: all keys, or those that --prefix names.
+        #[arg(default_value = "", conflicts_with = "prefix")]
+        key: String,
+        /// All keys that begin like this.
+        #[arg(long, default_value = "")]
+        prefix: String,
+        /// Changes after this timestamp, such as a version; 0: from now on.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// End after so many changes; 0: never.
+        #[arg(long, default_value_t = 0)]
+        limit: u64,
     },
 }
 
@@ -171,7 +188,55 @@ pub async fn run(args: KvArgs) -> anyhow::Result<ExitCode> {
             };
             scan(&mut client, with_timeout(request, timeout), args.json).await
         }
+        KvCommand::Watch {
+            key,
+            prefix,
+            from,
+            limit,
+        } => {
+            let request = WatchRequest {
+                key: parse(key)?.into(),
+                prefix: parse(prefix)?.into(),
+                from_timestamp: *from,
+                ..WatchRequest::default()
+            };
+            watch(&mut client, request, *limit, args.json).await
+        }
     }
+}
+
+/// One line for each change.
+async fn watch(
+    client: &mut KvClient<Channel>,
+    request: WatchRequest,
+    limit: u64,
+    as_json: bool,
+) -> anyhow::Result<ExitCode> {
+    let mut messages = client.watch(request).await.map_err(describe)?.into_inner();
+    let mut count = 0;
+    while let Some(message) = messages.message().await.map_err(describe)? {
+        for change in message.changes {
+            let (key, put) = (show(&change.key), change.kind() == change::Kind::Put);
+            let value = put.then(|| show(&change.value));
+            if as_json {
+                let version = change.version.to_string();
+                println!(
+                    "{}",
+                    json!({"key": key, "value": value, "version": version})
+                );
+            } else {
+                match value {
+                    Some(value) => println!("{} put {key} {value}", change.version),
+                    None => println!("{} delete {key}", change.version),
+                }
+            }
+            count += 1;
+            if count == limit {
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+    }
+    bail!("the node has ended the watch")
 }
 
 async fn scan(

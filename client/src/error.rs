@@ -1,7 +1,7 @@
 //! What can go wrong, named by what the caller must do next.
 
 use bytes::Bytes;
-use lineradb_common::{ErrorKind, TableId};
+use lineradb_common::{ErrorKind, TableId, Timestamp};
 
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -82,6 +82,14 @@ pub enum Error {
     /// The caller's own deadline passed while nothing had been written (57014).
     #[error("the deadline passed")]
     Timeout,
+    /// The history that a read of changes needs is not kept any more (72000).
+    #[error("{message}")]
+    HistoryGone {
+        /// It is kept from here on.
+        oldest: Timestamp,
+        /// For people.
+        message: String,
+    },
     /// A pushed-down piece of a plan failed with an SQL error.
     #[error("{message}")]
     Execution {
@@ -141,6 +149,7 @@ impl Error {
             Error::ConditionFailed { .. }
             | Error::Invalid { .. }
             | Error::IdempotencyMismatch
+            | Error::HistoryGone { .. }
             | Error::Execution { .. } => ErrorKind::Invalid,
             Error::Limit { .. } => ErrorKind::Limit,
             Error::Internal { .. } => ErrorKind::Internal,

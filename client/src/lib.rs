@@ -20,6 +20,7 @@
 
 mod background;
 pub mod backoff;
+mod changes;
 mod client;
 pub mod connection;
 mod contention;
@@ -39,6 +40,7 @@ pub mod types;
 #[cfg(test)]
 mod tests;
 
+pub use changes::{Change, ChangesOptions, ChangesPage, Stretch};
 pub use client::{Client, ClientOptions, Ran};
 pub use error::{Error, Result};
 pub use locks::{LockMode, LockState};

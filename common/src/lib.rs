@@ -12,6 +12,7 @@ pub mod error;
 pub mod ids;
 pub mod keys;
 pub mod limits;
+pub mod position;
 pub mod random;
 pub mod spawn;
 pub mod sql;
@@ -20,4 +21,5 @@ pub mod timestamp;
 
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{GroupId, NodeId, ReplicaId, ShardId, TableId, TxnId};
+pub use position::Position;
 pub use timestamp::Timestamp;

@@ -2,6 +2,8 @@
 
 /// Longest key of the KV API, in bytes.
 pub const KV_KEY_BYTES_MAX: usize = 16 * 1024;
+/// Watches of the KV API that one node serves at a time.
+pub const KV_WATCHES_MAX: usize = 1024;
 /// Longest value, in bytes.
 pub const VALUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Longest encoded key of any kind (a SQL index key may escape bytes).

@@ -113,6 +113,7 @@ impl From<ClientError> for SqlError {
             ClientError::Limit { .. } => "54000",
             ClientError::IdempotencyMismatch => "22023",
             ClientError::Timeout => "57014",
+            ClientError::HistoryGone { .. } => "72000",
             ClientError::Execution { sqlstate, .. } => sqlstate,
             ClientError::Internal { .. } => "XX000",
         };

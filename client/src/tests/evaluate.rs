@@ -297,6 +297,30 @@ impl Store {
                     key: bad.unwrap_or_default(),
                 })
             }
+            request::Body::Changes(c) => {
+                let span = to_span(c.span.as_ref());
+                if c.after.as_ref().is_some_and(|a| a.timestamp < self.oldest) {
+                    let mut e = error(ErrorCode::TimestampOutOfRange, "collected");
+                    e.oldest_ts = self.oldest;
+                    return Err(e);
+                }
+                let foreign = self.foreign_intents(&span, c.to_ts, &Bytes::new());
+                if !foreign.is_empty() {
+                    return Err(self.locked(&foreign));
+                }
+                self.reads.push((span.clone(), c.to_ts, Bytes::new()));
+                observed = c.to_ts;
+                reply::Body::Changes(self.changes(&span, &c))
+            }
+            request::Body::AwaitWrite(w) => {
+                let span = to_span(w.span.as_ref());
+                let seen = w.recent.map_or(0, |recent| recent.seen);
+                let written = self
+                    .data
+                    .keys()
+                    .any(|(key, at)| span.contains(key) && at.0 > seen);
+                reply::Body::AwaitWrite(AwaitWriteReply { written })
+            }
             request::Body::HeartbeatLocks(_) => reply::Body::HeartbeatLocks(HeartbeatLocksReply {}),
             request::Body::ReleaseLocks(r) => {
                 self.locks.retain(|_, t| *t != r.txn_id);

@@ -80,6 +80,8 @@ pub struct Store {
     late: Vec<Request>,
     /// Bodies that took effect or were refused, by kind.
     pub log: Vec<&'static str>,
+    /// Changes before are not told any more.
+    pub oldest: u64,
     /// Chance of losing a request or a reply of any kind, per mille.
     pub noise: u64,
 }
@@ -112,6 +114,8 @@ fn kind(body: &request::Body) -> &'static str {
         request::Body::Resolve(_) => "resolve",
         request::Body::ForgetRecords(_) => "forget",
         request::Body::Refresh(_) => "refresh",
+        request::Body::Changes(_) => "changes",
+        request::Body::AwaitWrite(_) => "await",
         request::Body::HeartbeatLocks(_) => "heartbeat",
         request::Body::ReleaseLocks(_) => "release",
         request::Body::Split(_) => "split",
@@ -254,6 +258,50 @@ impl Store {
             .iter()
             .find(|((k, ts), v)| span.contains(k) && ts.0 > from && ts.0 <= to && v.writer != *txn)
             .map(|((k, _), _)| k.clone())
+    }
+
+    /// The next changes of a span, two at most.
+    pub fn changes(&self, span: &Span, asked: &Changes) -> ChangesReply {
+        let after = asked.after.clone().unwrap_or_default();
+        let mut changes: Vec<Change> = { self.data.iter() }
+            .filter(|((key, at), _)| {
+                let known = at.0 < after.timestamp
+                    || at.0 == after.timestamp && after.key.as_ref().is_none_or(|last| key <= last);
+                span.contains(key) && !known && at.0 <= asked.to_ts
+            })
+            .map(|((key, at), version)| Change {
+                key: key.clone(),
+                timestamp: at.0,
+                value: version.value.clone(),
+                previous: None,
+            })
+            .collect();
+        changes.sort_by(|a, b| (a.timestamp, &a.key).cmp(&(b.timestamp, &b.key)));
+        let mut until = ChangePosition {
+            timestamp: asked.to_ts,
+            key: None,
+        };
+        if changes.len() > 2 {
+            changes.truncate(2);
+            until = ChangePosition {
+                timestamp: changes[1].timestamp,
+                key: Some(changes[1].key.clone()),
+            };
+        }
+        let later = self
+            .data
+            .keys()
+            .any(|(key, at)| span.contains(key) && at.0 > asked.to_ts);
+        ChangesReply {
+            changes,
+            until: Some(until),
+            recent: Some(RecentWrites {
+                epoch: 1,
+                from: None,
+                seen: asked.to_ts,
+            }),
+            later,
+        }
     }
 
     /// Checks writes and answers the smallest timestamp at which they may take

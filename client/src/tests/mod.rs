@@ -1,6 +1,7 @@
 //! The coordinator against a cluster in memory, with what can go wrong planted
 //! on purpose.
 
+mod changes;
 mod commit;
 mod evaluate;
 mod fake;

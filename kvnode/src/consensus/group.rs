@@ -4,6 +4,7 @@ use super::api::{GroupObserver, Leadership, ProposeError, ReadError, Timing};
 use super::metrics;
 use super::replica::ReplicaState;
 use super::state_machine::StateMachine;
+use super::tail::Tail;
 use super::types::{CommittedLeaderId, Proposal, TypeConfig};
 use crate::command::{Command, Verdict};
 use crate::raft_log::GroupLog;
@@ -113,6 +114,11 @@ impl Group {
     /// Index of the last entry applied here.
     pub fn applied_index(&self) -> u64 {
         self.inner.state.applied().map_or(0, |id| id.index)
+    }
+
+    /// What was written here lately.
+    pub fn tail(&self) -> &Tail {
+        &self.inner.state.tail
     }
 
     /// Has a command decided, and waits until it is applied here. It never

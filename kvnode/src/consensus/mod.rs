@@ -6,7 +6,8 @@
 //! - [`state_machine`]: apply, with [`verdict`] (may this command still be
 //!   carried out?) and [`split`] (what a split comes to) as plain functions.
 //! - [`local`]: what a node keeps for each replica; [`bounds`]: which bytes of
-//!   the trees are a shard's; [`storage`]: the trees.
+//!   the trees are a shard's; [`storage`]: the trees; [`tail`]: what was written
+//!   into them lately.
 //! - [`life`]: orders to make, replace and destroy replicas; [`birth`]: replicas
 //!   made by asking; [`retention`]: what may leave the log.
 //!
@@ -28,6 +29,7 @@ mod retention;
 mod split;
 mod state_machine;
 pub(crate) mod storage;
+mod tail;
 pub mod types;
 mod verdict;
 
@@ -38,3 +40,4 @@ pub use api::*;
 pub use group::Group;
 pub use groups::{Groups, GroupsCore};
 pub use state_machine::{Checkpoint, StateMachine};
+pub use tail::{Mark, Tail};

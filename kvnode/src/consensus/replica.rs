@@ -4,6 +4,7 @@ use super::api::{GroupObserver, SplitApplied};
 use super::bounds::Bounds;
 use super::local::ReplicaRecord;
 use super::storage::Storage;
+use super::tail::Tail;
 use super::types::StoredMembership;
 use crate::raft_log::LogId;
 use crate::snapshot::Spool;
@@ -93,6 +94,8 @@ pub(crate) struct ReplicaState {
     pub visible: RwLock<Visible>,
     durable: Mutex<Durable>,
     pub leadership: LeadershipCell,
+    /// What apply has put into the engine lately.
+    pub tail: Tail,
     size: Mutex<Size>,
     /// Held while something is written to the engine; true when the replica was
     /// destroyed: nothing is written any more.
@@ -123,6 +126,7 @@ impl ReplicaState {
                 reached: record.applied,
             }),
             leadership: LeadershipCell::default(),
+            tail: Tail::default(),
             size: Mutex::default(),
             closed: Mutex::new(false),
             failed: Mutex::default(),

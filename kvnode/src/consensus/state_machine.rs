@@ -20,6 +20,7 @@ use crate::command::{Body, Command, Expect, Op, Rejection, Tree, Verdict, value_
 use crate::raft_log::LogId;
 use crate::rules::{Rule, Rules};
 use crate::snapshot::{self, ShardCut, Spool};
+use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use lineradb_common::spawn;
 use lineradb_lsm::WriteBatch;
@@ -55,6 +56,8 @@ pub struct StateMachine {
 #[derive(Default)]
 struct Pending {
     batch: WriteBatch,
+    /// The versions that it puts.
+    written: Vec<Bytes>,
     entries: u64,
     acknowledge: Vec<(ApplyResponder<TypeConfig>, Verdict)>,
     births: Vec<Birth>,
@@ -198,7 +201,12 @@ impl StateMachine {
         for op in ops {
             let keyspace = self.state.storage.keyspace(op.tree);
             match &op.value {
-                Some(value) => self.pending.batch.put(keyspace, &op.key, value),
+                Some(value) => {
+                    self.pending.batch.put(keyspace, &op.key, value);
+                    if op.tree == Tree::Data {
+                        self.pending.written.push(op.key.clone());
+                    }
+                }
                 None => self.pending.batch.delete(keyspace, &op.key),
             }
         }
@@ -293,7 +301,9 @@ impl StateMachine {
             // The engine may make writers wait for its flushes: the threads that
             // carry heartbeats must not be among them.
             let state = &self.state;
+            state.tail.begin(&pending.written);
             let seqno = spawn::stalling(|| state.write(pending.batch))?;
+            state.tail.end();
             self.state.note_written(seqno, applied);
         }
         metrics::get()
@@ -309,6 +319,10 @@ impl StateMachine {
             if pending.membership_changed {
                 visible.membership = self.membership.clone();
             }
+        }
+        if pending.descriptor_changed {
+            // What is written into a right half is not written here any more.
+            self.state.tail.reset();
         }
         for birth in pending.births {
             self.state.leadership.split(&birth.applied());
@@ -401,6 +415,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         meta: &SnapshotMeta,
         snapshot: ShardCut,
     ) -> Result<(), io::Error> {
+        self.state.tail.reset();
         let installed = snapshot::install(&self.state, meta, snapshot, self.rules).await?;
         self.descriptor = Arc::new(installed.descriptor);
         self.bounds = Arc::new(Bounds::of(&self.descriptor));

@@ -3,9 +3,13 @@
 //! It is a front end like the SQL gateway: each call is one transaction of the
 //! client library, which finds the leaders (the local node by a function call)
 //! and retries conflicts. A single `Get` skips the transaction: the leader
-//! reads at its own clock. What is decided without I/O lives in `rules`.
+//! reads at its own clock. What is decided without I/O lives in `rules`; `watch`
+//! follows the changes of a range.
 
 pub mod rules;
+mod watch;
+
+pub(crate) use watch::declare;
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
@@ -23,8 +27,10 @@ use rules::{Step, checked_value, code_of, stored_key, stored_span, user_key};
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Request, Response, Status};
+use watch::Watches;
 use xxhash_rust::xxh3::xxh3_128;
 
 /// Whose idempotency keys these are: the API knows no users yet.
@@ -41,6 +47,7 @@ const _: () = assert!(MESSAGE_BYTES_MAX > 2 * limits::VALUE_BYTES_MAX);
 /// The service.
 pub struct KvService {
     client: Arc<OnceLock<Client>>,
+    watches: Watches,
 }
 
 impl KvService {
@@ -51,9 +58,11 @@ impl KvService {
 }
 
 /// The service, ready to be mounted. The client comes when the shard map has
-/// been seen; calls before that are answered with UNAVAILABLE.
-pub fn server(client: Arc<OnceLock<Client>>) -> KvServer<KvService> {
-    KvServer::new(KvService { client })
+/// been seen; calls before that are answered with UNAVAILABLE. Watches end with
+/// `stop`.
+pub fn server(client: Arc<OnceLock<Client>>, stop: CancellationToken) -> KvServer<KvService> {
+    let watches = Watches::new(stop);
+    KvServer::new(KvService { client, watches })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
@@ -64,6 +73,8 @@ struct Call {
     deadline: tokio::time::Instant,
     /// The caller itself set the deadline.
     own_deadline: bool,
+    /// When a stream without an end of its own has to end: if the caller said so.
+    stream_deadline: Option<tokio::time::Instant>,
 }
 
 impl Call {
@@ -77,6 +88,7 @@ impl Call {
             watch: Stopwatch::start(),
             deadline: deadline_after(timeout),
             own_deadline: named.is_some(),
+            stream_deadline: named.map(deadline_after),
         }
     }
 
@@ -99,22 +111,34 @@ impl Call {
     }
 
     fn status(&self, error: &Error) -> Status {
-        let (mut code, word) = code_of(error);
+        let status = status_of(error);
         let late = deadline_after(Duration::ZERO) >= self.deadline;
-        if code == Code::Unavailable && self.own_deadline && late {
-            code = Code::DeadlineExceeded;
+        if status.code() == Code::Unavailable && self.own_deadline && late {
+            let metadata = status.metadata().clone();
+            let message = status.message();
+            return Status::with_metadata(Code::DeadlineExceeded, message, metadata);
         }
-        let mut status = Status::new(code, error.to_string());
-        let metadata = status.metadata_mut();
-        metadata.insert("lineradb-error", MetadataValue::from_static(word));
-        let retry = if error.is_retryable() {
-            "true"
-        } else {
-            "false"
-        };
-        metadata.insert("lineradb-retryable", MetadataValue::from_static(retry));
         status
     }
+}
+
+/// An error as gRPC says it, with words for programs.
+fn status_of(error: &Error) -> Status {
+    let (code, word) = code_of(error);
+    let mut status = Status::new(code, error.to_string());
+    let metadata = status.metadata_mut();
+    metadata.insert("lineradb-error", MetadataValue::from_static(word));
+    let retry = if error.is_retryable() {
+        "true"
+    } else {
+        "false"
+    };
+    metadata.insert("lineradb-retryable", MetadataValue::from_static(retry));
+    if let Error::HistoryGone { oldest, .. } = error {
+        let oldest = MetadataValue::from(oldest.raw());
+        metadata.insert("lineradb-oldest-timestamp", oldest);
+    }
+    status
 }
 
 /// What a write came to, whether it ran now or under an earlier request.
@@ -463,10 +487,11 @@ impl Kv for KvService {
 
     async fn watch(
         &self,
-        _request: Request<WatchRequest>,
+        request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented(
-            "Watch is not served yet; poll with Scan meanwhile",
-        ))
+        let call = Call::new(request.metadata());
+        let client = self.client()?.clone();
+        let watch = self.watches.start(client, &call, request.get_ref()).await?;
+        Ok(Response::new(watch.into_stream()))
     }
 }

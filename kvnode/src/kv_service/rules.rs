@@ -5,7 +5,7 @@ use bytes::Bytes;
 use lineradb_client::{Error, Span};
 use lineradb_common::{keys, limits};
 use lineradb_proto::kv::v1::compare::{Against, Relation};
-use lineradb_proto::kv::v1::{Compare, Operation, operation};
+use lineradb_proto::kv::v1::{Compare, Operation, WatchRequest, operation};
 use std::time::Duration;
 use tonic::{Code, Status};
 
@@ -39,6 +39,32 @@ pub fn stored_span(start: &[u8], end: &[u8]) -> Result<Span, Status> {
         keys::kv_key(end)
     };
     Ok(Span::new(keys::kv_key(start), end))
+}
+
+/// The stored span that a watch is about: a key, a prefix, or a range.
+pub fn watched_span(request: &WatchRequest) -> Result<Span, Status> {
+    let forms = [
+        !request.key.is_empty(),
+        !request.prefix.is_empty(),
+        !(request.start.is_empty() && request.end.is_empty()),
+    ];
+    if forms.into_iter().filter(|named| *named).count() > 1 {
+        return Err(Status::invalid_argument(
+            "a watch is about a key, or a prefix, or a range",
+        ));
+    }
+    if !request.key.is_empty() {
+        return Ok(Span::point(&stored_key(&request.key)?));
+    }
+    if !request.prefix.is_empty() {
+        bounded(&request.prefix, "the prefix")?;
+        return Ok(Span::prefix(&keys::kv_key(&request.prefix)));
+    }
+    let span = stored_span(&request.start, &request.end)?;
+    if span.is_empty() {
+        return Err(Status::invalid_argument("the range is empty"));
+    }
+    Ok(span)
 }
 
 fn bounded(key: &[u8], what: &str) -> Result<(), Status> {
@@ -182,6 +208,7 @@ pub fn code_of(error: &Error) -> (Code, &'static str) {
         Error::Timeout => (Code::DeadlineExceeded, "timeout"),
         Error::Invalid { .. } => (Code::InvalidArgument, "invalid"),
         Error::Limit { .. } => (Code::ResourceExhausted, "limit"),
+        Error::HistoryGone { .. } => (Code::OutOfRange, "history-gone"),
         Error::Execution { .. } | Error::Internal { .. } => (Code::Internal, "internal"),
     }
 }
@@ -208,6 +235,43 @@ mod tests {
         assert!(!all.contains(&keys::table_prefix(lineradb_common::TableId(1))));
         assert!(stored_span(b"b", b"a").is_err());
         assert!(stored_span(b"a", b"a").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_watch_is_about_a_key_a_prefix_or_a_range() {
+        let span =
+            |start: &'static str, end: &'static str, key: &'static str, prefix: &'static str| {
+                watched_span(&WatchRequest {
+                    start: start.into(),
+                    end: end.into(),
+                    key: key.into(),
+                    prefix: prefix.into(),
+                    ..WatchRequest::default()
+                })
+            };
+        let holds = |span: &Span, keys: &[&str]| {
+            keys.iter()
+                .map(|k| span.contains(&stored_key(k.as_bytes()).unwrap()))
+                .collect::<Vec<_>>()
+        };
+        let names = ["a", "ab", "b", "c"];
+        let key = span("", "", "a", "").unwrap();
+        assert_eq!(holds(&key, &names), [true, false, false, false]);
+        let prefix = span("", "", "", "a").unwrap();
+        assert_eq!(holds(&prefix, &names), [true, true, false, false]);
+        let range = span("ab", "c", "", "").unwrap();
+        assert_eq!(holds(&range, &names), [false, true, true, false]);
+        let all = span("", "", "", "").unwrap();
+        assert_eq!(holds(&all, &names), [true; 4]);
+        assert!(!all.contains(&keys::table_prefix(lineradb_common::TableId(1))));
+        for refused in [
+            span("a", "", "k", ""),
+            span("", "", "k", "p"),
+            span("b", "a", "", ""),
+            span("b", "b", "", ""),
+        ] {
+            assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
+        }
     }
 
     #[test]

@@ -149,11 +149,13 @@ impl Cursor for LsmCursor {
 
 #[cfg(test)]
 mod tests {
+    use super::super::changes::{Wanted, walk};
     use super::super::memory::MemoryStore;
     use super::super::{ScanOptions, Version, VersionScan};
     use super::*;
     use crate::command::Op;
     use crate::consensus::storage_options;
+    use lineradb_common::Position;
     use lineradb_lsm::{Background, Options, SimVfs, WriteBatch, WriteOptions};
     use proptest::collection::vec;
     use proptest::prelude::*;
@@ -244,6 +246,19 @@ mod tests {
                 own: None,
             };
             let since = Timestamp::from_raw(since);
+            let wanted = Wanted {
+                start: options.start.clone(),
+                end: options.end.clone(),
+                after: Position::whole(since),
+                to: options.at,
+                bytes_max: 1 << 20,
+                previous: true,
+            };
+            // What stands above `at` is named, too.
+            prop_assert_eq!(
+                walk(&store.snapshot(), &wanted).unwrap(),
+                walk(&memory.snapshot(), &wanted).unwrap()
+            );
             let found = VersionScan::since(store.snapshot(), options.clone(), since);
             let expected = VersionScan::new(memory.snapshot(), options);
             prop_assert_eq!(changes(found, since), changes(expected, since));

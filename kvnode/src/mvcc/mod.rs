@@ -13,6 +13,7 @@
 //! that of Bigtable-like stores with Percolator's separate lock column; keys
 //! are escaped so that versions of one key never interleave with another's.
 
+pub mod changes;
 mod codec;
 pub mod collect;
 mod error;

@@ -147,6 +147,7 @@ impl KvNode {
         tracing::info!(%node_id, %address, data = %options.data.display(), "kvnode starts");
 
         crate::txn::metrics::declare();
+        kv_service::declare();
         let addresses = Arc::new(Addresses::open(&options.data));
         let open = |db: &Db| {
             let options = GroupsOptions::new(&options.data, db.clone(), node_id, addresses.clone());
@@ -344,7 +345,7 @@ impl KvNode {
                 Err(error) => tracing::error!(%error, "the KV API does not start"),
             }
         });
-        let router = router.add_service(kv_service::server(kv));
+        let router = router.add_service(kv_service::server(kv, self.stop.clone()));
         let incoming =
             tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
         let serve = self.tasks.track_future(async move {

@@ -273,7 +273,9 @@ fn extent(request: &proto::Request) -> proto::Span {
             }
         }
         Some(Body::Scan(proto::Scan { span, .. }))
-        | Some(Body::Fragment(proto::Fragment { span, .. })) => {
+        | Some(Body::Fragment(proto::Fragment { span, .. }))
+        | Some(Body::Changes(proto::Changes { span, .. }))
+        | Some(Body::AwaitWrite(proto::AwaitWrite { span, .. })) => {
             let span = span.clone().unwrap_or_default();
             add(&span.start, span.end);
         }

@@ -11,6 +11,7 @@
 //! task of its own that holds the latches until its fate is known, whatever
 //! becomes of the caller.
 
+mod changes;
 mod collect;
 mod fate;
 mod locking;
@@ -272,6 +273,8 @@ impl<C: Consensus, S: Store> Engine<C, S> {
                 let reply = proto::ReleaseLocksReply {};
                 Ok((reply::Body::ReleaseLocks(reply), Timestamp::ZERO))
             }
+            Some(Body::Changes(changes)) => self.changes(call, changes).await,
+            Some(Body::AwaitWrite(wait)) => self.await_write(call, &wait).await,
             Some(Body::Split(split)) => self.split(call, &split).await,
             Some(Body::ListLocks(list)) => self.list_locks(call, &list),
             None => Err(Refusal::invalid(
@@ -428,6 +431,8 @@ fn kind_of(request: &proto::Request) -> (&'static str, bool) {
         Some(Body::ForgetRecords(_)) => ("forget_records", false),
         Some(Body::HeartbeatLocks(_)) => ("heartbeat_locks", false),
         Some(Body::ReleaseLocks(_)) => ("release_locks", false),
+        Some(Body::Changes(_)) => ("changes", false),
+        Some(Body::AwaitWrite(_)) => ("await_write", false),
         Some(Body::Split(_)) => ("split", false),
         Some(Body::ListLocks(_)) => ("list_locks", false),
         None => ("unknown", false),

@@ -123,6 +123,7 @@ impl Refusal {
             ),
         );
         refusal.error.sqlstate = "72000".to_owned();
+        refusal.error.oldest_ts = oldest.raw();
         refusal
     }
 

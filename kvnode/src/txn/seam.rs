@@ -2,7 +2,7 @@
 //! and by the group of the tests, which delays and loses at will.
 
 use crate::command::{Command, Verdict};
-use crate::consensus::{Group, Leadership, ProposeError, ReadError};
+use crate::consensus::{Group, Leadership, ProposeError, ReadError, Tail};
 use lineradb_proto::shard::v1::ShardDescriptor;
 use std::future::Future;
 use std::sync::Arc;
@@ -24,6 +24,9 @@ pub trait Consensus: Clone + Send + Sync + 'static {
     /// Index of the last entry applied here.
     fn applied_index(&self) -> u64;
 
+    /// What was written here lately.
+    fn tail(&self) -> &Tail;
+
     /// Confirms the leadership by a round begun after the call.
     fn read_index(&self, term: u64) -> impl Future<Output = Result<(), ReadError>> + Send;
 }
@@ -39,6 +42,10 @@ impl Consensus for Group {
 
     fn applied_index(&self) -> u64 {
         Group::applied_index(self)
+    }
+
+    fn tail(&self) -> &Tail {
+        Group::tail(self)
     }
 
     async fn propose(&self, command: Command) -> Result<Verdict, ProposeError> {

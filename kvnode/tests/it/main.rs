@@ -11,3 +11,4 @@ mod node;
 mod raft_rules;
 mod replication;
 mod transactions;
+mod watch;

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-struct Cluster {
+pub struct Cluster {
     folder: TempDir,
     metaservice: Option<MetaService>,
     meta: MetaClient,
@@ -26,7 +26,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    async fn start(nodes: u64) -> Cluster {
+    pub async fn start(nodes: u64) -> Cluster {
         let folder = tempfile::tempdir().unwrap();
         let metaservice = MetaService::start(MetaConfig {
             data: folder.path().join("meta"),
@@ -56,7 +56,7 @@ impl Cluster {
         self.folder.path().join(format!("node{n}"))
     }
 
-    async fn start_node(&mut self, n: u64) {
+    pub async fn start_node(&mut self, n: u64) {
         let node = KvNode::start(KvNodeOptions {
             data: self.data(n),
             listen: "127.0.0.1:0".parse().unwrap(),
@@ -75,7 +75,7 @@ impl Cluster {
         self.nodes.insert(n, node);
     }
 
-    async fn stop_node(&mut self, n: u64) {
+    pub async fn stop_node(&mut self, n: u64) {
         self.nodes.remove(&n).unwrap().shutdown().await;
     }
 
@@ -85,7 +85,7 @@ impl Cluster {
     }
 
     /// Every shard has a leader and every node is there.
-    async fn healthy(&self) -> meta::ClusterMap {
+    pub async fn healthy(&self) -> meta::ClusterMap {
         eventually("all shards are led", async || {
             let map = self.map().await;
             let led = map.shards.iter().all(|s| s.leader_node_id != 0);
@@ -94,13 +94,24 @@ impl Cluster {
         .await
     }
 
-    fn kv(&self, n: u64) -> KvClient<Channel> {
+    pub fn kv(&self, n: u64) -> KvClient<Channel> {
         let address = format!("http://{}", self.nodes[&n].address);
         KvClient::new(Channel::from_shared(address).unwrap().connect_lazy())
     }
 
+    /// Splits the shard that holds a key of the KV API, at the key.
+    pub async fn split_at(&self, key: &[u8]) {
+        let split = meta::SplitShardRequest {
+            shard_id: 0,
+            split_key: lineradb_common::keys::kv_key(key),
+        };
+        let deadline = deadline_after(Duration::from_secs(30));
+        let done = self.meta.split_shard(split, deadline).await.unwrap();
+        assert!(done.right.is_some());
+    }
+
     /// A put that is tried again while the cluster is not ready for it.
-    async fn put(&self, n: u64, key: &str, value: &str) {
+    pub async fn put(&self, n: u64, key: &str, value: &str) {
         eventually("a put is acknowledged", async || {
             let request = kv::PutRequest {
                 key: key.to_owned().into(),
@@ -126,7 +137,7 @@ impl Cluster {
             .then(|| String::from_utf8(reply.value.to_vec()).unwrap())
     }
 
-    async fn stop(mut self) {
+    pub async fn stop(mut self) {
         for (_, node) in std::mem::take(&mut self.nodes) {
             node.shutdown().await;
         }
@@ -149,13 +160,7 @@ async fn three_nodes_are_born_work_split_and_survive_restarts() {
         }
     }
     assert_eq!(cluster.get(1, "nothing").await, None);
-    let split = meta::SplitShardRequest {
-        shard_id: 0,
-        split_key: lineradb_common::keys::kv_key(b"key2"),
-    };
-    let deadline = deadline_after(Duration::from_secs(30));
-    let done = cluster.meta.split_shard(split, deadline).await.unwrap();
-    assert!(done.right.is_some());
+    cluster.split_at(b"key2").await;
     assert_eq!(cluster.healthy().await.shards.len(), 4);
     for key in 1..=3 {
         let got = cluster.get(2, &format!("key{key}")).await;

@@ -25,6 +25,8 @@ struct Clients {
     nodes: Nodes,
     clock: SharedClock,
     stop: AtomicBool,
+    /// No more increments are under way.
+    over: AtomicBool,
     done: AtomicU64,
 }
 
@@ -196,6 +198,49 @@ impl Clients {
         }
     }
 
+    /// Follows a counter: tells every value that it had, in order, for as long as
+    /// increments go on, and then up to the end.
+    async fn follow(self: Arc<Self>, key: &'static str) -> Vec<u64> {
+        let mut known = proto::ChangePosition::default();
+        let mut recent = None;
+        let mut told = Vec::new();
+        loop {
+            let last = self.over.load(Ordering::SeqCst);
+            let to = Timestamp::from_micros(self.now().micros() - 1_000 * u64::from(!last));
+            while known.timestamp < to.raw() || known.key.is_some() {
+                let changes = proto::Changes {
+                    span: Some(proto::Span {
+                        start: key.into(),
+                        end: key_after(key.as_bytes()),
+                    }),
+                    after: Some(known.clone()),
+                    to_ts: to.raw(),
+                    bytes_max: 100,
+                    previous: false,
+                    recent,
+                };
+                let reply = self.ask(key, request::Body::Changes(changes)).await;
+                match reply.and_then(|reply| reply.body) {
+                    Some(reply::Body::Changes(reply)) => {
+                        let values = reply.changes.iter().flat_map(|change| &change.value);
+                        let values = values.map(|v| u64::from_be_bytes(v[..].try_into().unwrap()));
+                        told.extend(values);
+                        known = reply.until.unwrap();
+                        recent = reply.recent;
+                    }
+                    // The disk of a node that is being killed.
+                    Some(reply::Body::Error(error)) if error.code() == ErrorCode::Internal => {}
+                    Some(other) => panic!("not changes: {other:?}"),
+                    None => {}
+                }
+            }
+            if last {
+                return told;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     async fn progress(&self) {
         let target = self.done.load(Ordering::Relaxed) + 20;
         eventually("increments go on", async || {
@@ -214,6 +259,7 @@ async fn increments_are_there_exactly_once() {
         nodes: Nodes::default(),
         clock,
         stop: AtomicBool::new(false),
+        over: AtomicBool::new(false),
         done: AtomicU64::new(0),
     });
     for node in [1, 2, 3] {
@@ -222,6 +268,7 @@ async fn increments_are_there_exactly_once() {
     let workers: Vec<_> = (0..4)
         .map(|client| spawn::task("worker", clients.clone().work(client)))
         .collect();
+    let followers = COUNTERS.map(|key| spawn::task("follower", clients.clone().follow(key)));
     clients.progress().await;
     for round in 0..2 {
         let (leader, _) = cluster.leader(1).await;
@@ -249,12 +296,20 @@ async fn increments_are_there_exactly_once() {
     for worker in workers {
         worker.await.unwrap();
     }
+    clients.over.store(true, Ordering::SeqCst);
     let mut sum = 0;
-    for counter in COUNTERS {
-        sum += eventually("a counter is read", async || {
+    for (counter, follower) in COUNTERS.into_iter().zip(followers) {
+        let count = eventually("a counter is read", async || {
             clients.read(counter, random::txn_id(), clients.now()).await
         })
         .await;
+        let told = follower.await.unwrap();
+        assert_eq!(
+            told,
+            (1..=count).collect::<Vec<_>>(),
+            "changes of {counter}"
+        );
+        sum += count;
     }
     assert_eq!(sum, clients.done.load(Ordering::Relaxed));
     assert!(cluster.group(1, 2).shard_id() == ShardId(2));

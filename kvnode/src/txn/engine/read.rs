@@ -1,9 +1,12 @@
 //! Reads (PROTOCOLS L3, in its ReadIndex form): into the timestamp cache, wait
 //! for earlier writes in flight, snapshot, a round that confirms the
-//! leadership, and only then an answer.
+//! leadership, and only then an answer. What has changed (`changes.rs`) is read in the
+//! same way.
 
+use super::changes::Changes;
 use super::wait::Patience;
 use super::{Answer, Call, Engine, SchemaCheck};
+use crate::consensus::Mark;
 use crate::mvcc::{self, ScanOptions, Store, VersionScan, keys};
 use crate::rules::Rule;
 use crate::txn::fate;
@@ -29,6 +32,7 @@ pub(super) enum Work<'a> {
     Fragment(&'a proto::Fragment, proto::Span),
     Refresh(&'a proto::Refresh, Vec<proto::Span>),
     QueryIntents(&'a proto::QueryIntents, TxnId),
+    Changes(&'a Changes),
 }
 
 impl Work<'_> {
@@ -47,6 +51,7 @@ impl Work<'_> {
             // Intents are not collected, and a transaction is to be recovered however
             // old it is.
             Work::QueryIntents(..) => Timestamp::MAX,
+            Work::Changes(changes) => changes.oldest(),
             _ => at,
         }
     }
@@ -56,6 +61,7 @@ impl Work<'_> {
             Work::Get(_) | Work::QueryIntents(..) => &[],
             Work::Scan(_, span) | Work::Fragment(_, span) => std::slice::from_ref(span),
             Work::Refresh(_, spans) => spans,
+            Work::Changes(changes) => std::slice::from_ref(&changes.span),
         }
     }
 }
@@ -133,7 +139,11 @@ impl<C: Consensus, S: Store> Engine<C, S> {
     }
 
     /// A span must lie in the shard.
-    fn span_here(&self, call: &Call, span: Option<&proto::Span>) -> Result<proto::Span, Refusal> {
+    pub(super) fn span_here(
+        &self,
+        call: &Call,
+        span: Option<&proto::Span>,
+    ) -> Result<proto::Span, Refusal> {
         let span = span.cloned().unwrap_or_default();
         let shard = call.descriptor.span.clone().unwrap_or_default();
         let end_inside = shard.end.is_empty() || (!span.end.is_empty() && span.end <= shard.end);
@@ -144,7 +154,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         }
     }
 
-    async fn read(
+    pub(super) async fn read(
         &self,
         call: &mut Call,
         requested: u64,
@@ -164,6 +174,8 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         let mut patience = Patience::new();
         loop {
             self.wait_for_writes(call, &work, at).await?;
+            // Before the snapshot: what is visible by now is in it.
+            let mark = matches!(work, Work::Changes(_)).then(|| self.consensus.tail().ask());
             let snapshot = self.store.snapshot();
             self.check_history(call, work.oldest(at))?;
             self.still(call)?;
@@ -174,7 +186,10 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             let schema = self.check_schema(call, at, own, None, &[])?;
             let watch = Stopwatch::start();
             let answer = match schema {
-                SchemaCheck::Same => self.evaluate(&snapshot, at, own, &work).await,
+                SchemaCheck::Same => {
+                    let mark = mark.flatten();
+                    self.evaluate(&snapshot, at, own, &work, mark).await
+                }
                 SchemaCheck::Refused(refusal) => Err(refusal),
                 SchemaCheck::InFlight(changed) => {
                     let _ = self.until(call, changed).await?;
@@ -268,8 +283,13 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         at: Timestamp,
         own: Option<TxnId>,
         work: &Work<'_>,
+        mark: Option<Mark>,
     ) -> Answer {
         match work {
+            Work::Changes(changes) => {
+                let reply = changes.evaluate(snapshot, self.consensus.tail(), mark)?;
+                Ok((reply::Body::Changes(reply), at))
+            }
             Work::Get(get) => Ok(evaluate_get(snapshot, get, at, own)?),
             Work::Scan(scan, span) => Ok(evaluate_scan(snapshot, scan, span, at, own)?),
             Work::Refresh(refresh, spans) => {

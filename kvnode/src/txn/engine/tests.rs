@@ -1,5 +1,6 @@
 //! The engine over a group in memory that delays and loses at will.
 
+mod changes;
 mod checker;
 mod harness;
 mod history;

@@ -2,7 +2,7 @@
 //! over, proposals and confirmations that wait until the test lets them go.
 
 use crate::command::{Body, Command, Expect, Rejection, Tree, Verdict};
-use crate::consensus::{Leadership, ProposeError, ReadError, SplitApplied};
+use crate::consensus::{Leadership, ProposeError, ReadError, SplitApplied, Tail};
 use crate::mvcc::memory::MemoryStore;
 use crate::mvcc::{Cursor, Reader, Store};
 use crate::rules::Rules;
@@ -39,6 +39,7 @@ impl Clock for TickingClock {
 /// What all replicas of the test's group share.
 pub struct Shared {
     pub store: MemoryStore,
+    pub tail: Tail,
     term: AtomicU64,
     descriptor: Mutex<Arc<ShardDescriptor>>,
     /// Proposals and confirmations pass only with a permit.
@@ -74,6 +75,10 @@ impl Consensus for FakeGroup {
 
     fn applied_index(&self) -> u64 {
         self.shared.proposed.load(Ordering::SeqCst)
+    }
+
+    fn tail(&self) -> &Tail {
+        &self.shared.tail
     }
 
     async fn propose(&self, command: Command) -> Result<Verdict, ProposeError> {
@@ -118,7 +123,13 @@ impl Shared {
                 if !self.holds(expect) {
                     return Verdict::Rejected(Rejection::ExpectFailed);
                 }
+                let versions = ops
+                    .iter()
+                    .filter(|op| op.tree == Tree::Data && op.value.is_some());
+                let written: Vec<Bytes> = versions.map(|op| op.key.clone()).collect();
+                self.tail.begin(&written);
                 self.store.apply(ops);
+                self.tail.end();
             }
             Body::Split { split_key, .. } => {
                 let mut left = (**descriptor).clone();
@@ -175,6 +186,7 @@ impl Shard {
         };
         let shared = Arc::new(Shared {
             store,
+            tail: Tail::default(),
             term: AtomicU64::new(term),
             descriptor: Mutex::new(Arc::new(descriptor)),
             proposals: Semaphore::new(Semaphore::MAX_PERMITS / 2),

@@ -12,15 +12,15 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const KEYS: [&str; 4] = ["a", "b", "c", "d"];
+pub(super) const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 const CLIENTS: u64 = 6;
 const TRANSACTIONS: u64 = 12;
 
 /// Xorshift: the schedule follows from the seed.
-struct Chance(u64);
+pub(super) struct Chance(pub u64);
 
 impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -39,8 +39,8 @@ impl Chance {
     }
 }
 
-struct World {
-    shard: Shard,
+pub(super) struct World {
+    pub shard: Shard,
     leader: Mutex<TestEngine>,
     done: Mutex<Vec<Done>>,
     events: AtomicU64,
@@ -66,7 +66,7 @@ fn number_of(value: &[u8]) -> u64 {
 }
 
 /// Why a transaction came to nothing.
-struct GaveUp;
+pub(super) struct GaveUp;
 
 impl World {
     fn event(&self) -> u64 {
@@ -95,7 +95,7 @@ impl World {
 
     /// Sends a request until the leader answers it; pushes and resolves what
     /// stands in the way, as the client library does.
-    async fn ask(&self, body: request::Body) -> Result<proto::Reply, GaveUp> {
+    pub async fn ask(&self, body: request::Body) -> Result<proto::Reply, GaveUp> {
         for _ in 0..40 {
             let reply = self.send(body.clone()).await;
             match &reply.body {
@@ -440,19 +440,24 @@ impl World {
     }
 }
 
-async fn run(seed: u64, rules: Rules) -> Vec<Done> {
+/// A shard with nobody at work yet; some seeds lose verdicts.
+pub(super) fn world(seed: u64, rules: Rules) -> Arc<World> {
     let shard = Shard::new(rules);
     shard
         .shared
         .lose
         .store([0, 9, 23][seed as usize % 3], Ordering::SeqCst);
-    let world = Arc::new(World {
+    Arc::new(World {
         leader: Mutex::new(shard.engine.clone()),
         shard,
         done: Mutex::default(),
         events: AtomicU64::new(0),
         numbers: AtomicU64::new(1),
-    });
+    })
+}
+
+/// Clients do their transactions; answers those that were acknowledged.
+pub(super) async fn work(world: &Arc<World>, seed: u64) -> Vec<Done> {
     let clients: Vec<_> = (0..CLIENTS)
         .map(|client| {
             let world = world.clone();
@@ -480,7 +485,7 @@ async fn run(seed: u64, rules: Rules) -> Vec<Done> {
 async fn random_histories_are_strictly_serializable() {
     let mut acknowledged = 0;
     for seed in 1..=25 {
-        let done = run(seed, Rules::default()).await;
+        let done = work(&world(seed, Rules::default()), seed).await;
         acknowledged += done.len();
         assert!(strictly_serializable(&done), "seed {seed}: {done:#?}");
     }

@@ -3,6 +3,7 @@
 //!
 //! * [`harness`]: starts, kills (`kill -9`) and restarts metaservice, kvnodes
 //!   and gateways on loopback ports under one folder.
+//! * [`proxy`]: stands on every link between them, and cuts it.
 //! * [`bank`]: transfers between accounts that live on different shards; the
 //!   total never changes, whatever dies.
 //!
@@ -10,3 +11,4 @@
 
 pub mod bank;
 pub mod harness;
+pub mod proxy;

@@ -78,6 +78,8 @@ async fn run_cluster(root: PathBuf, kvnodes: usize, gateways: usize) -> Result<(
         gateways,
         well_known_ports: true,
         split_bytes: None,
+        proxied: false,
+        measured_clocks: false,
     };
     let mut cluster = Cluster::start(&options).await?;
     println!(
@@ -121,6 +123,8 @@ async fn run_bank(root: PathBuf, kills: usize, seconds: u64, clients: usize) -> 
         gateways: 2,
         well_known_ports: false,
         split_bytes: None,
+        proxied: false,
+        measured_clocks: false,
     };
     let mut cluster = Cluster::start(&options).await?;
     let client = bank::connect(&cluster.pg_url(0)).await?;

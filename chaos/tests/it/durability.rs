@@ -14,6 +14,8 @@ pub fn options(root: &std::path::Path) -> ClusterOptions {
         gateways: 2,
         well_known_ports: false,
         split_bytes: None,
+        proxied: false,
+        measured_clocks: false,
     }
 }
 

@@ -5,7 +5,7 @@ CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help build run test lint bench cluster clean
+.PHONY: help build run test lint bench cluster chaos clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ bench: build ## quick benchmarks, as a table
 
 cluster: build ## 1 metaservice, 3 kvnodes and 2 gateways as separate processes; Ctrl-C stops them
 	$(BIN)/lineradb-chaos cluster
+
+chaos: build ## a minute of each workload on a cluster that is killed, paused and cut apart
+	for workload in bank append register; do $(BIN)/lineradb-chaos run --workload $$workload || exit 1; done
 
 clean: ## remove build products and the data of `lineradb dev`
 	$(CARGO) clean

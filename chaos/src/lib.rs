@@ -1,12 +1,28 @@
 //! Clusters of real processes, the faults done to them, and workloads whose
 //! results can be checked.
 //!
-//! * [`harness`]: starts, kills (`kill -9`) and restarts metaservice, kvnodes
-//!   and gateways on loopback ports under one folder.
-//! * [`bank`]: transfers between accounts that live on different shards; the
-//!   total never changes, whatever dies.
+//! * [`harness`]: starts, kills (`kill -9`), pauses and restarts metaservice,
+//!   kvnodes and gateways on loopback ports under one folder.
+//! * [`proxy`]: stands on every link between them, and cuts it.
+//! * [`faults`] draws what is done from a seed, [`nemesis`] does it.
+//! * [`history`]: what clients asked for and what came of it; [`workload`]: what
+//!   all clients have in common, [`sql`] what their errors mean.
+//! * [`bank`]: transfers between accounts; [`append`]: transactions over lists,
+//!   checked for strict serializability; [`register`]: single keys, checked for
+//!   linearizability by [`linear`].
+//! * [`run`] puts one of each together.
 //!
 //! Nothing here reaches into a process: what a test sees is what a user sees.
 
+pub mod append;
 pub mod bank;
+pub mod faults;
 pub mod harness;
+pub mod history;
+pub mod linear;
+pub mod nemesis;
+pub mod proxy;
+pub mod register;
+pub mod run;
+pub mod sql;
+pub mod workload;

@@ -1,17 +1,24 @@
 //! `lineradb-chaos`: clusters of real processes on this machine.
 //!
-//! `cluster` starts one and keeps it until Ctrl-C; `bank` runs transfers while
-//! kvnodes are killed and restarted, and checks the sum.
+//! `cluster` starts one and keeps it until Ctrl-C; `run` lets clients work on one
+//! while it is tormented, and judges what they have seen; `check` judges the
+//! history of a run again.
+//!
+//! Exit codes: 0 the promise was kept, 1 it was not, 2 wrong usage, 3 no verdict.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use lineradb_chaos::bank;
+use lineradb_chaos::faults;
 use lineradb_chaos::harness::{Cluster, ClusterOptions};
-use lineradb_common::spawn;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use lineradb_chaos::run::{self, HISTORY, Name, Report, RunOptions};
+use lineradb_chaos::workload::Verdict;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
+
+const VIOLATED: u8 = 1;
+const USAGE: u8 = 2;
+const NO_VERDICT: u8 = 3;
 
 #[derive(Parser)]
 #[command(
@@ -37,47 +44,81 @@ enum Action {
         #[arg(long, default_value_t = 2)]
         gateways: usize,
     },
-    /// Transfer money while one kvnode at a time is killed and restarted.
-    Bank {
-        /// Where data and logs go; must be empty or absent.
-        #[arg(long, default_value = "lineradb-data/bank")]
-        data: PathBuf,
-        /// Kills, one kvnode after the other.
-        #[arg(long, default_value_t = 3)]
-        kills: usize,
-        /// Seconds between kill and restart, and between restart and next kill.
-        #[arg(long, default_value_t = 5)]
-        seconds: u64,
-        /// Concurrent clients.
-        #[arg(long, default_value_t = 8)]
-        clients: usize,
+    /// Let clients work on a cluster while it is tormented, and judge what they saw.
+    Run(RunArguments),
+    /// Judge the history of a run again.
+    Check {
+        /// Which workload it is of.
+        #[arg(long)]
+        workload: Name,
+        /// The file.
+        history: PathBuf,
     },
 }
 
+#[derive(clap::Args)]
+struct RunArguments {
+    /// What clients do.
+    #[arg(long)]
+    workload: Name,
+    /// What may happen, separated by commas.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_values = ["kill", "pause", "partition", "one-way", "delay"]
+    )]
+    faults: Vec<faults::Kind>,
+    /// How long clients work.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// From which operations and faults follow [default: any].
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Concurrent clients.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    clients: u16,
+    /// Number of kvnodes.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    kvnodes: u16,
+    /// Number of SQL gateways.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    gateways: u16,
+    /// Let processes measure the time, as those of several machines do; the
+    /// metaservice is then paused where it would be killed.
+    #[arg(long)]
+    measured_clocks: bool,
+    /// Where data, logs and the history go; must be empty or absent
+    /// [default: lineradb-data/chaos/WORKLOAD-SEED].
+    #[arg(long)]
+    data: Option<PathBuf>,
+}
+
 #[tokio::main]
-async fn main() -> Result<()> {
-    match Arguments::parse().command {
+async fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
         Action::Cluster {
             data,
             kvnodes,
             gateways,
         } => run_cluster(data, kvnodes, gateways).await,
-        Action::Bank {
-            data,
-            kills,
-            seconds,
-            clients,
-        } => run_bank(data, kills, seconds, clients).await,
-    }
+        Action::Run(arguments) => run_workload(arguments).await,
+        Action::Check { workload, history } => run::check(workload, &history).map(|r| print(&r)),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("lineradb-chaos: {error:#}");
+        ExitCode::from(NO_VERDICT)
+    })
 }
 
-async fn run_cluster(root: PathBuf, kvnodes: usize, gateways: usize) -> Result<()> {
+async fn run_cluster(root: PathBuf, kvnodes: usize, gateways: usize) -> Result<ExitCode> {
     let options = ClusterOptions {
         root,
         kvnodes,
         gateways,
         well_known_ports: true,
         split_bytes: None,
+        proxied: false,
+        measured_clocks: false,
     };
     let mut cluster = Cluster::start(&options).await?;
     println!(
@@ -110,49 +151,65 @@ async fn run_cluster(root: PathBuf, kvnodes: usize, gateways: usize) -> Result<(
     if cluster.metaservice.is_running() {
         cluster.metaservice.terminate()?;
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
-async fn run_bank(root: PathBuf, kills: usize, seconds: u64, clients: usize) -> Result<()> {
-    const ACCOUNTS: i32 = 100;
-    let options = ClusterOptions {
-        root,
-        kvnodes: 3,
-        gateways: 2,
-        well_known_ports: false,
-        split_bytes: None,
-    };
-    let mut cluster = Cluster::start(&options).await?;
-    let client = bank::connect(&cluster.pg_url(0)).await?;
-    bank::create(&client, ACCOUNTS).await?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let urls = vec![cluster.pg_url(0), cluster.pg_url(1)];
-    let run = spawn::task("bank", bank::run(urls, clients, ACCOUNTS, stop.clone()));
-    let pause = Duration::from_secs(seconds);
-    for kill in 0..kills {
-        tokio::time::sleep(pause).await;
-        let victim = kill % cluster.kvnodes.len();
-        println!("kill -9 {}", cluster.kvnodes[victim].name);
-        cluster.kvnodes[victim].kill()?;
-        tokio::time::sleep(pause).await;
-        println!("restart {}", cluster.kvnodes[victim].name);
-        cluster.kvnodes[victim].start()?;
-        cluster.kvnodes[victim].ready().await?;
+async fn run_workload(arguments: RunArguments) -> Result<ExitCode> {
+    let mut options = RunOptions::new(arguments.workload, &arguments.faults, Path::new(""));
+    options.seed = arguments.seed.unwrap_or(options.seed);
+    options.length = Duration::from_secs(arguments.seconds);
+    options.clients = usize::from(arguments.clients);
+    options.kvnodes = usize::from(arguments.kvnodes);
+    options.gateways = usize::from(arguments.gateways);
+    options.measured_clocks = arguments.measured_clocks;
+    let folder = format!("{:?}-{}", options.workload, options.seed).to_lowercase();
+    let default = || Path::new("lineradb-data/chaos").join(folder);
+    options.root = arguments.data.unwrap_or_else(default);
+    if std::fs::read_dir(&options.root).is_ok_and(|mut entries| entries.next().is_some()) {
+        let root = options.root.display();
+        eprintln!("lineradb-chaos: {root} is not empty: choose another folder with --data");
+        return Ok(ExitCode::from(USAGE));
     }
-    tokio::time::sleep(pause).await;
-    stop.store(true, Ordering::Release);
-    let report = run.await??;
-    let client = bank::connect(&cluster.pg_url(1)).await?;
-    bank::check(&client, ACCOUNTS, &report).await?;
     println!(
-        "{} committed, {} aborted, {} unknown; longest pause {:.2} s; no money was made or lost",
-        report.committed.len(),
-        report.aborted.len(),
-        report.unknown.len(),
-        report.longest_gap.as_secs_f64()
+        "seed {}; data, logs and {HISTORY} in {}",
+        options.seed,
+        options.root.display()
     );
-    for error in report.errors {
-        println!("  {error}");
+    let report = tokio::select! {
+        report = run::run(&options) => report?,
+        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+    };
+    Ok(print(&report))
+}
+
+fn print(report: &Report) -> ExitCode {
+    let counts = &report.counts;
+    println!(
+        "{} took place, {} did not, {} unknown; {} faults; longest pause {:.2} s",
+        counts.ok,
+        counts.fail,
+        counts.info,
+        counts.strikes,
+        counts.longest_gap.as_secs_f64()
+    );
+    for (count, example) in counts.reasons.values() {
+        println!("{count:>8}  {example}");
     }
-    Ok(())
+    match &report.verdict {
+        Verdict::Holds => {
+            println!("the promise was kept");
+            ExitCode::SUCCESS
+        }
+        Verdict::Violated(reasons) => {
+            println!("VIOLATED");
+            for reason in reasons {
+                println!("{reason}");
+            }
+            ExitCode::from(VIOLATED)
+        }
+        Verdict::Undecided(why) => {
+            println!("no verdict: {why}");
+            ExitCode::from(NO_VERDICT)
+        }
+    }
 }

@@ -5,3 +5,4 @@ mod commits;
 mod durability;
 mod metrics;
 mod replacement;
+mod workloads;

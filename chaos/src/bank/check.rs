@@ -1,0 +1,216 @@
+//! What must be true of a bank, whatever happened to it.
+
+use super::{OPENING_BALANCE, Transfer};
+use crate::history::{self, Event, Kind};
+use crate::workload::Verdict;
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Judges a history by what was seen of the bank: no look at the balances, at
+/// any time, finds money made or lost. The last look finds every transfer that
+/// was acknowledged in the ledger, none that was refused, those of unknown
+/// outcome whole or not at all, and balances that follow from it.
+///
+/// # Errors
+/// When it is no history of a bank.
+pub fn check(events: &[Event]) -> Result<Verdict> {
+    let operations = history::operations(events)?;
+    let mut wrong = Vec::new();
+    let mut transfers: BTreeMap<i64, (Transfer, Kind)> = BTreeMap::new();
+    let mut last = None;
+    for operation in &operations {
+        let shape = || format!("event {}: no operation of a bank", operation.invoked);
+        if operation.function == "transfer" {
+            let transfer = transfer_of(operation.arguments).with_context(shape)?;
+            transfers.insert(transfer.id, (transfer, operation.kind));
+            continue;
+        }
+        if operation.kind != Kind::Ok {
+            continue;
+        }
+        let seen = match operation.function {
+            "state" => {
+                last = Some(operation.result);
+                &operation.result["balances"]
+            }
+            _ => operation.result,
+        };
+        let balances = balances_of(seen).with_context(shape)?;
+        let (sum, expected) = (
+            balances.values().sum::<i64>(),
+            balances.len() as i64 * OPENING_BALANCE,
+        );
+        if sum != expected {
+            let at = operation.completed.unwrap_or(operation.invoked);
+            wrong.push(format!(
+                "event {at}: the balances sum to {sum}, not to {expected}"
+            ));
+        }
+    }
+    let Some(last) = last else {
+        return Ok(Verdict::Undecided("nobody looked at the ledger".to_owned()));
+    };
+    let ledger = last["ledger"].as_array().context("a state has a ledger")?;
+    let ledger: Option<Vec<Transfer>> = ledger.iter().map(transfer_of).collect();
+    let ledger = ledger.context("a ledger has transfers")?;
+    let balances = balances_of(&last["balances"]).context("a state has balances")?;
+    wrong.extend(compare(&transfers, &ledger, &balances));
+    Ok(match wrong.is_empty() {
+        true => Verdict::Holds,
+        false => Verdict::Violated(wrong),
+    })
+}
+
+fn compare(
+    transfers: &BTreeMap<i64, (Transfer, Kind)>,
+    ledger: &[Transfer],
+    balances: &BTreeMap<i32, i64>,
+) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut expected: BTreeMap<i32, i64> =
+        balances.keys().map(|id| (*id, OPENING_BALANCE)).collect();
+    let mut recorded = BTreeMap::new();
+    for line in ledger {
+        if recorded.insert(line.id, *line).is_some() {
+            wrong.push(format!("transfer {} stands in the ledger twice", line.id));
+        }
+        *expected.entry(line.source).or_default() -= line.amount;
+        *expected.entry(line.target).or_default() += line.amount;
+    }
+    for (id, line) in &recorded {
+        match transfers.get(id) {
+            None => wrong.push(format!("nobody made transfer {id}")),
+            Some((made, _)) if made != line => {
+                wrong.push(format!(
+                    "transfer {made:?} stands in the ledger as {line:?}"
+                ));
+            }
+            Some((_, Kind::Fail)) => {
+                wrong.push(format!("transfer {id} was refused and is there"));
+            }
+            Some(_) => {}
+        }
+    }
+    for (id, (_, kind)) in transfers {
+        if *kind == Kind::Ok && !recorded.contains_key(id) {
+            wrong.push(format!("transfer {id} was acknowledged and is lost"));
+        }
+    }
+    for (account, balance) in &expected {
+        let found = balances.get(account);
+        if found != Some(balance) {
+            wrong.push(format!(
+                "account {account} has {found:?}, the ledger says {balance}"
+            ));
+        }
+    }
+    wrong
+}
+
+fn transfer_of(line: &Value) -> Option<Transfer> {
+    Some(Transfer {
+        id: line[0].as_i64()?,
+        source: i32::try_from(line[1].as_i64()?).ok()?,
+        target: i32::try_from(line[2].as_i64()?).ok()?,
+        amount: line[3].as_i64()?,
+    })
+}
+
+fn balances_of(seen: &Value) -> Option<BTreeMap<i32, i64>> {
+    let balance = |line: &Value| {
+        let account = i32::try_from(line[0].as_i64()?).ok()?;
+        Some((account, line[1].as_i64()?))
+    };
+    seen.as_array()?.iter().map(balance).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::History;
+    use serde_json::json;
+
+    /// A bank of two accounts: transfers with their outcomes, and the last look.
+    fn verdict(transfers: &[(Value, Kind)], balances: Value, ledger: Value) -> Verdict {
+        let history = History::new();
+        for (n, (transfer, kind)) in transfers.iter().enumerate() {
+            let n = n as u64;
+            history.invoke(n, "transfer", transfer.clone());
+            history.complete(n, *kind, "transfer", transfer.clone(), None);
+        }
+        history.invoke(99, "state", Value::Null);
+        let state = json!({ "balances": balances, "ledger": ledger });
+        history.complete(99, Kind::Ok, "state", state, None);
+        check(&history.events().unwrap()).unwrap()
+    }
+
+    fn reasons(verdict: Verdict) -> Vec<String> {
+        match verdict {
+            Verdict::Violated(reasons) => reasons,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn money_that_moved_as_the_ledger_says_is_well() {
+        let done = || vec![(json!([1, 0, 1, 10]), Kind::Ok)];
+        let after = json!([[0, 990], [1, 1010]]);
+        let good = verdict(&done(), after.clone(), json!([[1, 0, 1, 10]]));
+        assert_eq!(good, Verdict::Holds);
+        // A transfer of unknown outcome may be there or not.
+        let mut unknown = done();
+        unknown.push((json!([2, 1, 0, 3]), Kind::Info));
+        let absent = verdict(&unknown, after, json!([[1, 0, 1, 10]]));
+        assert_eq!(absent, Verdict::Holds);
+        let present = verdict(
+            &unknown,
+            json!([[0, 993], [1, 1007]]),
+            json!([[2, 1, 0, 3], [1, 0, 1, 10]]),
+        );
+        assert_eq!(present, Verdict::Holds);
+    }
+
+    #[test]
+    fn whatever_is_wrong_is_said() {
+        let one = [(json!([1, 0, 1, 10]), Kind::Ok)];
+        let still = json!([[0, 1000], [1, 1000]]);
+        let lost = reasons(verdict(&one, still.clone(), json!([])));
+        assert!(lost[0].contains("acknowledged and is lost"), "{lost:?}");
+        let made = json!([[0, 1000], [1, 1010]]);
+        let made = reasons(verdict(&one, made, json!([[1, 0, 1, 10]])));
+        assert!(made[0].contains("sum to 2010"), "{made:?}");
+        assert!(made[1].contains("account 0"), "{made:?}");
+        let other = json!([[0, 980], [1, 1020]]);
+        let other = reasons(verdict(&one, other, json!([[1, 0, 1, 20]])));
+        assert!(other[0].contains("stands in the ledger as"), "{other:?}");
+
+        let refused = [(json!([1, 0, 1, 10]), Kind::Fail)];
+        let there = json!([[0, 990], [1, 1010]]);
+        let there = reasons(verdict(&refused, there, json!([[1, 0, 1, 10]])));
+        assert!(there[0].contains("was refused and is there"), "{there:?}");
+        let nobody = json!([[0, 990], [1, 1010]]);
+        let nobody = reasons(verdict(&[], nobody, json!([[7, 0, 1, 10]])));
+        assert!(nobody[0].contains("nobody made transfer 7"), "{nobody:?}");
+        let half = [(json!([1, 0, 1, 10]), Kind::Info)];
+        let half = reasons(verdict(&half, still, json!([[1, 0, 1, 10]])));
+        assert!(half[0].contains("account 0"), "{half:?}");
+    }
+
+    #[test]
+    fn a_look_in_between_counts_and_a_history_without_an_end_says_nothing() {
+        let history = History::new();
+        history.invoke(0, "balances", Value::Null);
+        history.complete(0, Kind::Ok, "balances", json!([[0, 999], [1, 1000]]), None);
+        let events = history.events().unwrap();
+        assert!(matches!(check(&events).unwrap(), Verdict::Undecided(_)));
+        history.invoke(0, "state", Value::Null);
+        let state = json!({ "balances": [[0, 1000], [1, 1000]], "ledger": [] });
+        history.complete(0, Kind::Ok, "state", state, None);
+        let seen = reasons(check(&history.events().unwrap()).unwrap());
+        assert!(
+            seen[0].contains("event 1: the balances sum to 1999"),
+            "{seen:?}"
+        );
+    }
+}

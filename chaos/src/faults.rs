@@ -1,0 +1,289 @@
+//! What is done to a cluster, drawn from a seed: the same seed does the same
+//! things in the same order to a cluster of the same size. Nothing here acts;
+//! `nemesis` does.
+
+use crate::proxy::{Link, Peer, Rules};
+use clap::ValueEnum;
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{Rng, SeedableRng};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Between two faults, for the cluster to recover in.
+const QUIET_MS: std::ops::Range<u64> = 1_000..4_000;
+/// How long a fault lasts: from below the time after which others notice to
+/// well above it.
+const LASTS_MS: std::ops::Range<u64> = 500..8_000;
+/// How long bytes take on a slow link.
+const DELAY_MS: std::ops::Range<u64> = 5..150;
+
+/// What may happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// `kill -9` of one process, and a restart later
+    Kill,
+    /// SIGSTOP of one process, and SIGCONT later
+    Pause,
+    /// Some processes and the others do not reach each other
+    Partition,
+    /// What one process sends, or is sent, does not arrive
+    OneWay,
+    /// What one process sends, and is sent, is slow
+    Delay,
+    /// Nothing
+    None,
+}
+
+/// What happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A process is killed.
+    Kill(Peer),
+    /// A process stands still.
+    Pause(Peer),
+    /// The network obeys these rules.
+    Network {
+        /// For people.
+        what: String,
+        /// The rules.
+        rules: Rules,
+    },
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Fault::Kill(peer) => write!(f, "kill {peer}"),
+            Fault::Pause(peer) => write!(f, "pause {peer}"),
+            Fault::Network { what, .. } => f.write_str(what),
+        }
+    }
+}
+
+/// A fault, when it comes and how long it lasts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Strike {
+    /// Time without a fault before it.
+    pub quiet: Duration,
+    /// What happens.
+    pub fault: Fault,
+    /// Time until it is undone.
+    pub lasts: Duration,
+}
+
+/// All that will happen to a cluster; without an end.
+pub struct Plan {
+    kinds: Vec<Kind>,
+    kvnodes: Vec<Peer>,
+    others: Vec<Peer>,
+    spares_metaservice: bool,
+    chance: StdRng,
+}
+
+impl Plan {
+    /// For a cluster of so many kvnodes and gateways and one metaservice.
+    pub fn new(kinds: &[Kind], kvnodes: usize, gateways: usize, seed: u64) -> Self {
+        let kinds = kinds.iter().filter(|kind| **kind != Kind::None);
+        let mut others = vec![Peer::Metaservice];
+        others.extend((0..gateways).map(Peer::Gateway));
+        Plan {
+            kinds: kinds.copied().collect(),
+            kvnodes: (0..kvnodes).map(Peer::KvNode).collect(),
+            others,
+            spares_metaservice: false,
+            chance: StdRng::seed_from_u64(seed),
+        }
+    }
+
+    /// The metaservice is paused where it would be killed.
+    #[must_use]
+    pub fn sparing_metaservice(self, spares_metaservice: bool) -> Self {
+        Plan {
+            spares_metaservice,
+            ..self
+        }
+    }
+
+    fn fault(&mut self) -> Option<Fault> {
+        Some(match self.kinds.choose(&mut self.chance).copied()? {
+            Kind::None => return None,
+            Kind::Kill => match self.victim()? {
+                Peer::Metaservice if self.spares_metaservice => Fault::Pause(Peer::Metaservice),
+                victim => Fault::Kill(victim),
+            },
+            Kind::Pause => Fault::Pause(self.victim()?),
+            Kind::Partition => self.partition()?,
+            Kind::OneWay => self.one_way()?,
+            Kind::Delay => {
+                let slow = self.kvnode()?;
+                let by = self.duration(DELAY_MS);
+                let others = self.all_but(|peer| *peer == slow);
+                let links = others.into_iter().flat_map(|peer| both(slow, peer));
+                Fault::Network {
+                    what: format!("delay {slow} by {by:?}"),
+                    rules: Rules::delay(links, by),
+                }
+            }
+        })
+    }
+
+    fn all_but(&self, left_out: impl Fn(&Peer) -> bool) -> Vec<Peer> {
+        let all = self.kvnodes.iter().chain(&self.others).copied();
+        all.filter(|peer| !left_out(peer)).collect()
+    }
+
+    fn kvnode(&mut self) -> Option<Peer> {
+        self.kvnodes.choose(&mut self.chance).copied()
+    }
+
+    /// Mostly a kvnode.
+    fn victim(&mut self) -> Option<Peer> {
+        match self.chance.random_ratio(2, 3) {
+            true => self.kvnode(),
+            false => self.others.choose(&mut self.chance).copied(),
+        }
+    }
+
+    /// One kvnode alone; or a minority of them and the rest, with each of the
+    /// other processes on either side.
+    fn partition(&mut self) -> Option<Fault> {
+        let side: BTreeSet<Peer> = if self.chance.random() {
+            self.kvnode().into_iter().collect()
+        } else {
+            let mut shuffled = self.kvnodes.clone();
+            shuffled.shuffle(&mut self.chance);
+            let largest = shuffled.len().saturating_sub(1) / 2;
+            shuffled.truncate(self.chance.random_range(1..=largest.max(1)));
+            let others = self.others.iter().filter(|_| self.chance.random());
+            shuffled.into_iter().chain(others.copied()).collect()
+        };
+        let rest = self.all_but(|peer| side.contains(peer));
+        let cut = |a: Peer| rest.iter().flat_map(move |b| both(a, *b));
+        let links = side.iter().flat_map(|a| cut(*a));
+        Some(Fault::Network {
+            what: format!("partition {} | {}", list(&side), list(&rest)),
+            rules: Rules::hold(links),
+        })
+    }
+
+    /// One direction between a kvnode and another process, or all others.
+    fn one_way(&mut self) -> Option<Fault> {
+        let node = self.kvnode()?;
+        let mut others = self.all_but(|peer| *peer == node);
+        if self.chance.random() {
+            let one = *others.choose(&mut self.chance)?;
+            others = vec![one];
+        }
+        let outward = self.chance.random();
+        let link = |other: &Peer| match outward {
+            true => Link::new(node, *other),
+            false => Link::new(*other, node),
+        };
+        let arrow = if outward { "->" } else { "<-" };
+        Some(Fault::Network {
+            what: format!("one-way {node} {arrow} {}", list(&others)),
+            rules: Rules::hold(others.iter().map(link)),
+        })
+    }
+
+    fn duration(&mut self, ms: std::ops::Range<u64>) -> Duration {
+        Duration::from_millis(self.chance.random_range(ms))
+    }
+}
+
+impl Iterator for Plan {
+    type Item = Strike;
+
+    fn next(&mut self) -> Option<Strike> {
+        Some(Strike {
+            quiet: self.duration(QUIET_MS),
+            fault: self.fault()?,
+            lasts: self.duration(LASTS_MS),
+        })
+    }
+}
+
+fn both(a: Peer, b: Peer) -> [Link; 2] {
+    [Link::new(a, b), Link::new(b, a)]
+}
+
+fn list<'a>(peers: impl IntoIterator<Item = &'a Peer>) -> String {
+    let names: Vec<String> = peers.into_iter().map(Peer::to_string).collect();
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strikes(kind: Kind, kvnodes: usize) -> Vec<Strike> {
+        Plan::new(&[kind], kvnodes, 2, 1).take(200).collect()
+    }
+
+    fn held(strike: &Strike) -> &BTreeSet<Link> {
+        match &strike.fault {
+            Fault::Network { rules, .. } => &rules.held,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_seed_is_a_plan() {
+        let all = [
+            Kind::Kill,
+            Kind::Pause,
+            Kind::Partition,
+            Kind::OneWay,
+            Kind::Delay,
+        ];
+        let plan = |seed| -> Vec<Strike> { Plan::new(&all, 3, 2, seed).take(50).collect() };
+        assert_eq!(plan(1), plan(1));
+        assert_ne!(plan(1), plan(2));
+        assert_eq!(Plan::new(&[Kind::None], 3, 2, 1).next(), None);
+        assert_eq!(Plan::new(&[], 3, 2, 1).next(), None);
+    }
+
+    #[test]
+    fn every_process_is_killed_some_time() {
+        let killed: BTreeSet<String> = strikes(Kind::Kill, 3)
+            .iter()
+            .map(|strike| strike.fault.to_string())
+            .collect();
+        assert_eq!(killed.len(), 6, "{killed:?}");
+        assert!(killed.contains("kill metaservice-1"));
+        let mut spared = Plan::new(&[Kind::Kill], 3, 2, 1).sparing_metaservice(true);
+        let meta = |strike: &Strike| strike.fault == Fault::Kill(Peer::Metaservice);
+        assert!(!spared.by_ref().take(200).any(|strike| meta(&strike)));
+    }
+
+    #[test]
+    fn a_partition_holds_both_directions_and_leaves_a_majority_together() {
+        for kvnodes in [3, 5] {
+            for strike in strikes(Kind::Partition, kvnodes) {
+                let held = held(&strike);
+                assert!(!held.is_empty());
+                assert!(held.iter().all(|link| held.contains(&link.back())));
+                let lonely = |n: usize| {
+                    let cut =
+                        |m: &usize| held.contains(&Link::new(Peer::KvNode(n), Peer::KvNode(*m)));
+                    (0..kvnodes).filter(cut).count() > kvnodes / 2
+                };
+                let minority = (0..kvnodes).filter(|n| lonely(*n)).count();
+                assert!((1..=kvnodes / 2).contains(&minority), "{}", strike.fault);
+            }
+        }
+    }
+
+    #[test]
+    fn one_way_leaves_the_other_way_open() {
+        let strikes = strikes(Kind::OneWay, 3);
+        for strike in &strikes {
+            let held = held(strike);
+            assert!(!held.is_empty());
+            assert!(held.iter().all(|link| !held.contains(&link.back())));
+        }
+        let single = strikes.iter().filter(|s| held(s).len() == 1).count();
+        assert!(single > 50 && single < 150, "{single}");
+    }
+}

@@ -1,0 +1,98 @@
+//! Does to a cluster what a plan says, one fault after the other, and undoes it.
+
+use crate::faults::{Fault, Plan};
+use crate::harness::{Cluster, Service};
+use crate::history::History;
+use crate::proxy::Peer;
+use anyhow::{Context, Result};
+use lineradb_common::clock::deadline_after;
+use serde_json::json;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Strikes until the time is over, then heals everything. Answers which
+/// processes ended by themselves: none may, and the first one ends the torment.
+///
+/// # Errors
+/// When a process cannot be started again, or is not ready a minute after
+/// everything was healed.
+pub async fn torment(
+    cluster: &mut Cluster,
+    plan: Plan,
+    length: Duration,
+    history: &History,
+) -> Result<Vec<String>> {
+    let end = deadline_after(length);
+    let mut died = Vec::new();
+    for strike in plan {
+        wait(strike.quiet, end).await;
+        if end.elapsed() > Duration::ZERO {
+            break;
+        }
+        let what = json!(strike.fault.to_string());
+        history.fault("strike", what.clone());
+        inflict(cluster, &strike.fault)?;
+        wait(strike.lasts, end).await;
+        died = dead(cluster);
+        undo(cluster, &strike.fault)?;
+        history.fault("heal", what);
+        if !died.is_empty() {
+            break;
+        }
+    }
+    if died.is_empty() {
+        // A plan without faults lets the clients work undisturbed.
+        tokio::time::sleep_until(end).await;
+        died = dead(cluster);
+    }
+    cluster.network.heal();
+    cluster.start_all()?;
+    let ready = cluster.ready().await;
+    ready.context("everything was healed")?;
+    Ok(died)
+}
+
+/// Waits for so long, but not beyond the end.
+async fn wait(length: Duration, end: Instant) {
+    tokio::time::sleep_until(end.min(deadline_after(length))).await;
+}
+
+fn inflict(cluster: &mut Cluster, fault: &Fault) -> Result<()> {
+    match fault {
+        Fault::Kill(peer) => alive(cluster, *peer).map_or(Ok(()), Service::kill),
+        Fault::Pause(peer) => alive(cluster, *peer).map_or(Ok(()), Service::pause),
+        Fault::Network { rules, .. } => {
+            cluster.network.apply(rules.clone());
+            Ok(())
+        }
+    }
+}
+
+fn undo(cluster: &mut Cluster, fault: &Fault) -> Result<()> {
+    match fault {
+        Fault::Kill(peer) => match cluster.service(*peer) {
+            Some(service) if service.pid().is_none() => service.start(),
+            _ => Ok(()),
+        },
+        Fault::Pause(peer) => alive(cluster, *peer).map_or(Ok(()), Service::resume),
+        Fault::Network { .. } => {
+            cluster.network.heal();
+            Ok(())
+        }
+    }
+}
+
+/// A service, unless it has ended by itself.
+fn alive(cluster: &mut Cluster, peer: Peer) -> Option<&mut Service> {
+    let service = cluster.service(peer)?;
+    service.is_running().then_some(service)
+}
+
+/// Those that have ended by themselves, with the ends of their logs.
+fn dead(cluster: &mut Cluster) -> Vec<String> {
+    let dead = cluster.services().filter_map(|service| {
+        let died = service.has_died();
+        died.then(|| format!("{} ended by itself:\n{}", service.name, service.log_tail()))
+    });
+    dead.collect()
+}

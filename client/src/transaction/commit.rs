@@ -382,6 +382,7 @@ impl Inner {
             anchor: plan.anchor.clone(),
             attempt_ts: self.shared.clock.now()?.latest.raw(),
             isolation: pb::Isolation::Serializable as i32,
+            start_ts: self.started.raw(),
         })
     }
 }

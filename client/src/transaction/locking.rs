@@ -123,6 +123,7 @@ impl Inner {
                     anchor: Bytes::new(),
                     attempt_ts: attempt_ts.raw(),
                     isolation: pb::Isolation::Serializable as i32,
+                    start_ts: self.started.raw(),
                 }),
                 keys: keys.to_vec(),
                 read_ts: read_ts.raw(),

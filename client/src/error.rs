@@ -55,9 +55,13 @@ pub enum Error {
         /// The key; empty when not known.
         key: Bytes,
     },
-    /// Waiting would have closed a cycle; this transaction gave way (40P01).
+    /// Transactions waited for each other in a circle, and this one, the youngest,
+    /// gave way (40P01).
     #[error("deadlock detected")]
-    Deadlock,
+    Deadlock {
+        /// Who waited for whom, a line each.
+        detail: String,
+    },
     /// The transaction was aborted by somebody else's recovery: retry (40001).
     #[error("the transaction was aborted: {message}")]
     Aborted {
@@ -142,7 +146,7 @@ impl Error {
             Error::Conflict { .. }
             | Error::SchemaChanged { .. }
             | Error::LockTimeout { .. }
-            | Error::Deadlock
+            | Error::Deadlock { .. }
             | Error::Aborted { .. } => ErrorKind::Conflict,
             Error::Unknown { .. } => ErrorKind::Unknown,
             Error::Unavailable { .. } | Error::Timeout => ErrorKind::Unavailable,
@@ -163,7 +167,7 @@ impl Error {
             self,
             Error::Conflict { .. }
                 | Error::SchemaChanged { .. }
-                | Error::Deadlock
+                | Error::Deadlock { .. }
                 | Error::Aborted { .. }
         )
     }

@@ -47,6 +47,12 @@ impl Failure {
         }
     }
 
+    /// True when the transaction gives way to end a deadlock: others wait for it, and
+    /// may be the ones for whom the rest of its requests wait.
+    pub fn is_deadlock(&self) -> bool {
+        matches!(self, Failure::Refused(e) if e.code == ErrorCode::Deadlock as i32)
+    }
+
     /// The error for a caller whose request had no effect that could be in
     /// doubt.
     pub fn into_error(self) -> Error {
@@ -82,7 +88,7 @@ pub fn refusal(error: pb::Error) -> Error {
         Ok(ErrorCode::WriteConflict) => Error::conflict(message, key),
         Ok(ErrorCode::TxnAborted | ErrorCode::AttemptTooOld) => Error::Aborted { message },
         Ok(ErrorCode::LockTimeout | ErrorCode::Locked) => Error::LockTimeout { key },
-        Ok(ErrorCode::Deadlock) => Error::Deadlock,
+        Ok(ErrorCode::Deadlock) => Error::Deadlock { detail: message },
         Ok(ErrorCode::InvalidArgument) => Error::Invalid { message },
         Ok(ErrorCode::LimitExceeded) => Error::Limit { message },
         // History that is not kept any more (X5) has a SQLSTATE of its own.

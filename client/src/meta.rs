@@ -198,6 +198,18 @@ impl MetaClient {
         .await
     }
 
+    /// Tells what waits on a kvnode; brings back who has to give way there.
+    pub async fn report_waits(
+        &self,
+        request: pb::ReportWaitsRequest,
+        deadline: Instant,
+    ) -> Result<pb::ReportWaitsReply> {
+        self.call(request, deadline, |mut m, q| async move {
+            m.report_waits(q).await
+        })
+        .await
+    }
+
     /// Asks the time master once.
     async fn read_clock(&self, deadline: Instant) -> Result<Sample> {
         self.call(pb::ReadClockRequest {}, deadline, |mut m, q| async move {

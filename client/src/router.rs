@@ -351,7 +351,7 @@ impl Router {
     /// Cuts work by shard (and into messages of at most `bytes_max`), sends
     /// all of it in parallel, and again what turned out to lie elsewhere.
     /// Returns what each message held and its reply; on a failure, others may
-    /// have taken effect.
+    /// have taken effect, or may yet.
     pub async fn scatter<T, F>(
         &self,
         work: Vec<T>,
@@ -376,20 +376,18 @@ impl Router {
                     (items, answer)
                 }
             });
-            let answers: Vec<_> = futures::stream::iter(calls)
-                .buffer_unordered(PARALLEL_MAX)
-                .collect()
-                .await;
+            let mut answers = futures::stream::iter(calls).buffer_unordered(PARALLEL_MAX);
             queue = Vec::new();
             let mut failure: Option<Failure> = None;
             let mut moved = String::new();
-            for (items, answer) in answers {
+            while let Some((items, answer)) = answers.next().await {
                 match answer {
                     Ok(reply) => done.push((items, reply)),
                     Err(Failure::Moved(why)) => {
                         moved = why;
                         queue.extend(items);
                     }
+                    Err(deadlock) if deadlock.is_deadlock() => return Err(deadlock),
                     Err(other) => failure = Some(Failure::worse(failure, other)),
                 }
             }

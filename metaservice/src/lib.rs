@@ -2,7 +2,7 @@
 //!
 //! One to five members form a Raft group of their own. What they agree on is
 //! [`state`] (pure); what only the leader knows is [`view`]; [`planner`] and
-//! [`placement`] decide, also pure; [`raft`] makes it durable and replicated;
+//! [`placement`] decide and [`deadlock`] looks for circles, also pure; [`raft`] makes it durable and replicated;
 //! [`server`] is the process: gRPC, HTTP, the loop that proposes what the
 //! planner decided.
 //!
@@ -10,6 +10,7 @@
 //! routes, reads, writes and commits go on.
 
 pub mod config;
+pub mod deadlock;
 pub mod error;
 mod http;
 mod metrics;

@@ -15,6 +15,8 @@ pub(crate) struct Metrics {
     pub commands: IntCounterVec,
     pub forwarded: IntCounter,
     pub watchers: IntGauge,
+    pub waits: IntGauge,
+    pub deadlocks: IntCounter,
 }
 
 #[allow(clippy::expect_used)] // constant names: wrong ones fail at the first start
@@ -63,4 +65,12 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
         "Requests that this member forwarded to the leader",
     ),
     watchers: gauge("lineradb_meta_watchers", "Open watches of the shard map"),
+    waits: gauge(
+        "lineradb_meta_waits",
+        "Waits of transactions for others in the last reports of the KV nodes, on the leader",
+    ),
+    deadlocks: counter(
+        "lineradb_meta_deadlocks_total",
+        "Deadlocks of which this member, as leader, has told the victim's node",
+    ),
 });

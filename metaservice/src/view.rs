@@ -4,6 +4,7 @@
 //! second, so none of it goes through consensus. Plain data; the time is
 //! handed in as a duration since the view began.
 
+use crate::deadlock::Detector;
 use crate::state::State;
 use lineradb_proto::meta::v1::{HeartbeatRequest, OrderFailure};
 use lineradb_proto::shard::v1::ShardDescriptor;
@@ -25,6 +26,8 @@ pub struct View {
     pub refused: Vec<OrderFailure>,
     /// Shards whose leader refused to split them.
     pub unsplittable: BTreeMap<u64, Unsplittable>,
+    /// Who waits for whom.
+    pub deadlocks: Detector,
 }
 
 /// One node's last words.

@@ -108,7 +108,7 @@ impl From<ClientError> for SqlError {
             ClientError::Unknown { .. } => "40003",
             ClientError::Unavailable { .. } => "57P03",
             ClientError::LockTimeout { .. } => "55P03",
-            ClientError::Deadlock => "40P01",
+            ClientError::Deadlock { .. } => "40P01",
             ClientError::Invalid { .. } => "22023",
             ClientError::Limit { .. } => "54000",
             ClientError::IdempotencyMismatch => "22023",
@@ -130,6 +130,9 @@ impl From<ClientError> for SqlError {
         let mut sql = SqlError::new(sqlstate, message);
         if sql.sqlstate == "40001" {
             sql.hint = Some("The transaction might succeed if retried.".into());
+        }
+        if let ClientError::Deadlock { detail } = &error {
+            sql.detail = Some(detail.clone());
         }
         sql.retryable = error.is_retryable();
         sql.cause = Some(Box::new(error));

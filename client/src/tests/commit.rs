@@ -506,6 +506,22 @@ async fn dropping_a_transaction_gives_its_locks_back() {
     eventually("locks are released", || fake.locks() == 0).await;
 }
 
+/// What the rest of its requests wait for may wait for the transaction itself.
+#[tokio::test]
+async fn a_deadlock_is_answered_while_other_requests_wait() {
+    let (fake, client) = Fake::start(&["m"], LONG);
+    fake.plant("lock", 1, Fault::Hang);
+    fake.plant("lock", 1, Fault::Refuse(ErrorCode::Deadlock));
+    let txn = begin(&client);
+    let keys = [b("a"), b("z")];
+    let locking = txn.locking_get(&keys, None, LockOptions::default());
+    let refused = tokio::time::timeout(LONG, locking).await.unwrap();
+    assert!(matches!(refused, Err(Error::Deadlock { .. })));
+    txn.rollback().await;
+    // Both shards are told, also the one that has not answered.
+    eventually("locks are released", || fake.count("release") == 2).await;
+}
+
 #[tokio::test]
 async fn a_commit_that_is_dropped_half_way_leaves_nothing() {
     let (fake, client) = Fake::start(&["m"], LONG);

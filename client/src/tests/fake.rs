@@ -34,6 +34,8 @@ pub enum Fault {
     LoseRequest,
     /// It arrives after `deliver_late` is called.
     Delay,
+    /// It arrives and is never answered.
+    Hang,
     /// It is refused.
     Refuse(ErrorCode),
     /// Something happens just before it is looked at.
@@ -433,6 +435,16 @@ struct Node(Fake, u64);
 impl ShardService for Node {
     async fn call(&self, request: Request) -> Result<Reply, TransportError> {
         tokio::task::yield_now().await;
+        match self.answer(request) {
+            Some(answer) => answer,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Node {
+    /// `None`: it never comes.
+    fn answer(&self, request: Request) -> Option<Result<Reply, TransportError>> {
         let mut store = self.0.0.lock();
         let body = request.body.as_ref().expect("a body");
         let leads = self.1 == store.leader;
@@ -448,7 +460,8 @@ impl ShardService for Node {
         if leads {
             store.log.push(kind(body));
         }
-        match fault {
+        Some(match fault {
+            Some(Fault::Hang) => return None,
             Some(Fault::LoseRequest) => Err(TransportError::Lost("request lost".into())),
             Some(Fault::Delay) => {
                 store.late.push(request);
@@ -467,7 +480,7 @@ impl ShardService for Node {
                 Ok(store.take_up(self.1, request))
             }
             None => Ok(store.take_up(self.1, request)),
-        }
+        })
     }
 }
 
@@ -568,6 +581,7 @@ impl Fake {
             anchor: Bytes::copy_from_slice(anchor.as_bytes()),
             attempt_ts,
             isolation: 0,
+            start_ts: 0,
         };
         let intent = Intent {
             meta,

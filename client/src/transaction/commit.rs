@@ -393,6 +393,7 @@ impl Inner {
             anchor: plan.anchor.clone(),
             attempt_ts: self.shared.clock.now()?.latest.raw(),
             isolation: self.options.isolation.to_proto() as i32,
+            start_ts: self.started.raw(),
         })
     }
 }

@@ -126,6 +126,7 @@ impl Inner {
                     anchor: Bytes::new(),
                     attempt_ts: attempt_ts.raw(),
                     isolation: self.options.isolation.to_proto() as i32,
+                    start_ts: self.started.raw(),
                 }),
                 keys: keys.to_vec(),
                 read_ts: read_ts.raw(),

@@ -81,6 +81,8 @@ pub struct Savepoint(usize);
 pub(crate) struct Inner {
     pub(crate) shared: Arc<Shared>,
     pub(crate) id: TxnId,
+    /// When it began: of several in a deadlock the youngest gives way.
+    pub(crate) started: Timestamp,
     pub(crate) options: TransactionOptions,
     pub(crate) receipt: Receipt,
     /// Held shared by every read under way, alone by whoever moves the read
@@ -154,6 +156,7 @@ impl Transaction {
         let inner = Inner {
             shared,
             id: random::txn_id(),
+            started: read_ts,
             options,
             receipt: Receipt::default(),
             gate: RwLock::new(()),

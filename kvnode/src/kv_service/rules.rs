@@ -199,7 +199,7 @@ pub fn code_of(error: &Error) -> (Code, &'static str) {
         Error::Conflict { .. } => (Code::Aborted, "conflict"),
         Error::SchemaChanged { .. } => (Code::Aborted, "schema-changed"),
         Error::LockTimeout { .. } => (Code::Aborted, "lock-timeout"),
-        Error::Deadlock => (Code::Aborted, "deadlock"),
+        Error::Deadlock { .. } => (Code::Aborted, "deadlock"),
         Error::Aborted { .. } => (Code::Aborted, "aborted"),
         Error::ConditionFailed { .. } => (Code::FailedPrecondition, "condition-failed"),
         Error::IdempotencyMismatch => (Code::FailedPrecondition, "idempotency-mismatch"),

@@ -196,7 +196,7 @@ impl KvNode {
             registration,
             addresses,
             lost: engine.lost,
-            meta,
+            meta: meta.clone(),
             groups: groups.clone(),
             shards: shard_node.clone(),
             clock: options.clock.clone(),
@@ -205,6 +205,10 @@ impl KvNode {
         node.run(
             "collect-history",
             shard_node.clone().collect(options.history),
+        );
+        node.run(
+            "report-waits",
+            shard_node.clone().report_waits(meta, node_id),
         );
         node.serve_grpc(listener, shard_node, &options).await?;
         let status = Arc::new(http::Status {

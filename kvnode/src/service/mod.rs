@@ -2,6 +2,7 @@
 
 mod grpc;
 mod node;
+mod waits;
 
 pub use grpc::ShardGrpc;
 pub use node::{ShardNode, ShardNodeOptions};

@@ -43,7 +43,7 @@ pub struct ShardNode {
     groups: Groups,
     store: LsmStore,
     clock: SharedClock,
-    graph: Arc<WaitGraph>,
+    pub(super) graph: Arc<WaitGraph>,
     engines: RwLock<HashMap<ShardId, Attached>>,
     /// C5: what right halves inherit that have no engine yet.
     inherited: Arc<Mutex<HashMap<ShardId, (u64, Timestamp)>>>,

@@ -22,11 +22,11 @@ mod write;
 
 use super::latches::LatchGuard;
 use super::leading::{Effects, Leading};
-use super::lock_table::WaitGraph;
 use super::metrics;
 use super::refusal::Refusal;
 use super::schema::{TableVersions, Verdict as SchemaVerdict};
 use super::seam::Consensus;
+use super::wait_graph::WaitGraph;
 use crate::command::{Body as CommandBody, Command, Expect, Op, Rejection, Verdict};
 use crate::consensus::{Leadership, ProposeError, SplitApplied};
 use crate::mvcc::{Store, keys};
@@ -76,6 +76,8 @@ struct Call {
     schema: Vec<proto::SchemaVersion>,
     deadline: Instant,
     timing: proto::Timing,
+    /// The transaction, once it has met intents: it is taken to wait for them.
+    met: Option<TxnId>,
 }
 
 /// Whether the versions with which a request was planned hold.
@@ -193,6 +195,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         let answer = match self.open(&request) {
             Ok(mut call) => {
                 let answer = self.dispatch(&mut call, request.body).await;
+                self.passed_intents(&call, &answer);
                 timing = call.timing;
                 answer
             }
@@ -239,6 +242,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             schema: request.schema.clone(),
             deadline: clock::deadline_after(timeout),
             timing: proto::Timing::default(),
+            met: None,
         })
     }
 

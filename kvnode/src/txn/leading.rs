@@ -5,9 +5,10 @@
 use super::coordinators::Coordinators;
 use super::engine::Collection;
 use super::latches::{LatchGuard, Latches};
-use super::lock_table::{LockTable, WaitGraph};
+use super::lock_table::LockTable;
 use super::schema::SchemaTable;
 use super::timestamp_cache::TimestampCache;
+use super::wait_graph::WaitGraph;
 use crate::rules::Rules;
 use bytes::Bytes;
 use lineradb_common::{TableId, Timestamp, TxnId};

@@ -7,17 +7,17 @@
 //! more (shared, then exclusive) goes to the front. A lock expires five seconds
 //! after its transaction was last heard of.
 //!
-//! Waiting transactions and whom they wait for form a graph over the whole
-//! node ([`WaitGraph`]); whoever would close a cycle gets a deadlock error.
-//! Cycles over several nodes end by the bound on waiting.
+//! Whoever waits enters the node's [`WaitGraph`], and is woken when it has to give
+//! way to end a deadlock. A wait that no deadlock explains ends by its bound.
 
 mod list;
 
+use super::wait_graph::{Contender, Deadlock, GiveUp, LOCK_WAIT_LASTS, WaitGraph, Waiting};
 use bytes::Bytes;
 use lineradb_common::TxnId;
 use lineradb_common::clock::{Stopwatch, deadline_after};
 use parking_lot::Mutex;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -28,18 +28,27 @@ pub use list::LISTED_MAX;
 
 /// How long a lock lives without a heartbeat of its transaction.
 const EXPIRY: Duration = Duration::from_secs(5);
-/// How often a waiter looks whether a holder has expired.
+/// How often a waiter looks whether a holder has expired, and who is ahead of it.
 const RECHECK: Duration = Duration::from_millis(250);
 
 /// Why a lock was not given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LockError {
     /// It is taken, and the caller would not wait; by whom.
     Taken(TxnId),
-    /// Not free before the deadline.
+    /// Not free before the deadline, or before its transaction was over.
     TimedOut,
-    /// Waiting would close a cycle.
-    Deadlock,
+    /// It waits in a circle and gives way.
+    Deadlock(Deadlock),
+}
+
+impl From<GiveUp> for LockError {
+    fn from(why: GiveUp) -> Self {
+        match why {
+            GiveUp::Deadlock(deadlock) => LockError::Deadlock(deadlock),
+            GiveUp::Over => LockError::TimedOut,
+        }
+    }
 }
 
 /// Whether and how long to wait for a lock.
@@ -49,35 +58,6 @@ pub enum Wait {
     No,
     /// Until then.
     Until(Instant),
-}
-
-/// Who waits for whom on this node.
-#[derive(Default)]
-pub struct WaitGraph(Mutex<HashMap<TxnId, Vec<TxnId>>>);
-
-impl WaitGraph {
-    /// Enters edges; false when they would close a cycle: then nothing changed.
-    fn enter(&self, waiter: TxnId, ahead: Vec<TxnId>) -> bool {
-        let mut edges = self.0.lock();
-        let mut seen = HashSet::new();
-        let mut open = ahead.clone();
-        while let Some(txn) = open.pop() {
-            if txn == waiter {
-                return false;
-            }
-            if seen.insert(txn)
-                && let Some(next) = edges.get(&txn)
-            {
-                open.extend_from_slice(next);
-            }
-        }
-        edges.insert(waiter, ahead);
-        true
-    }
-
-    fn leave(&self, waiter: TxnId) {
-        self.0.lock().remove(&waiter);
-    }
 }
 
 #[derive(Default)]
@@ -106,6 +86,8 @@ struct Holder {
 struct Waiter {
     wants: Holder,
     since: Stopwatch,
+    /// Its number in the graph.
+    ticket: u64,
     granted: oneshot::Sender<()>,
 }
 
@@ -135,7 +117,7 @@ impl LockTable {
     pub async fn acquire(
         &self,
         keys: &[Bytes],
-        txn: TxnId,
+        who: Contender,
         exclusive: bool,
         wait: Wait,
     ) -> Result<(), LockError> {
@@ -143,8 +125,7 @@ impl LockTable {
         sorted.sort_unstable();
         sorted.dedup();
         for key in sorted {
-            self.acquire_one(key, Holder { txn, exclusive }, wait)
-                .await?;
+            self.acquire_one(key, who, exclusive, wait).await?;
         }
         Ok(())
     }
@@ -158,19 +139,19 @@ impl LockTable {
     pub async fn pass<'a>(
         &self,
         keys: impl Iterator<Item = &'a Bytes>,
-        txn: TxnId,
+        who: Contender,
         wait: Wait,
     ) -> Result<Turn<'_>, LockError> {
         let mut turn = Turn {
             table: self,
-            txn,
+            txn: who.id,
             keys: Vec::new(),
         };
         if self.locked.load(Ordering::Acquire) == 0 {
             return Ok(turn);
         }
         let wants = Holder {
-            txn,
+            txn: who.id,
             exclusive: true,
         };
         let mut taken: Vec<&Bytes> = {
@@ -181,20 +162,31 @@ impl LockTable {
         };
         taken.sort_unstable();
         for key in taken {
-            self.acquire_one(key, wants, wait).await?;
+            self.acquire_one(key, who, true, wait).await?;
             turn.keys.push(key.clone());
         }
         Ok(turn)
     }
 
-    async fn acquire_one(&self, key: &Bytes, wants: Holder, wait: Wait) -> Result<(), LockError> {
-        let (mut granted, deadline) = {
+    async fn acquire_one(
+        &self,
+        key: &Bytes,
+        who: Contender,
+        exclusive: bool,
+        wait: Wait,
+    ) -> Result<(), LockError> {
+        let wants = Holder {
+            txn: who.id,
+            exclusive,
+        };
+        let (mut granted, waiting, deadline) = {
             let mut state = self.state.lock();
             state.expire_holders(key, &self.locked);
             let lock = state.lock_of(key, &self.locked);
             let holds = lock.holders.iter().find(|h| h.txn == wants.txn).copied();
             let enough = holds.is_some_and(|h| h.exclusive || !wants.exclusive);
-            let ahead = lock.ahead_of(wants, holds.is_some());
+            let place = if holds.is_some() { 0 } else { lock.queue.len() };
+            let ahead = lock.ahead_of(wants, place);
             if enough || ahead.is_empty() {
                 state.grant(key, wants);
                 return Ok(());
@@ -202,49 +194,68 @@ impl LockTable {
             let Wait::Until(deadline) = wait else {
                 return Err(LockError::Taken(ahead[0]));
             };
-            if !self.graph.enter(wants.txn, ahead) {
-                return Err(LockError::Deadlock);
-            }
+            let waiting = self.graph.enter(who, ahead);
+            let waiting = waiting.map_err(LockError::Deadlock)?;
             let (granted, receiver) = oneshot::channel();
             let waiter = Waiter {
                 wants,
                 since: Stopwatch::start(),
+                ticket: waiting.ticket(),
                 granted,
             };
-            if holds.is_some() {
-                lock.queue.push_front(waiter);
-            } else {
-                lock.queue.push_back(waiter);
-            }
-            (receiver, deadline)
+            lock.queue.insert(place, waiter);
+            (receiver, waiting, deadline)
         };
-        let _left = LeaveGraph(&self.graph, wants.txn);
         let place = Place {
             table: self,
             key,
-            txn: wants.txn,
+            ticket: waiting.ticket(),
         };
+        let mut recheck = LOCK_WAIT_LASTS;
         loop {
-            let recheck = deadline_after(RECHECK).min(deadline);
-            match tokio::time::timeout_at(recheck, &mut granted).await {
-                Ok(Ok(())) => {
-                    std::mem::forget(place);
-                    return Ok(());
+            let until = deadline_after(recheck).min(deadline);
+            tokio::select! {
+                biased;
+                outcome = &mut granted => {
+                    if outcome.is_ok() {
+                        std::mem::forget(place);
+                    }
+                    return outcome.map_err(|_| LockError::TimedOut);
                 }
-                Ok(Err(_)) => return Err(LockError::TimedOut),
-                Err(_) if recheck == deadline => return Err(LockError::TimedOut),
-                Err(_) => {
-                    let mut state = self.state.lock();
-                    state.expire_holders(key, &self.locked);
+                () = waiting.woken() => {}
+                () = tokio::time::sleep_until(until) => {
+                    if until == deadline {
+                        return Err(LockError::TimedOut);
+                    }
+                    recheck = RECHECK;
                 }
             }
+            self.look(key, wants, &waiting)?;
         }
     }
 
-    /// Releases everything a transaction holds.
+    /// A waiter looks who is ahead of it by now.
+    fn look(&self, key: &Bytes, wants: Holder, waiting: &Waiting<'_>) -> Result<(), LockError> {
+        let mut state = self.state.lock();
+        state.expire_holders(key, &self.locked);
+        let ahead = state.locks.get(key).and_then(|lock| {
+            let ticket = waiting.ticket();
+            let place = lock.queue.iter().position(|w| w.ticket == ticket)?;
+            Some(lock.ahead_of(wants, place))
+        });
+        match ahead {
+            Some(ahead) => waiting.look(ahead).map_err(LockError::from),
+            // Granted in this moment.
+            None => Ok(()),
+        }
+    }
+
+    /// Releases everything that a transaction holds: it is over, and what still
+    /// waits for it is told.
     pub fn release(&self, txn: TxnId) {
         if self.locked.load(Ordering::Acquire) > 0 {
             self.state.lock().release(txn, &self.locked);
+            self.graph.end(txn);
         }
     }
 
@@ -256,14 +267,6 @@ impl LockTable {
     /// How many keys are locked.
     pub fn locked(&self) -> usize {
         self.locked.load(Ordering::Relaxed)
-    }
-}
-
-struct LeaveGraph<'a>(&'a WaitGraph, TxnId);
-
-impl Drop for LeaveGraph<'_> {
-    fn drop(&mut self) {
-        self.0.leave(self.1);
     }
 }
 
@@ -298,14 +301,14 @@ impl Drop for Turn<'_> {
 struct Place<'a> {
     table: &'a LockTable,
     key: &'a Bytes,
-    txn: TxnId,
+    ticket: u64,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut state = self.table.state.lock();
         if let Some(lock) = state.locks.get_mut(self.key) {
-            lock.queue.retain(|w| w.wants.txn != self.txn);
+            lock.queue.retain(|w| w.ticket != self.ticket);
         }
         state.hand_over(self.key, &self.table.locked);
     }
@@ -317,15 +320,24 @@ impl Lock {
         self.holders.iter().any(other) || self.queue.iter().any(|w| other(&w.wants))
     }
 
-    /// Whom a newcomer waits for: conflicting holders, and, unless it is one
-    /// of the holders itself, everybody in the queue whom it conflicts with.
-    fn ahead_of(&self, wants: Holder, holds: bool) -> Vec<TxnId> {
-        let other = |h: &&Holder| h.txn != wants.txn && (h.exclusive || wants.exclusive);
-        let mut ahead: Vec<TxnId> = self.holders.iter().filter(other).map(|h| h.txn).collect();
-        if !holds {
-            let queue = self.queue.iter().filter(|w| !w.granted.is_closed());
-            ahead.extend(queue.map(|w| &w.wants).filter(other).map(|h| h.txn));
+    /// For whom somebody waits who stands at this place of the queue: conflicting
+    /// waiters in front of it, back to the nearest one that wants the lock for itself
+    /// and so waits for all the others; without such a one, conflicting holders as
+    /// well.
+    fn ahead_of(&self, wants: Holder, place: usize) -> Vec<TxnId> {
+        let other = |h: &Holder| h.txn != wants.txn && (h.exclusive || wants.exclusive);
+        let mut ahead = Vec::new();
+        for waiter in self.queue.range(..place).rev() {
+            if waiter.granted.is_closed() || !other(&waiter.wants) {
+                continue;
+            }
+            ahead.push(waiter.wants.txn);
+            if waiter.wants.exclusive {
+                return ahead;
+            }
         }
+        let holders = self.holders.iter().filter(|holder| other(holder));
+        ahead.extend(holders.map(|holder| holder.txn));
         ahead
     }
 }

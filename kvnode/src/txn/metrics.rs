@@ -56,12 +56,12 @@ pub static PUSHED_COMMITS: LazyLock<IntCounter> = LazyLock::new(|| {
     )
 });
 
-/// Deadlocks found on this node.
+/// Deadlocks whose victim waited on this node.
 pub static DEADLOCKS: LazyLock<IntCounter> = LazyLock::new(|| {
     register(
         IntCounter::new(
             "lineradb_deadlocks_total",
-            "Lock waits refused because they would have closed a cycle",
+            "Waits of transactions that gave way to end a deadlock",
         )
         .expect("constant"),
     )

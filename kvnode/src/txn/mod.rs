@@ -2,8 +2,8 @@
 //!
 //! Reading order: [`crate::rules`] names what must hold; [`latches`] order the writes
 //! of one moment, [`timestamp_cache`] keeps them above what was read,
-//! [`lock_table`] lets contended transactions wait in line, [`schema`] compares
-//! schema versions; [`placement`] chooses commit timestamps and [`fate`]
+//! [`lock_table`] lets contended transactions wait in line, [`wait_graph`] ends
+//! their deadlocks, [`schema`] compares schema versions; [`placement`] chooses commit timestamps and [`fate`]
 //! decides transactions (both plain code); [`engine`] puts them in order
 //! against time and consensus.
 //!
@@ -22,8 +22,9 @@ pub mod refusal;
 pub mod schema;
 pub mod seam;
 pub mod timestamp_cache;
+pub mod wait_graph;
 
 pub use engine::{Engine, HISTORY_MIN};
-pub use lock_table::WaitGraph;
 pub use refusal::Refusal;
 pub use seam::Consensus;
+pub use wait_graph::WaitGraph;

@@ -6,6 +6,7 @@
 
 use super::refusal::Refusal;
 use super::schema;
+use super::wait_graph::Contender;
 use crate::command::{Op, Tree};
 use crate::mvcc::{self, Intent, IntentWrite, Reader, Version, keys};
 use crate::rules::{Rule, Rules};
@@ -23,6 +24,8 @@ pub struct Writer {
     pub anchor: Bytes,
     /// The commit attempt's own timestamp.
     pub attempt_ts: Timestamp,
+    /// When the transaction began.
+    pub started: Timestamp,
     /// Its isolation level.
     pub isolation: Isolation,
 }
@@ -39,8 +42,20 @@ impl Writer {
             // Copied: a slice would keep the whole frame of the request.
             anchor: Bytes::copy_from_slice(&meta.anchor),
             attempt_ts: Timestamp::from_raw(meta.attempt_ts),
+            started: Timestamp::from_raw(match meta.start_ts {
+                0 => meta.attempt_ts,
+                at => at,
+            }),
             isolation: meta.isolation(),
         })
+    }
+
+    /// As one that waits among others.
+    pub fn contender(&self) -> Contender {
+        Contender {
+            started: self.started,
+            id: self.id,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Errors as the data path answers them.
 
+use super::wait_graph::Deadlock;
 use bytes::Bytes;
 use lineradb_common::{NodeId, TableId, Timestamp};
 use lineradb_proto::shard::v1 as proto;
@@ -74,6 +75,11 @@ impl Refusal {
         let mut refusal = Self::new(ErrorCode::Locked, message);
         refusal.error.locks = locks;
         refusal
+    }
+
+    /// It waits in a circle with others and gives way.
+    pub fn deadlock(deadlock: &Deadlock) -> Self {
+        Self::new(ErrorCode::Deadlock, deadlock.to_string())
     }
 
     /// A condition `absent` or `exists` does not hold.

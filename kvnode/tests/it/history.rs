@@ -90,6 +90,7 @@ impl Served {
                 anchor: key.into(),
                 attempt_ts: at.raw(),
                 isolation: proto::Isolation::Serializable.into(),
+                start_ts: 0,
             }),
             read_ts: at.raw(),
             writes: vec![write],

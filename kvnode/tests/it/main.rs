@@ -4,6 +4,7 @@
 mod births;
 mod cluster;
 mod conformance;
+mod deadlocks;
 mod grpc;
 mod history;
 mod log_recovery;

@@ -2,6 +2,7 @@
 //! the planner decides. (`time.rs` keeps the clock.)
 
 use super::Member;
+use crate::metrics::METRICS;
 use crate::planner::{self, Policy};
 use crate::state::command::{Body, Initialise};
 use crate::state::{Reply, State};
@@ -19,7 +20,13 @@ pub(super) async fn run(member: Arc<Member>, stop: CancellationToken) {
     };
     let mut warned = false;
     while !stop.is_cancelled() {
-        if member.raft.is_leader() {
+        let leads = member.raft.is_leader();
+        let waits = match leads {
+            true => member.with_view(|view, now| view.deadlocks.waits(now)),
+            false => 0,
+        };
+        METRICS.waits.set(waits as i64);
+        if leads {
             let state = member.shared.state();
             for body in housekeeping(&member, &state, &mut warned) {
                 propose(&member, body).await;

@@ -1,8 +1,10 @@
 //! The `Meta` service. Any member answers: a follower forwards to the leader,
-//! once. Every answer is linearizable: the leader confirms with a quorum,
-//! after the request has arrived, that it still leads.
+//! once. Answers are linearizable: the leader confirms with a quorum,
+//! after the request has arrived, that it still leads. What must be quick, the time
+//! and deadlocks, is answered by the leader alone and at once.
 
 mod split;
+mod waits;
 
 use crate::error::{Error, Result};
 use crate::metrics::METRICS;
@@ -75,6 +77,20 @@ impl MetaApi {
                 ))
             }
         }
+    }
+
+    /// A refusal that names the leader, if it is another member.
+    fn not_here(&self, why: &str) -> Status {
+        let mut status = Status::unavailable(why);
+        let leader = self
+            .member
+            .leader()
+            .filter(|id| *id != self.member.config.id);
+        let address = leader.and_then(|id| self.member.peers.address(id));
+        if let Some(Ok(address)) = address.map(|address| address.parse()) {
+            status.metadata_mut().insert(LEADER_HEADER, address);
+        }
+        status
     }
 
     async fn register_here(
@@ -336,19 +352,23 @@ impl Meta for MetaApi {
         if let Some(reply) = self.member.time.read() {
             return Ok(Response::new(reply));
         }
-        let mut status = Status::unavailable(match self.member.raft.is_leader() {
+        Err(self.not_here(match self.member.raft.is_leader() {
             true => "this member leads, but may not tell the time yet",
             false => "this member does not lead; the leader tells the time",
-        });
-        let leader = self
-            .member
-            .leader()
-            .filter(|id| *id != self.member.config.id);
-        let address = leader.and_then(|id| self.member.peers.address(id));
-        if let Some(Ok(address)) = address.map(|address| address.parse()) {
-            status.metadata_mut().insert(LEADER_HEADER, address);
+        }))
+    }
+
+    /// Answered by the leader alone, from memory: nothing rests on it but who gives
+    /// way, and the waiting node looks itself whether it is so.
+    async fn report_waits(
+        &self,
+        request: Request<meta::ReportWaitsRequest>,
+    ) -> Result<Response<meta::ReportWaitsReply>, Status> {
+        if self.stop.is_cancelled() || !self.member.raft.is_leader() {
+            return Err(self.not_here("this member does not lead; the leader finds deadlocks"));
         }
-        Err(status)
+        let reply = self.report_waits_here(request.get_ref())?;
+        Ok(Response::new(reply))
     }
 
     /// Answered by the member asked, leader or not: it says what it knows.

@@ -1,8 +1,9 @@
 //! The metaservice as a running thing, in process: one member and three,
-//! restarts from disk, loss of the leader, and the life of shards as fake
+//! restarts from disk, loss of the leader, deadlocks, and the life of shards as fake
 //! nodes report it.
 #![allow(clippy::unwrap_used)]
 
 mod cluster;
+mod deadlocks;
 mod lifecycle;
 mod members;

@@ -278,12 +278,21 @@ impl Session {
                 block.statements += 1;
             }
             let txn = block.txn.clone();
+            let mut gives_way = false;
             match &result {
                 Ok(outcome) => block.last_tag = outcome.tag().to_owned(),
-                Err(_) => block.fail(),
+                Err(error) => {
+                    block.fail();
+                    // To a savepoint it could return, with the locks from before it.
+                    gives_way = error.sqlstate == "40P01" && block.savepoints.is_empty();
+                }
             }
             if !shows_timing {
                 self.remember_timing(&txn);
+            }
+            if gives_way {
+                // The others of the deadlock need not wait for ROLLBACK.
+                txn.rollback().await;
             }
         }
         self.activity.end(self.block.as_ref().map(Block::activity));

@@ -58,6 +58,44 @@ fn silent_sessions_are_ended() {
 }
 
 #[test]
+fn of_two_in_a_deadlock_the_older_goes_on_at_once() {
+    on_cluster(|cluster| async move {
+        let (older, younger) = (cluster.connect().await, cluster.connect().await);
+        older
+            .batch_execute(
+                "CREATE TABLE t (id int PRIMARY KEY, n int); \
+                 INSERT INTO t VALUES (1, 0), (2, 0)",
+            )
+            .await
+            .unwrap();
+        older
+            .batch_execute("BEGIN; UPDATE t SET n = 1 WHERE id = 1")
+            .await
+            .unwrap();
+        younger
+            .batch_execute("BEGIN; UPDATE t SET n = 2 WHERE id = 2")
+            .await
+            .unwrap();
+        // The younger one does not end its block before the older one is through.
+        let (first, second) = tokio::join!(
+            older.batch_execute("UPDATE t SET n = 1 WHERE id = 2"),
+            younger.batch_execute("UPDATE t SET n = 2 WHERE id = 1"),
+        );
+        first.unwrap();
+        let error = second.unwrap_err();
+        let error = error.as_db_error().unwrap();
+        assert_eq!(error.code(), &SqlState::T_R_DEADLOCK_DETECTED);
+        assert_eq!(error.message(), "deadlock detected");
+        assert_eq!(error.detail().unwrap().lines().count(), 2);
+        older.batch_execute("COMMIT").await.unwrap();
+        younger.batch_execute("ROLLBACK").await.unwrap();
+        let rows = column(&younger, "SELECT n FROM t ORDER BY id").await;
+        assert_eq!(rows, ["1", "1"]);
+        cluster.stop().await;
+    });
+}
+
+#[test]
 fn prepared_statements_are_one_namespace() {
     on_cluster(|cluster| async move {
         let client = cluster.connect().await;

@@ -2,22 +2,23 @@
 
 use super::read::GET_BYTES;
 use super::wait::Patience;
-use super::write::lock_refusal;
 use super::{Answer, Call, Engine, SchemaCheck};
 use crate::command::Tree;
 use crate::mvcc::{self, Cursor, Intent, Reader, Store, keys};
-use crate::txn::lock_table::{LISTED_MAX, Wait};
+use crate::txn::lock_table::{LISTED_MAX, LockError, Wait};
+use crate::txn::metrics;
 use crate::txn::placement::{Writer, check_key, in_shard};
 use crate::txn::refusal::Refusal;
 use crate::txn::seam::Consensus;
+use crate::txn::wait_graph::Deadlock;
 use bytes::Bytes;
 use lineradb_common::Timestamp;
 use lineradb_common::clock::{Stopwatch, deadline_after};
 use lineradb_proto::shard::v1::{self as proto, ErrorCode, reply};
 use std::time::Duration;
 
-/// The longest wait in lock queues when the request names none: a deadlock over
-/// several nodes is assumed then.
+/// The longest wait in lock queues when the request names none: a deadlock is
+/// assumed then that nobody has found (the metaservice may be away).
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
 
 impl<C: Consensus, S: Store> Engine<C, S> {
@@ -47,7 +48,8 @@ impl<C: Consensus, S: Store> Engine<C, S> {
                 Err(mvcc::Error::Locked(locks)) => {
                     drop(guard);
                     let locked = Refusal::locked(locks);
-                    self.wait_for_intents(call, &mut patience, locked).await?;
+                    self.wait_for_intents(call, &mut patience, Some(writer.contender()), locked)
+                        .await?;
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -70,7 +72,8 @@ impl<C: Consensus, S: Store> Engine<C, S> {
                     continue;
                 }
                 SchemaCheck::Refused(refusal) if refusal.code() == ErrorCode::Locked => {
-                    self.wait_for_intents(call, &mut patience, refusal).await?;
+                    self.wait_for_intents(call, &mut patience, Some(writer.contender()), refusal)
+                        .await?;
                     continue;
                 }
                 SchemaCheck::Refused(refusal) => {
@@ -145,11 +148,11 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         let leading = call.leading.clone();
         let taken = leading
             .locks
-            .acquire(&read.keys, writer.id, !read.shared, wait);
+            .acquire(&read.keys, writer.contender(), !read.shared, wait);
         let taken = self.until(call, taken).await?;
         let assumed = read.lock_timeout_ms == 0 && watch.elapsed() >= LOCK_WAIT_MAX;
         match taken {
-            Err(crate::txn::lock_table::LockError::TimedOut) if assumed => Err(Refusal::new(
+            Err(LockError::TimedOut) if assumed => Err(Refusal::new(
                 ErrorCode::Deadlock,
                 "a lock was not free for so long that a deadlock is assumed",
             )),
@@ -176,7 +179,7 @@ fn newest(
         let place = keys::addressable(key);
         let found = mvcc::read_point(snapshot, key, &place, Timestamp::MAX, Some(writer.id))?;
         at = at.max(found.observed);
-        bytes += found.value.as_ref().map_or(0, bytes::Bytes::len) + 16;
+        bytes += found.value.as_ref().map_or(0, Bytes::len) + 16;
         values.push(proto::VersionedValue {
             present: found.value.is_some(),
             value: found.value.unwrap_or_default(),
@@ -184,4 +187,26 @@ fn newest(
         });
     }
     Ok((values, at))
+}
+
+/// A lock that was not given, as an error.
+pub(super) fn lock_refusal(error: LockError) -> Refusal {
+    match error {
+        LockError::TimedOut => Refusal::new(
+            ErrorCode::LockTimeout,
+            "waiting for a lock took longer than allowed",
+        ),
+        LockError::Deadlock(deadlock) => gives_way(deadlock),
+        LockError::Taken(holder) => Refusal::locked(vec![proto::Lock {
+            txn_id: Bytes::copy_from_slice(&holder.0),
+            ..Default::default()
+        }]),
+    }
+}
+
+/// The error of a transaction that ends a deadlock.
+pub(super) fn gives_way(deadlock: Deadlock) -> Refusal {
+    metrics::DEADLOCKS.inc();
+    tracing::debug!(%deadlock, "a transaction gives way");
+    Refusal::deadlock(&deadlock)
 }

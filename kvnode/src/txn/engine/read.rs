@@ -13,6 +13,7 @@ use crate::txn::fate;
 use crate::txn::placement::{check_key, txn_id};
 use crate::txn::refusal::Refusal;
 use crate::txn::seam::Consensus;
+use crate::txn::wait_graph::Contender;
 use bytes::Bytes;
 use lineradb_common::clock::Stopwatch;
 use lineradb_common::keys::key_after;
@@ -199,7 +200,11 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             call.timing.scan_us += watch.elapsed_us();
             match answer {
                 Err(refusal) if refusal.code() == ErrorCode::Locked => {
-                    let waited = self.wait_for_intents(call, &mut patience, refusal).await;
+                    // All that a read says of its transaction's age.
+                    let who = own.map(|id| Contender { started: at, id });
+                    let waited = self
+                        .wait_for_intents(call, &mut patience, who, refusal)
+                        .await;
                     match (waited, &work) {
                         (Ok(()), _) => continue,
                         // Two transactions that refresh over each other's

@@ -1,15 +1,17 @@
 //! Waiting for others, never beyond the request's time or the leadership.
 
-use super::{Call, Engine};
+use super::locking::gives_way;
+use super::{Answer, Call, Engine};
 use crate::mvcc::{self, Store, keys};
 use crate::txn::metrics;
 use crate::txn::placement::txn_id;
 use crate::txn::refusal::Refusal;
 use crate::txn::seam::Consensus;
+use crate::txn::wait_graph::Contender;
 use bytes::Bytes;
 use lineradb_common::clock::{Stopwatch, deadline_after};
 use lineradb_common::{TableId, Timestamp};
-use lineradb_proto::shard::v1 as proto;
+use lineradb_proto::shard::v1::{self as proto, ErrorCode};
 use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
@@ -60,18 +62,28 @@ impl<C: Consensus, S: Store> Engine<C, S> {
     }
 
     /// Waits a little for the intents of others to be resolved. `Ok`: look
-    /// again.
+    /// again. `who`: the transaction that has met them, if it is one.
     ///
     /// # Errors
-    /// `LOCKED`, when the client had better push their transactions.
+    /// `LOCKED`, when the client had better push their transactions; `DEADLOCK`,
+    /// when their owners wait for this one, which is younger.
     pub(super) async fn wait_for_intents(
         &self,
         call: &mut Call,
         patience: &mut Patience,
+        who: Option<Contender>,
         refusal: Refusal,
     ) -> Result<(), Refusal> {
         let locks = &refusal.error.locks;
         metrics::INTENTS_MET.inc_by(locks.len() as u64);
+        if let Some(who) = who {
+            let owners = locks.iter().map(|lock| txn_id(&lock.txn_id));
+            let owners = owners.collect::<Result<Vec<_>, _>>()?;
+            call.met = Some(who.id);
+            self.graph
+                .meet(who, self.shard, owners)
+                .map_err(gives_way)?;
+        }
         let now = self.clock.now()?.earliest;
         let silent = |lock: &proto::Lock| {
             now.micros() > Timestamp::from_raw(lock.attempt_ts).micros() + SILENT_US
@@ -98,6 +110,16 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             .until(call, tokio::time::timeout_at(until, resolved))
             .await?;
         waited.map_err(|_| refusal)
+    }
+
+    /// A transaction waits for intents until an answer says something else.
+    pub(super) fn passed_intents(&self, call: &Call, answer: &Answer) {
+        let still = answer
+            .as_ref()
+            .is_err_and(|refusal| refusal.code() == ErrorCode::Locked);
+        if let Some(txn) = call.met.filter(|_| !still) {
+            self.graph.pass(txn, self.shard);
+        }
     }
 
     fn place_of(&self, lock: &proto::Lock) -> Bytes {

@@ -4,6 +4,7 @@
 //! then the schema versions at that timestamp; whatever must be waited for is
 //! waited for without latches, and the evaluation starts again.
 
+use super::locking::lock_refusal;
 use super::wait::Patience;
 use super::{Answer, Call, Engine, SchemaCheck};
 use crate::command::Op;
@@ -12,7 +13,7 @@ use crate::rules::Rule;
 use crate::txn::fate;
 use crate::txn::latches::LatchGuard;
 use crate::txn::leading::{Effects, Leading};
-use crate::txn::lock_table::{LockError, Turn, Wait};
+use crate::txn::lock_table::{Turn, Wait};
 use crate::txn::metrics;
 use crate::txn::placement::{self, On, Placement, Target, Writer};
 use crate::txn::refusal::Refusal;
@@ -180,6 +181,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         attempt: &Attempt<'_>,
     ) -> Result<Written, Refusal> {
         let mut patience = Patience::new();
+        let who = Some(attempt.writer.contender());
         let mut refreshes = 0;
         loop {
             let leading = call.leading.clone();
@@ -216,7 +218,8 @@ impl<C: Consensus, S: Store> Engine<C, S> {
                 Ok(placement) => placement,
                 Err(refusal) if refusal.code() == ErrorCode::Locked => {
                     drop(guard);
-                    self.wait_for_intents(call, &mut patience, refusal).await?;
+                    self.wait_for_intents(call, &mut patience, who, refusal)
+                        .await?;
                     continue;
                 }
                 Err(refusal) => return self.refuse(call, attempt, guard, refusal).await,
@@ -268,7 +271,8 @@ impl<C: Consensus, S: Store> Engine<C, S> {
                 }
                 SchemaCheck::Refused(refusal) if refusal.code() == ErrorCode::Locked => {
                     drop(guard);
-                    self.wait_for_intents(call, &mut patience, refusal).await?;
+                    self.wait_for_intents(call, &mut patience, who, refusal)
+                        .await?;
                     continue;
                 }
                 SchemaCheck::Refused(refusal) => {
@@ -298,7 +302,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
                 On::Schema(_) => None,
             });
         let wait = Wait::Until(call.deadline);
-        let passed = leading.locks.pass(keys, attempt.writer.id, wait);
+        let passed = leading.locks.pass(keys, attempt.writer.contender(), wait);
         self.until(call, passed).await?.map_err(lock_refusal)
     }
 
@@ -492,25 +496,4 @@ pub(super) fn in_proposals(ops: Vec<Op>) -> Vec<(Vec<Op>, Vec<crate::command::Ex
 
 fn target_bytes(target: &Target) -> usize {
     target.addressable.len() + target.value.as_ref().map_or(0, Bytes::len) + 32
-}
-
-/// A lock that was not given, as an error.
-pub(super) fn lock_refusal(error: LockError) -> Refusal {
-    match error {
-        LockError::TimedOut => Refusal::new(
-            ErrorCode::LockTimeout,
-            "waiting for a lock took longer than allowed",
-        ),
-        LockError::Deadlock => {
-            metrics::DEADLOCKS.inc();
-            Refusal::new(
-                ErrorCode::Deadlock,
-                "waiting for a lock would close a cycle",
-            )
-        }
-        LockError::Taken(holder) => Refusal::locked(vec![proto::Lock {
-            txn_id: Bytes::copy_from_slice(&holder.0),
-            ..Default::default()
-        }]),
-    }
 }

@@ -16,6 +16,7 @@ fn writer(id: TxnId) -> Writer {
         id,
         anchor: Bytes::from_static(b"a"),
         attempt_ts: Timestamp::from_micros(1_000_000),
+        started: Timestamp::from_micros(1_000_000),
         isolation: Isolation::Serializable,
     }
 }

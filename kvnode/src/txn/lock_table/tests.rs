@@ -1,9 +1,26 @@
 use super::*;
 use futures::FutureExt;
+use lineradb_common::Timestamp;
 
-const A: TxnId = TxnId([1; 16]);
-const B: TxnId = TxnId([2; 16]);
-const C: TxnId = TxnId([3; 16]);
+/// A is the oldest.
+const A: Contender = contender(1);
+const B: Contender = contender(2);
+const C: Contender = contender(3);
+
+const fn contender(n: u8) -> Contender {
+    Contender {
+        started: Timestamp::from_micros(n as u64),
+        id: TxnId([n; 16]),
+    }
+}
+
+/// The victim of a deadlock, and for whom it waited.
+fn gave_way(outcome: Result<(), LockError>) -> (TxnId, TxnId) {
+    match outcome {
+        Err(LockError::Deadlock(deadlock)) => (deadlock.victim(), deadlock.blocker()),
+        other => panic!("no deadlock: {other:?}"),
+    }
+}
 
 fn key(name: &'static str) -> [Bytes; 1] {
     [Bytes::from_static(name.as_bytes())]
@@ -27,16 +44,16 @@ async fn exclusive_locks_are_given_in_order() {
     let mut c = Box::pin(table.acquire(&k2, C, true, soon()));
     assert!((&mut b).now_or_never().is_none());
     assert!((&mut c).now_or_never().is_none());
-    let refused = table.acquire(&k1, TxnId([9; 16]), false, Wait::No).await;
-    assert_eq!(refused, Err(LockError::Taken(A)));
-    table.release(A);
+    let refused = table.acquire(&k1, contender(9), false, Wait::No).await;
+    assert_eq!(refused, Err(LockError::Taken(C.id)));
+    table.release(A.id);
     assert_eq!(b.now_or_never(), Some(Ok(())));
     assert!((&mut c).now_or_never().is_none());
-    table.release(B);
+    table.release(B.id);
     assert_eq!(c.now_or_never(), Some(Ok(())));
-    table.release(C);
+    table.release(C.id);
     assert_eq!(table.locked(), 0);
-    assert!(table.graph.0.lock().is_empty());
+    assert!(table.graph.is_empty());
 }
 
 #[tokio::test]
@@ -48,24 +65,79 @@ async fn shared_locks_are_shared_and_upgrades_close_a_cycle() {
     let mut a = Box::pin(table.acquire(&k, A, true, soon()));
     assert!((&mut a).now_or_never().is_none());
     let b = table.acquire(&k, B, true, soon()).await;
-    assert_eq!(b, Err(LockError::Deadlock));
-    table.release(B);
+    assert_eq!(gave_way(b), (B.id, A.id));
+    table.release(B.id);
     assert_eq!(a.now_or_never(), Some(Ok(())));
 }
 
 #[tokio::test]
-async fn whoever_closes_a_cycle_over_two_tables_is_refused() {
+async fn the_younger_of_two_in_two_tables_gives_way_whoever_comes_last() {
+    let k = key("k");
+    for older_last in [true, false] {
+        let graph = Arc::new(WaitGraph::default());
+        let (left, right) = (LockTable::new(graph.clone()), LockTable::new(graph));
+        left.acquire(&k, A, true, soon()).await.unwrap();
+        right.acquire(&k, B, true, soon()).await.unwrap();
+        let mut a = Box::pin(right.acquire(&k, A, true, soon()));
+        let mut b = Box::pin(left.acquire(&k, B, true, soon()));
+        let loser = if older_last {
+            assert!((&mut b).now_or_never().is_none());
+            assert!((&mut a).now_or_never().is_none());
+            b.now_or_never().expect("it is woken")
+        } else {
+            assert!((&mut a).now_or_never().is_none());
+            b.now_or_never().expect("it does not begin to wait")
+        };
+        assert_eq!(gave_way(loser), (B.id, A.id));
+        right.release(B.id);
+        assert_eq!(a.now_or_never(), Some(Ok(())));
+    }
+}
+
+/// B waits for C, which waits for A; then C goes away, and B waits for A.
+#[tokio::test]
+async fn a_waiter_learns_who_is_ahead_of_it_by_now() {
     let graph = Arc::new(WaitGraph::default());
     let (left, right) = (LockTable::new(graph.clone()), LockTable::new(graph));
     let k = key("k");
-    left.acquire(&k, A, true, soon()).await.unwrap();
+    left.acquire(&k, A, false, soon()).await.unwrap();
     right.acquire(&k, B, true, soon()).await.unwrap();
+    let mut c = Box::pin(left.acquire(&k, C, true, soon()));
+    assert!((&mut c).now_or_never().is_none());
     let mut b = Box::pin(left.acquire(&k, B, true, soon()));
     assert!((&mut b).now_or_never().is_none());
-    assert_eq!(
-        right.acquire(&k, A, true, soon()).await,
-        Err(LockError::Deadlock)
-    );
+    drop(c);
+    let mut a = Box::pin(right.acquire(&k, A, true, soon()));
+    assert!((&mut a).now_or_never().is_none());
+    assert_eq!(gave_way(b.await), (B.id, A.id));
+}
+
+#[tokio::test]
+async fn what_waits_for_a_transaction_that_is_over_is_told() {
+    let table = table();
+    let (k1, k2) = (key("k1"), key("k2"));
+    table.acquire(&k1, A, true, soon()).await.unwrap();
+    table.acquire(&k2, B, true, soon()).await.unwrap();
+    let mut b = Box::pin(table.acquire(&k1, B, true, soon()));
+    assert!((&mut b).now_or_never().is_none());
+    table.release(B.id);
+    assert_eq!(b.now_or_never(), Some(Err(LockError::TimedOut)));
+    table.release(A.id);
+    assert_eq!(table.locked(), 0);
+}
+
+#[tokio::test]
+async fn two_requests_of_one_transaction_wait_apart() {
+    let table = table();
+    let k = key("k");
+    table.acquire(&k, A, true, soon()).await.unwrap();
+    let mut first = Box::pin(table.acquire(&k, B, true, soon()));
+    assert!((&mut first).now_or_never().is_none());
+    let mut again = Box::pin(table.acquire(&k, B, true, soon()));
+    assert!((&mut again).now_or_never().is_none());
+    drop(first);
+    table.release(A.id);
+    assert_eq!(again.now_or_never(), Some(Ok(())));
 }
 
 #[tokio::test]
@@ -82,8 +154,8 @@ async fn a_waiter_that_leaves_lets_the_next_one_in() {
     );
     drop(b);
     assert_eq!(c.now_or_never(), Some(Ok(())));
-    table.release(A);
-    table.release(C);
+    table.release(A.id);
+    table.release(C.id);
     assert_eq!(table.locked(), 0);
 }
 
@@ -96,7 +168,7 @@ async fn writes_without_locks_queue_behind_them() {
     let mut b = Box::pin(table.pass(k.iter(), B, soon()));
     assert!((&mut b).now_or_never().is_none());
     drop(table.pass(k.iter(), A, Wait::No).await);
-    table.release(A);
+    table.release(A.id);
     let turn = b.now_or_never().unwrap();
     assert_eq!(table.locked(), 1);
     drop(turn);

@@ -15,6 +15,7 @@ fn writer(isolation: Isolation) -> Writer {
         id: ME,
         anchor: Bytes::from_static(b"a"),
         attempt_ts: ts(1),
+        started: ts(1),
         isolation,
     }
 }

@@ -286,6 +286,7 @@ pub fn meta(txn: TxnId, anchor: &'static str, attempt_ts: Timestamp) -> Option<p
         anchor: anchor.into(),
         attempt_ts: attempt_ts.raw(),
         isolation: proto::Isolation::Serializable.into(),
+        start_ts: 0,
     })
 }
 

@@ -268,23 +268,35 @@ async fn locks_are_passed_on_and_show_the_newest_version() {
 }
 
 #[tokio::test]
-async fn whoever_closes_a_cycle_hears_of_the_deadlock() {
-    let shard = shard();
-    let r = shard.now();
-    shard.call(lock(id(1), "x", r, true)).await;
-    shard.call(lock(id(2), "y", r, true)).await;
-    let engine = shard.engine.clone();
-    let waits = spawn::task("waits", async move {
-        call(&engine, lock(id(1), "y", r, true), &[]).await
-    });
-    settle().await;
-    let reply = shard.call(lock(id(2), "x", r, true)).await;
-    assert_eq!(code(&reply), Some(ErrorCode::Deadlock));
-    let release = proto::ReleaseLocks {
-        txn_id: bytes(id(2)),
-    };
-    shard.call(request::Body::ReleaseLocks(release)).await;
-    assert_eq!(code(&waits.await.unwrap()), None);
+async fn of_a_circle_the_youngest_hears_of_the_deadlock() {
+    // Equally old: the larger id is taken for the younger.
+    for (first, last) in [(id(1), id(2)), (id(2), id(1))] {
+        let shard = shard();
+        let r = shard.now();
+        shard.call(lock(first, "x", r, true)).await;
+        shard.call(lock(last, "y", r, true)).await;
+        let wait_for = |txn, key| {
+            let engine = shard.engine.clone();
+            spawn::task("waits", async move {
+                call(&engine, lock(txn, key, r, true), &[]).await
+            })
+        };
+        let waits = wait_for(first, "y");
+        settle().await;
+        let closes = wait_for(last, "x");
+        let (older, younger) = if first == id(1) {
+            (waits, closes)
+        } else {
+            (closes, waits)
+        };
+        let reply = younger.await.unwrap();
+        assert_eq!(code(&reply), Some(ErrorCode::Deadlock));
+        let release = proto::ReleaseLocks {
+            txn_id: bytes(id(2)),
+        };
+        shard.call(request::Body::ReleaseLocks(release)).await;
+        assert_eq!(code(&older.await.unwrap()), None);
+    }
 }
 
 #[tokio::test]

@@ -107,6 +107,11 @@ impl Activity {
         self.now.lock().transaction = Some(transaction);
     }
 
+    /// Its transaction is over.
+    pub fn leaves(&self) {
+        self.now.lock().transaction = None;
+    }
+
     /// It is over; what stays open.
     pub fn end(&self, transaction: Option<Open>) {
         let mut now = self.now.lock();

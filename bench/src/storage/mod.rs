@@ -173,7 +173,7 @@ mod tests {
             cold_reads: 2_000,
         };
         let folder = tempfile::tempdir().unwrap();
-        let figures = run(folder.path(), scale, 1).unwrap();
+        let figures = run(folder.path(), scale, 1, &[100, 1024, LARGE_BYTES]).unwrap();
         assert!(figures.len() >= 36, "{figures:?}");
         assert!(figures.iter().all(|figure| figure.ours > 0.0));
     }

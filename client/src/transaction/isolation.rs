@@ -42,13 +42,18 @@ pub(super) struct Held {
 }
 
 /// The keys locked outside of SERIALIZABLE, but for those whose write names the
-/// version that it replaces.
+/// version that was read first under the lock: another one says that the lock was
+/// lost in between.
 pub(super) fn held(locked: &BTreeMap<Bytes, Locked>, items: &[WriteItem]) -> Vec<Held> {
+    let first = |key: &Bytes| locked.get(key).and_then(|locked| locked.since);
     let guarded: BTreeSet<&Bytes> = items
         .iter()
         .filter_map(|item| match item {
-            WriteItem::Key { key, entry } if matches!(entry.guard, Guard::Replaces(_)) => Some(key),
-            _ => None,
+            WriteItem::Key { key, entry } => match (entry.guard, first(key)) {
+                (Guard::Replaces(version), Some((_, read))) if version == read => Some(key),
+                _ => None,
+            },
+            WriteItem::Schema { .. } => None,
         })
         .collect();
     let unguarded = locked.iter().filter(|(key, _)| !guarded.contains(key));
@@ -57,7 +62,7 @@ pub(super) fn held(locked: &BTreeMap<Bytes, Locked>, items: &[WriteItem]) -> Vec
             Some(Held {
                 key: key.clone(),
                 table: locked.table,
-                since: locked.since?,
+                since: locked.since?.0,
             })
         })
         .collect()
@@ -127,10 +132,12 @@ impl Inner {
     pub(super) async fn serialize(&self) {
         let _gate = self.gate.write().await;
         let mut state = self.state.lock();
-        if state.isolation != Isolation::Serializable {
-            state.isolation = Isolation::Serializable;
+        // Those of REPEATABLE READ stand at the one timestamp that it has: they
+        // may as well hold from now on.
+        if state.isolation == Isolation::ReadCommitted {
             state.put_reads_behind();
         }
+        state.isolation = Isolation::Serializable;
     }
 
     /// Brings what was read before the last read timestamp up to it.
@@ -163,6 +170,24 @@ impl Inner {
             WriteItem::Schema { .. } => None,
         });
         keys.collect()
+    }
+}
+
+impl Inner {
+    /// The same of what is buffered when a locking read moves r: REPEATABLE READ
+    /// behind a change of the schema.
+    pub(super) fn written_so_far(&self) -> Vec<ReadPart> {
+        if self.options.isolation != Isolation::RepeatableRead {
+            return Vec::new();
+        }
+        let state = self.state.lock();
+        let written = state.buffer.range(&Span::default());
+        let parts = written.map(|(key, entry)| ReadPart {
+            table: entry.table,
+            span: Span::point(key),
+            schema_only: false,
+        });
+        parts.collect()
     }
 }
 

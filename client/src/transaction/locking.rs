@@ -184,7 +184,7 @@ impl Inner {
                         }),
                         shared: options.shared,
                         table,
-                        since: before.or((!serializable).then_some(at)),
+                        since: before.or((!serializable).then_some((at, value.version_ts))),
                     };
                     state.locked.insert(key.clone(), locked);
                     found.insert(key.clone(), value.present.then_some(value.value));
@@ -208,7 +208,7 @@ impl Inner {
         };
         // No read under way may keep the old timestamp and escape the proof.
         let _gate = self.gate.write().await;
-        let (old, before, versions) = {
+        let (old, mut before, versions) = {
             let state = self.state.lock();
             if state.ended {
                 return Err(super::over());
@@ -218,6 +218,7 @@ impl Inner {
             }
             (state.read_ts, rows_of(&state.reads), state.versions.clone())
         };
+        before.extend(self.written_so_far());
         let new = parts
             .iter()
             .map(|p| p.read_ts)

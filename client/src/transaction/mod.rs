@@ -125,10 +125,10 @@ pub(crate) struct Locked {
     pub(crate) found: Option<LockedVersion>,
     pub(crate) shared: bool,
     pub(crate) table: Option<TableId>,
-    /// Locked outside of SERIALIZABLE: when the read under the lock took place.
-    /// The lock may be lost, so the commit proves that the key has not changed
-    /// since (X4).
-    pub(crate) since: Option<Timestamp>,
+    /// Locked outside of SERIALIZABLE: when the first read under the lock took
+    /// place, and the version that it found. The lock may be lost, so the commit
+    /// proves that the key has not changed since (X4).
+    pub(crate) since: Option<(Timestamp, u64)>,
 }
 
 impl Transaction {
@@ -275,11 +275,12 @@ impl Transaction {
     }
 
     /// Locks the keys and returns their newest values; the read timestamp
-    /// moves up when one of them is younger than it.
+    /// moves up when one of them is younger than it, but not below SERIALIZABLE.
     ///
     /// # Errors
     /// Besides those of [`Transaction::get`]: `LockTimeout`, `Deadlock`, and
-    /// `Conflict` when what was read before no longer holds.
+    /// `Conflict` when what was read before no longer holds, or, below
+    /// SERIALIZABLE, a key is younger; the locks stay.
     pub async fn locking_get(
         &self,
         keys: &[Bytes],
@@ -287,6 +288,14 @@ impl Transaction {
         options: LockOptions,
     ) -> Result<Vec<Option<Bytes>>> {
         self.0.locking_get(keys, table, options).await
+    }
+
+    /// What was read of a key under its lock need not hold at commit; the lock
+    /// stays.
+    pub fn disregard(&self, key: &[u8]) {
+        if let Some(locked) = self.0.state.lock().locked.get_mut(key) {
+            locked.since = None;
+        }
     }
 
     /// All pairs of a span, own writes merged.
@@ -474,7 +483,8 @@ impl Inner {
             return;
         }
         let mut state = self.state.lock();
-        let reads = match view.untracked {
+        let behind = view.snapshot.is_some_and(|at| at < state.read_ts);
+        let reads = match view.untracked || behind {
             false => &mut state.reads,
             // S1: the schema holds all the same.
             true => &mut state.earlier,

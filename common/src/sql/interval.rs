@@ -236,13 +236,11 @@ impl Interval {
 
 /// Words; a number and a unit may stick together (`1day`).
 fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split_whitespace().flat_map(|word| {
-        let at = word
-            .find(|c: char| c.is_ascii_alphabetic())
-            .filter(|at| *at > 0)
-            .unwrap_or(0);
-        let (a, b) = word.split_at(at);
-        [a, b].into_iter().filter(|w| !w.is_empty())
+    let letter = u8::is_ascii_alphabetic;
+    text.split_whitespace().flat_map(move |word| {
+        // `1h30m` is four. Cut beside letters, the pieces are UTF-8.
+        let pieces = { word.as_bytes() }.chunk_by(move |a, b| letter(a) == letter(b));
+        pieces.filter_map(|piece| std::str::from_utf8(piece).ok())
     })
 }
 

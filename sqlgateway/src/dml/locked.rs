@@ -5,8 +5,9 @@
 //! behind its own. Its rows are locked in the order in which they come and checked
 //! against what is there: the transaction layer proves the rest, or the statement
 //! starts over. SKIP LOCKED takes rows one by one, without waiting, until it has as
-//! many as were asked for; what it passes by is not part of what the transaction has
-//! read, so that workers on one queue do not conflict over each other's rows.
+//! many as were asked for; what it has looked at is not part of what the transaction
+//! has read, the rows that it took apart, so that workers on one queue do not conflict
+//! over each other's rows. So it may look at nothing but that one table.
 
 use super::codec::TableCodec;
 use super::exprs::Compiler;
@@ -18,16 +19,17 @@ use crate::point::scalar::{Scalar, Scope, Values};
 use crate::point::single_table;
 use crate::query::{Planned, QueryContext};
 use crate::session::ResultColumn;
-use crate::statement::object_name;
+use crate::statement::{ident, object_name};
 use bytes::Bytes;
 use datafusion::sql::sqlparser::ast::{
     GroupByExpr, Ident, JoinOperator, LimitClause, LockClause, LockType, NonBlock, Query, Select,
-    SelectItem, SetExpr, TableFactor,
+    SelectItem, SetExpr, TableFactor, Visit, Visitor, With,
 };
 use futures::StreamExt;
 use lineradb_client::{Error as ClientError, LockOptions};
 use lineradb_common::sql::{Datum, SqlType, datum_at};
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// A locking SELECT, ready to run.
@@ -69,7 +71,10 @@ impl LockingSelect {
             return Err(not_allowed("UNION, INTERSECT, EXCEPT or VALUES"));
         };
         check_shape(select)?;
-        let (codec, alias) = target(compiler, select, lock)?;
+        if lock.nonblock == Some(NonBlock::SkipLocked) {
+            check_queue(select, query.with.as_ref())?;
+        }
+        let (codec, alias) = target(compiler, select, lock, query.with.as_ref())?;
         let own = expand_wildcard(select, &codec, &alias)?;
         let width = codec.table.columns.len();
         let all = codec.table.columns.iter().enumerate();
@@ -200,13 +205,17 @@ impl LockingSelect {
                 let keys = std::slice::from_ref(&key);
                 let free = match ctx.txn.locking_get(keys, table, self.options()).await {
                     Ok(mut newest) => self.is_same(&key, &row, newest.pop().flatten())?,
-                    // Somebody has it, or has changed it since.
-                    Err(ClientError::LockTimeout { .. } | ClientError::Conflict { .. }) => false,
+                    // Somebody has it.
+                    Err(ClientError::LockTimeout { .. }) => false,
+                    // Somebody has changed it since.
+                    Err(ClientError::Conflict { key: at, .. }) if at == key => false,
                     Err(error) => return Err(error.into()),
                 };
-                match free {
-                    true => taken.push(own),
-                    false => drop(passed.insert(key)),
+                if free {
+                    taken.push(own);
+                } else {
+                    ctx.txn.disregard(&key);
+                    passed.insert(key);
                 }
             }
         }
@@ -227,16 +236,41 @@ impl LockingSelect {
         }
     }
 
-    /// Whether the newest value of a row is what the query has found. NaN is not
-    /// equal to itself: then the refresh of the transaction layer has to do.
+    /// Whether the newest value of a row is what the query has found.
     fn is_same(&self, key: &Bytes, row: &[Datum], newest: Option<Bytes>) -> Result<bool> {
         let Some(value) = newest else {
             return Ok(false);
         };
-        let mut columns = self.codec.table.columns.iter();
-        let unstable = columns.any(|c| matches!(c.sql_type, SqlType::Float4 | SqlType::Float8));
-        Ok(unstable || self.codec.decode(key, &value)? == row)
+        let newest = self.codec.decode(key, &value)?;
+        Ok(newest.len() == row.len() && newest.iter().zip(row).all(|(a, b)| is_same(a, b)))
     }
+}
+
+/// Equal, where NaN is equal to itself.
+fn is_same(one: &Datum, other: &Datum) -> bool {
+    match (one, other) {
+        (Datum::Float4(a), Datum::Float4(b)) => a == b || a.is_nan() && b.is_nan(),
+        (Datum::Float8(a), Datum::Float8(b)) => a == b || a.is_nan() && b.is_nan(),
+        (one, other) => one == other,
+    }
+}
+
+/// What SKIP LOCKED looks at is not proven later.
+fn check_queue(select: &Select, with: Option<&With>) -> Result<()> {
+    struct Queries;
+    impl Visitor for Queries {
+        type Break = ();
+        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            ControlFlow::Break(())
+        }
+    }
+    let one = select.from.len() == 1 && select.from.iter().all(|from| from.joins.is_empty());
+    if with.is_some() || !one || select.visit(&mut Queries).is_break() {
+        return Err(SqlError::unsupported(
+            "SKIP LOCKED in a query of more than one table, or with a subquery",
+        ));
+    }
+    Ok(())
 }
 
 fn check_shape(select: &Select) -> Result<()> {
@@ -271,6 +305,7 @@ fn target(
     compiler: &Compiler<'_>,
     select: &Select,
     lock: &LockClause,
+    with: Option<&With>,
 ) -> Result<(Arc<TableCodec>, String)> {
     let joined = |from: &datafusion::sql::sqlparser::ast::TableWithJoins| -> Vec<TableFactor> {
         let joins = from.joins.iter().map(|join| join.relation.clone());
@@ -304,6 +339,10 @@ fn target(
         },
     };
     let (schema, name, alias) = chosen;
+    let mut named = with.iter().flat_map(|with| &with.cte_tables);
+    if schema.is_none() && named.any(|cte| ident(&cte.alias.name) == *name) {
+        return Err(not_allowed("a WITH query"));
+    }
     let codec = resolve_table(compiler.context, schema.as_deref(), name)?;
     Ok((codec, alias.clone()))
 }

@@ -197,25 +197,32 @@ fn show_locks(rows: &mut Rows, locks: &[LockState], mut places: Places<'_>) {
 
 /// Each waiter with the holder that it waits for, or with whoever is ahead of it.
 fn show_waits(rows: &mut Rows, locks: &[LockState], mut places: Places<'_>) {
-    for (at, waiter) in locks.iter().enumerate() {
-        if waiter.waits.is_none() {
+    for of_key in locks.chunk_by(|a, b| a.key == b.key) {
+        let (holders, waiters) = of_key.split_at(of_key.partition_point(|l| l.waits.is_none()));
+        let Some(first) = waiters.first() else {
             continue;
+        };
+        let place = places.of(&first.key);
+        for (at, waiter) in waiters.iter().enumerate() {
+            let conflicts = |l: &&LockState| {
+                let shared = l.mode == LockMode::Shared && waiter.mode == LockMode::Shared;
+                l.txn != waiter.txn && !shared
+            };
+            let ahead = waiters[..at].iter().next_back();
+            let blocker = holders.iter().find(conflicts).or(ahead);
+            rows.push(|column| {
+                Some(match column {
+                    "table_name" => named(place.table.as_ref()),
+                    "index_name" => named(place.index.as_ref()),
+                    "key" => named(place.row.as_ref()),
+                    "waiting_transaction" => text(&waiter.txn.to_string()),
+                    "blocking_transaction" => {
+                        blocker.map_or(Datum::Null, |l| text(&l.txn.to_string()))
+                    }
+                    "waited_ms" => milliseconds(waiter),
+                    _ => return None,
+                })
+            });
         }
-        let ahead = { locks[..at].iter() }.filter(|l| l.key == waiter.key && l.txn != waiter.txn);
-        let conflicts =
-            ahead.filter(|l| l.mode != LockMode::Shared || waiter.mode != LockMode::Shared);
-        let blocker = conflicts.min_by_key(|l| l.waits.is_some());
-        let place = places.of(&waiter.key);
-        rows.push(|column| {
-            Some(match column {
-                "table_name" => named(place.table.as_ref()),
-                "index_name" => named(place.index.as_ref()),
-                "key" => named(place.row.as_ref()),
-                "waiting_transaction" => text(&waiter.txn.to_string()),
-                "blocking_transaction" => blocker.map_or(Datum::Null, |l| text(&l.txn.to_string())),
-                "waited_ms" => milliseconds(waiter),
-                _ => return None,
-            })
-        });
     }
 }

@@ -12,7 +12,8 @@ use crate::settings::Settings;
 use crate::statement::TransactionModes;
 use bytes::Bytes;
 use lineradb_client::{
-    Error as ClientError, IdempotencyRequest, Isolation, Savepoint, Transaction, TransactionOptions,
+    Client, Error as ClientError, IdempotencyRequest, Isolation, Savepoint, Transaction,
+    TransactionOptions,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,6 +59,16 @@ impl Block {
             self.txn = self.txn.begin_statement().await?;
         }
         Ok(self.txn.clone())
+    }
+
+    /// Begins again, before anything has come of it. Its savepoints are all at the
+    /// beginning.
+    pub fn begin_anew(&mut self, client: &Client) -> Result<()> {
+        self.txn = client.begin(self.options.clone())?;
+        if !self.savepoints.is_empty() {
+            self.txn.savepoint();
+        }
+        Ok(())
     }
 
     /// A change of the schema is serializable, and so is all that follows it.
@@ -241,8 +252,8 @@ impl Session {
             block.read_only = read_only;
             self.settings.transaction_read_only = read_only;
         }
-        block.txn = self.gateway.client.begin(options.clone())?;
         block.options = options;
+        block.begin_anew(&self.gateway.client)?;
         block.explicit = explicit;
         Ok(())
     }
@@ -261,7 +272,7 @@ impl Session {
         block.options.isolation = Isolation::Serializable;
         block.options.read_only = true;
         block.options.read_at = Some(history.at);
-        block.txn = self.gateway.client.begin(block.options.clone())?;
+        block.begin_anew(&self.gateway.client)?;
         block.read_only = true;
         block.history = Some(history);
         self.settings.transaction_read_only = true;
@@ -288,6 +299,7 @@ impl Session {
         let Some(block) = self.block.take() else {
             return Ok(());
         };
+        self.activity.leaves();
         self.remember_timing(&block.txn);
         if block.is_failed() {
             block.txn.rollback().await;
@@ -338,6 +350,7 @@ impl Session {
     /// ROLLBACK of the open transaction.
     pub(super) async fn rollback_block(&mut self) {
         if let Some(block) = self.block.take() {
+            self.activity.leaves();
             block.txn.rollback().await;
             self.remember_timing(&block.txn);
             self.settings_after_rollback(&block.settings_before);

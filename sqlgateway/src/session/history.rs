@@ -3,11 +3,11 @@
 //! between the oldest history kept and now; the tables are those of that time.
 
 use super::stream::Limits;
-use super::{CompiledStatement, Prepared, Session, plan};
+use super::{CompiledStatement, Session, plan};
 use crate::catalog::CatalogSnapshot;
 use crate::error::{Result, SqlError};
 use crate::query::QueryContext;
-use crate::statement::{AsOf, TransactionModes};
+use crate::statement::{AsOf, Statement, TransactionModes};
 use lineradb_client::{Error as ClientError, TransactionOptions};
 use lineradb_common::Timestamp;
 use lineradb_common::sql::SqlType;
@@ -65,14 +65,11 @@ impl Session {
     /// Plans a query against the tables of then. Such plans are not kept.
     pub(super) async fn compile_then(
         &self,
-        prepared: &Prepared,
+        statement: &Statement,
+        declared: &[Option<SqlType>],
         context: &QueryContext,
     ) -> Result<Arc<CompiledStatement>> {
-        let declared: Vec<Option<SqlType>> =
-            prepared.parameter_types.iter().map(|t| Some(*t)).collect();
-        let statement = &prepared.statement;
-        let compiled = plan::compile(&self.gateway.engine, context, statement, &declared).await?;
-        prepared.check_columns(&compiled)?;
+        let compiled = plan::compile(&self.gateway.engine, context, statement, declared).await?;
         Ok(Arc::new(compiled))
     }
 }
@@ -93,5 +90,26 @@ fn sentence(message: &str) -> String {
     match chars.next() {
         Some(first) => format!("{}{}.", first.to_uppercase(), chars.as_str()),
         None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn history_that_is_gone_is_a_wrong_time() {
+        let gone = SqlError::new("72000", "snapshot too old: history before 7.0 is not kept");
+        let error = beyond_history(gone);
+        assert_eq!(error.sqlstate, "22023");
+        assert_eq!(
+            error.detail.as_deref(),
+            Some(
+                "Snapshot too old: history before 7.0 is not kept. The time may be anything from \
+                 then up to now."
+            )
+        );
+        let other = beyond_history(SqlError::new("57P03", "no quorum"));
+        assert_eq!(other.sqlstate, "57P03");
     }
 }

@@ -154,8 +154,23 @@ impl Session {
         let limits = self.limits();
         if run::is_planned(statement.command()) {
             self.refuse_if_failed()?;
-            let work = self.compile(&statement, parameter_types, true);
-            let compiled = limits.run(work).await;
+            let compiled = match statement.as_of() {
+                Some(as_of) => {
+                    let then = self.history(as_of, &limits).await;
+                    match then {
+                        Ok(then) => {
+                            let context = self.context_of(then.catalog);
+                            let work = self.compile_then(&statement, parameter_types, &context);
+                            limits.run(work).await
+                        }
+                        Err(error) => Err(error),
+                    }
+                }
+                None => {
+                    let work = self.compile(&statement, parameter_types, true);
+                    limits.run(work).await
+                }
+            };
             let compiled = match compiled {
                 Ok(c) => c,
                 Err(e) => {
@@ -287,7 +302,12 @@ impl Session {
                     gives_way = error.sqlstate == "40P01" && block.savepoints.is_empty();
                 }
             }
-            if !shows_timing {
+            // AND CHAIN: what is open now has not begun.
+            let chains = matches!(
+                prepared.statement.command(),
+                Command::Commit(true) | Command::Rollback(true)
+            );
+            if !shows_timing && !chains {
                 self.remember_timing(&txn);
             }
             if gives_way {

@@ -2,6 +2,7 @@
 
 use super::block::Block;
 use super::plan::{self, CompiledStatement};
+use super::types::ResultColumn;
 use super::{Prepared, Session};
 use crate::catalog::CatalogSnapshot;
 use crate::error::{Result, SqlError};
@@ -108,13 +109,15 @@ impl Session {
 }
 
 impl Prepared {
-    /// The client was told the types of the columns.
+    /// The client was told the names and types of the columns.
     pub(super) fn check_columns(&self, compiled: &CompiledStatement) -> Result<()> {
         let (Some(before), Some(now)) = (&self.columns, &compiled.columns) else {
             return Ok(());
         };
         let mut pairs = before.iter().zip(now.iter());
-        let same = before.len() == now.len() && pairs.all(|(a, b)| a.sql_type == b.sql_type);
+        let is_same =
+            |a: &ResultColumn, b: &ResultColumn| (&a.name, a.sql_type) == (&b.name, b.sql_type);
+        let same = before.len() == now.len() && pairs.all(|(a, b)| is_same(a, b));
         match same {
             true => Ok(()),
             false => Err(SqlError::new(

@@ -51,14 +51,13 @@ impl Session {
             Some(as_of) => Some(self.history(as_of, limits).await?),
             None => None,
         };
-        if { self.block.as_ref() }.is_some_and(|b| b.explicit) && history.is_some() {
-            return Err(SqlError::new(
-                "25001",
-                "AS OF SYSTEM TIME belongs to the whole transaction: give it with BEGIN",
-            ));
-        }
         if self.block.is_some() {
-            self.go_back(history)?;
+            if history.is_some() {
+                return Err(SqlError::new(
+                    "25001",
+                    "AS OF SYSTEM TIME belongs to the whole transaction: give it with BEGIN",
+                ));
+            }
             self.run_in_block(prepared, parameters, limits).await
         } else {
             let past = history.is_some();
@@ -86,8 +85,11 @@ impl Session {
             let (context, compiled) = match &history {
                 Some(history) => {
                     let context = self.context_of(Arc::clone(&history.catalog));
-                    let work = self.compile_then(prepared, &context);
+                    let declared: Vec<_> =
+                        prepared.parameter_types.iter().map(|t| Some(*t)).collect();
+                    let work = self.compile_then(&prepared.statement, &declared, &context);
                     let compiled = limits.run(work).await?;
+                    prepared.check_columns(&compiled)?;
                     (context, compiled)
                 }
                 None => {
@@ -222,7 +224,7 @@ impl Session {
                     // Nothing of the block was answered: it begins anew.
                     if let Some(block) = &mut self.block {
                         block.txn.rollback().await;
-                        block.txn = self.gateway.client.begin(block.options.clone())?;
+                        block.begin_anew(&self.gateway.client)?;
                     }
                 }
             }

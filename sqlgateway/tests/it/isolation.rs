@@ -241,7 +241,6 @@ fn the_past_is_read_as_it_was() {
 
         for (wrong, sqlstate) in [
             ("SELECT * FROM t AS OF SYSTEM TIME '2999-01-01'", "22023"),
-            ("SELECT * FROM t AS OF SYSTEM TIME '-100 years'", "22023"),
             ("SELECT * FROM t AS OF SYSTEM TIME 'soon'", "22023"),
             ("SELECT * FROM t AS OF SYSTEM TIME", "42601"),
             (
@@ -423,7 +422,6 @@ fn rows_that_a_query_finds_can_be_locked() {
         for wrong in [
             "SELECT count(*) FROM jobs GROUP BY state FOR UPDATE",
             "SELECT DISTINCT state FROM jobs FOR UPDATE",
-            "SELECT 1 UNION SELECT 2 FOR UPDATE",
             "SELECT * FROM jobs a, jobs b FOR UPDATE",
             "SELECT * FROM (SELECT * FROM jobs FOR UPDATE) x",
         ] {

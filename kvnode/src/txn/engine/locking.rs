@@ -113,7 +113,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             intents.seek_to_first()?;
         }
         while intents.valid() && locks.len() < LISTED_MAX {
-            let intent = Intent::decode(Bytes::copy_from_slice(intents.value()))?;
+            let intent = Intent::decode(intents.value())?;
             locks.push(proto::LockState {
                 key: keys::user_key(intents.key())?,
                 txn_id: Bytes::copy_from_slice(&intent.txn.0),

@@ -3,7 +3,11 @@
 //! the rebuilding of a node whose storage engine is damaged.
 
 use crate::cluster::eventually;
-use lineradb_client::{LocalNodes, MetaClient};
+use bytes::Bytes;
+use lineradb_client::{
+    Client, ClientOptions, Error, LocalNodes, LockOptions, MetaClient, Transaction,
+    TransactionOptions,
+};
 use lineradb_common::ReplicaId;
 use lineradb_common::clock::{ClusterClock, deadline_after};
 use lineradb_kvnode::node::{KvNode, KvNodeOptions};
@@ -94,6 +98,28 @@ impl Cluster {
         .await
     }
 
+    /// A key in each of two shards that different nodes lead. Where one leads them
+    /// all, it is restarted, and hands them over.
+    async fn keys_of_two_leaders(&mut self) -> [Bytes; 2] {
+        for _ in 0..10 {
+            let map = self.healthy().await;
+            let first = &map.shards[0];
+            let leader = first.leader_node_id;
+            let other = map.shards.iter().find(|s| s.leader_node_id != leader);
+            if let Some(other) = other {
+                return [first, other].map(|shard| {
+                    let start = shard.span.clone().unwrap_or_default().start;
+                    lineradb_common::keys::key_after(&start)
+                });
+            }
+            let n = { self.nodes.iter() }.find(|(_, node)| node.node_id.0 == leader);
+            let n = *n.unwrap().0;
+            self.stop_node(n).await;
+            self.start_node(n).await;
+        }
+        panic!("one node leads everything");
+    }
+
     pub fn kv(&self, n: u64) -> KvClient<Channel> {
         let address = format!("http://{}", self.nodes[&n].address);
         KvClient::new(Channel::from_shared(address).unwrap().connect_lazy())
@@ -175,6 +201,58 @@ async fn three_nodes_are_born_work_split_and_survive_restarts() {
         cluster.healthy().await;
         assert_eq!(cluster.get(n, "key2").await, Some(format!("during {n}")));
     }
+    cluster.stop().await;
+}
+
+/// Two transactions lock two keys in opposite order, on two nodes. The bounds on
+/// waiting are an hour away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadlock_over_two_nodes_ends() {
+    let hour = Duration::from_secs(3600);
+    let mut cluster = Cluster::start(3).await;
+    let [first, second] = cluster.keys_of_two_leaders().await.map(|key| [key]);
+    let client = Client::connect(ClientOptions {
+        operation_timeout: hour,
+        ..ClientOptions::new(cluster.metas.clone())
+    })
+    .await
+    .unwrap();
+    let begin = || {
+        let options = TransactionOptions {
+            lock_timeout: Some(hour),
+            ..TransactionOptions::default()
+        };
+        client.begin(options).unwrap()
+    };
+    let (left, right) = (begin(), begin());
+    let left_is_younger = {
+        let age = |txn: &Transaction| (txn.read_timestamp(), txn.id());
+        age(&left) > age(&right)
+    };
+    let options = LockOptions::default();
+    left.locking_get(&first, None, options).await.unwrap();
+    right.locking_get(&second, None, options).await.unwrap();
+    let lock = async |txn: &Transaction, keys: &[Bytes]| {
+        let outcome = txn.locking_get(keys, None, options).await;
+        if outcome.is_err() {
+            txn.rollback().await;
+        }
+        outcome
+    };
+    let both = async { tokio::join!(lock(&left, &second), lock(&right, &first)) };
+    let outcomes = tokio::time::timeout(Duration::from_secs(60), both).await;
+    let (left_got, right_got) = outcomes.expect("one of them gives way");
+    let (younger, older) = if left_is_younger {
+        (left_got, right_got)
+    } else {
+        (right_got, left_got)
+    };
+    assert!(
+        matches!(younger, Err(Error::Deadlock { .. })),
+        "{younger:?}"
+    );
+    older.unwrap();
+    drop((left, right, client));
     cluster.stop().await;
 }
 

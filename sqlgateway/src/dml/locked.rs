@@ -6,7 +6,7 @@
 //! against what is there: the transaction layer proves the rest, or the statement
 //! starts over. SKIP LOCKED takes rows one by one, without waiting, until it has as
 //! many as were asked for; what it has looked at is not part of what the transaction
-//! has read, the rows that it took apart, so that workers on one queue do not conflict
+//! has read, but for the rows that it took, so that workers on one queue do not conflict
 //! over each other's rows. So it may look at nothing but that one table.
 
 use super::codec::TableCodec;

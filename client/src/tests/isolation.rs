@@ -231,3 +231,63 @@ async fn the_past_is_read_and_nothing_ahead_of_it() {
         assert!(matches!(client.begin(wrong), Err(Error::Invalid { .. })));
     }
 }
+
+/// X4: the lock was lost between two reads of the key, and the second one found what
+/// another had made of it.
+#[tokio::test]
+async fn x4_a_second_lock_does_not_hide_the_loss_of_the_first() {
+    let (fake, client) = Fake::start(&[], LONG);
+    set(&client, &[("a", "0")]).await;
+    let txn = at_level(&client, Isolation::ReadCommitted);
+    let shared = LockOptions {
+        shared: true,
+        ..LockOptions::default()
+    };
+    txn.locking_get(&[b("a")], None, shared).await.unwrap();
+    fake.0.lock().locks.clear();
+    set(&client, &[("a", "1")]).await;
+    let txn = txn.begin_statement().await.unwrap();
+    assert_eq!(lock(&txn, "a").await.unwrap(), Some(b("1")));
+    put(&txn, "a", "2");
+    is_conflict(txn.commit().await, "a");
+}
+
+/// X4: what was read under locks by several statements held together, also when
+/// nothing is written.
+#[tokio::test]
+async fn x4_locks_are_proven_when_nothing_is_written() {
+    for change in [false, true] {
+        let (fake, client) = Fake::start(&[], LONG);
+        set(&client, &[("a", "100"), ("b", "100")]).await;
+        let txn = at_level(&client, Isolation::ReadCommitted);
+        lock(&txn, "a").await.unwrap();
+        fake.0.lock().locks.clear();
+        if change {
+            set(&client, &[("a", "50"), ("b", "150")]).await;
+        }
+        let txn = txn.begin_statement().await.unwrap();
+        lock(&txn, "b").await.unwrap();
+        match change {
+            true => is_conflict(txn.commit().await, "a"),
+            false => drop(txn.commit().await.unwrap()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_snapshot_of_repeatable_read_stays_behind_a_change_of_the_schema() {
+    for read_first in [true, false] {
+        let (_fake, client) = Fake::start(&[], LONG);
+        set(&client, &[("a", "5"), ("catalog", "1")]).await;
+        let txn = at_level(&client, Isolation::RepeatableRead);
+        match read_first {
+            true => drop(read(&txn, "a").await),
+            false => put(&txn, "a", "6"),
+        }
+        set(&client, &[("a", "7")]).await;
+        set(&client, &[("catalog", "2")]).await;
+        let txn = txn.serialize().await;
+        // Moves r above both, over what was read and written before.
+        is_conflict(lock(&txn, "catalog").await, "a");
+    }
+}

@@ -181,7 +181,8 @@ impl Inner {
             return Vec::new();
         }
         let state = self.state.lock();
-        let written = state.buffer.range(&Span::default());
+        let all = Span::default();
+        let written = state.buffer.range(&all);
         let parts = written.map(|(key, entry)| ReadPart {
             table: entry.table,
             span: Span::point(key),

@@ -257,6 +257,8 @@ fn the_past_is_read_as_it_was() {
         ] {
             assert_eq!(code(&client, wrong).await, sqlstate, "{wrong}");
         }
+        let several = format!("SELECT * FROM t {as_of}; SELECT * FROM t");
+        assert_eq!(code(&client, &several).await, "25001");
         run(&client, &format!("BEGIN {as_of}")).await;
         assert_eq!(code(&client, "DELETE FROM t").await, "25006");
         assert_eq!(code(&client, "SELECT 1").await, "25P02");
@@ -419,7 +421,17 @@ fn rows_that_a_query_finds_can_be_locked() {
         assert_eq!(rows(&one, "SELECT * FROM bare FOR UPDATE").await, ["x"]);
         let of = "SELECT b.v, j.id FROM bare b JOIN jobs j ON j.id = 1 FOR UPDATE OF j";
         assert_eq!(rows(&one, of).await, ["x 1"]);
+        run(
+            &one,
+            "CREATE TABLE f (id int PRIMARY KEY, x float8); INSERT INTO f VALUES (1, 'NaN')",
+        )
+        .await;
+        let nan = "SELECT id FROM f WHERE id > 0 FOR UPDATE SKIP LOCKED";
+        assert_eq!(rows(&one, nan).await, ["1"]);
         for wrong in [
+            "SELECT id FROM jobs j WHERE EXISTS (SELECT 1 FROM f) FOR UPDATE SKIP LOCKED",
+            "SELECT f.id FROM f JOIN jobs ON true FOR UPDATE OF f SKIP LOCKED",
+            "WITH jobs AS (SELECT id, 'x' AS state FROM f) SELECT * FROM jobs FOR UPDATE",
             "SELECT count(*) FROM jobs GROUP BY state FOR UPDATE",
             "SELECT DISTINCT state FROM jobs FOR UPDATE",
             "SELECT * FROM jobs a, jobs b FOR UPDATE",
@@ -432,6 +444,22 @@ fn rows_that_a_query_finds_can_be_locked() {
         let read_only = "BEGIN READ ONLY; SELECT * FROM jobs WHERE state > 'a' FOR UPDATE";
         assert_eq!(code(&one, read_only).await, "25006");
         run(&one, "ROLLBACK").await;
+        cluster.stop().await;
+    });
+}
+
+/// A block that begins anew before anything has come of it keeps its savepoints.
+#[test]
+fn savepoints_outlive_a_new_beginning() {
+    on_cluster(|cluster| async move {
+        let client = cluster.connect().await;
+        run(&client, "CREATE TABLE t (id int PRIMARY KEY, v int)").await;
+        run(&client, "INSERT INTO t VALUES (1, 0)").await;
+        for again in ["", "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;"] {
+            run(&client, &format!("BEGIN; SAVEPOINT s; {again}")).await;
+            run(&client, "UPDATE t SET v = 1; ROLLBACK TO s; COMMIT").await;
+            assert_eq!(rows(&client, "SELECT v FROM t").await, ["0"], "{again}");
+        }
         cluster.stop().await;
     });
 }

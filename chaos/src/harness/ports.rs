@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use lineradb_common::random;
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 
 /// Free ports are taken from here: below those that Linux gives to outgoing
@@ -10,7 +12,11 @@ const FREE: std::ops::Range<u16> = 10_000..30_000;
 /// Draws until a free port must have been met.
 const DRAWS: usize = 1_000;
 
-/// Hands out ports, none twice: each is held until all are chosen.
+/// Ports that this process has handed out: clusters that start side by side, and
+/// services that are down for a while, keep theirs.
+static HANDED_OUT: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
+/// Hands out ports: each is held until all are chosen.
 pub(super) struct Ports {
     well_known: bool,
     taken: Vec<TcpListener>,
@@ -41,7 +47,10 @@ impl Ports {
 fn free() -> Result<TcpListener> {
     for _ in 0..DRAWS {
         let port = FREE.start + random::below(u64::from(FREE.end - FREE.start)) as u16;
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+        let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) else {
+            continue;
+        };
+        if HANDED_OUT.lock().insert(port) {
             return Ok(listener);
         }
     }

@@ -203,6 +203,9 @@ impl Session {
         modes: &TransactionModes,
         session: bool,
     ) -> Result<()> {
+        if let Some(level) = &modes.isolation {
+            isolation_of(level)?;
+        }
         if session {
             if let Some(level) = &modes.isolation {
                 self.settings.default_isolation = level.clone();

@@ -201,12 +201,14 @@ mod tests {
     fn memory_comes_back_when_nobody_points_into_it_and_not_before() {
         let pool = Arc::new(ChunkPool::new(CHUNK_BYTES_MAX));
         let arena = Arena::new(Arc::downgrade(&pool));
-        // As large as all small chunks together: the next is a huge page.
-        let mut piece = arena.allocate(60_000);
-        while !(piece.0.as_ptr() as usize).is_multiple_of(CHUNK_BYTES_MAX) {
-            piece = arena.allocate(60_000);
-        }
-        let (start, chunk) = piece;
+        // The first piece of the first huge page.
+        let (start, chunk) = loop {
+            let (start, chunk) = arena.allocate(60_000);
+            // SAFETY: chunks live as long as the arena.
+            if unsafe { chunk.as_ref() }.memory.bytes() == CHUNK_BYTES_MAX {
+                break (start, chunk);
+            }
+        };
         // SAFETY: the piece has three bytes, written here and never again.
         let pinned = unsafe {
             start.as_ptr().copy_from(b"abc".as_ptr(), 3);
@@ -218,15 +220,11 @@ mod tests {
         drop(pinned);
         assert_eq!(pool.bytes(), CHUNK_BYTES_MAX);
         // The next one writes over it, and outlives the pool.
-        let arena = Arena::new(Arc::downgrade(&pool));
-        let mut again = arena.allocate(60_000).0;
-        while !(again.as_ptr() as usize).is_multiple_of(CHUNK_BYTES_MAX) {
-            again = arena.allocate(60_000).0;
-        }
-        assert_eq!(again, start);
+        let again = pool.take(CHUNK_BYTES_MAX, ALIGN);
+        assert_eq!(again.start(), start);
         drop(pool);
-        // SAFETY: as above.
-        unsafe { again.as_ptr().write_bytes(7, 60_000) };
+        // SAFETY: as above; the memory is `again`'s.
+        unsafe { again.start().as_ptr().write_bytes(7, CHUNK_BYTES_MAX) };
     }
 
     #[test]

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 /// Between two faults, for the cluster to recover in.
 const QUIET_MS: std::ops::Range<u64> = 1_000..4_000;
-/// How long a fault lasts: from below the time after which others notice to
-/// well above it.
-const LASTS_MS: std::ops::Range<u64> = 500..8_000;
+/// How long a fault lasts: either shorter than it takes others to notice and to
+/// do something about it, or longer.
+const LASTS_MS: [std::ops::Range<u64>; 2] = [500..3_000, 3_000..12_000];
 /// How long bytes take on a slow link.
 const DELAY_MS: std::ops::Range<u64> = 5..150;
 
@@ -196,10 +196,12 @@ impl Iterator for Plan {
     type Item = Strike;
 
     fn next(&mut self) -> Option<Strike> {
+        let [short, long] = LASTS_MS;
+        let lasts = if self.chance.random() { short } else { long };
         Some(Strike {
             quiet: self.duration(QUIET_MS),
             fault: self.fault()?,
-            lasts: self.duration(LASTS_MS),
+            lasts: self.duration(lasts),
         })
     }
 }

@@ -15,8 +15,9 @@ use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, NoTls, Row, Statement};
 
-/// A statement without an answer for so long is given up.
-pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(4);
+/// A statement without an answer for so long is given up: longer than it takes a
+/// gateway to find out that a leader is lost, and its successor.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A gateway that does not let somebody in for so long is passed over.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long [`connect`] tries.

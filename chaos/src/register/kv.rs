@@ -14,7 +14,9 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 /// What a server is given, so that it answers before it is given up.
-const SERVER_TIMEOUT: Duration = Duration::from_secs(3);
+const SERVER_TIMEOUT: Duration = Duration::from_secs(9);
+/// A kvnode that does not let somebody in for so long is passed over.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Metadata by which a kvnode says in a word what went wrong.
 const ERROR_WORD: &str = "lineradb-error";
 
@@ -74,7 +76,7 @@ impl Kv {
 
 async fn connect(address: SocketAddr) -> Option<KvClient<Channel>> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
-    let connected = tokio::time::timeout(STATEMENT_TIMEOUT, endpoint.connect()).await;
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect()).await;
     Some(KvClient::new(connected.ok()?.ok()?))
 }
 

@@ -1,11 +1,57 @@
 //! Changes over several shards, page by page, with faults and splits under way.
 
-use super::fake::{Fake, Fault, Record};
+use super::fake::{Fake, Fault, Record, Store};
 use super::*;
 use crate::{ChangesOptions, ChangesPage, Error, Stretch};
 use lineradb_common::clock::{deadline_after, wait_past};
 use lineradb_common::{Position, Timestamp};
-use lineradb_proto::shard::v1::ErrorCode;
+use lineradb_proto::shard::v1::{self as pb, ErrorCode};
+
+impl Store {
+    /// The next changes of a span, two at most.
+    pub fn changes(&self, span: &Span, asked: &pb::Changes) -> pb::ChangesReply {
+        let after = asked.after.clone().unwrap_or_default();
+        let mut changes: Vec<pb::Change> = { self.data.iter() }
+            .filter(|((key, at), _)| {
+                let known = at.0 < after.timestamp
+                    || at.0 == after.timestamp && after.key.as_ref().is_none_or(|last| key <= last);
+                span.contains(key) && !known && at.0 <= asked.to_ts
+            })
+            .map(|((key, at), version)| pb::Change {
+                key: key.clone(),
+                timestamp: at.0,
+                value: version.value.clone(),
+                previous: None,
+            })
+            .collect();
+        changes.sort_by(|a, b| (a.timestamp, &a.key).cmp(&(b.timestamp, &b.key)));
+        let mut until = pb::ChangePosition {
+            timestamp: asked.to_ts,
+            key: None,
+        };
+        if changes.len() > 2 {
+            changes.truncate(2);
+            until = pb::ChangePosition {
+                timestamp: changes[1].timestamp,
+                key: Some(changes[1].key.clone()),
+            };
+        }
+        let later = self
+            .data
+            .keys()
+            .any(|(key, at)| span.contains(key) && at.0 > asked.to_ts);
+        pb::ChangesReply {
+            changes,
+            until: Some(until),
+            recent: Some(pb::RecentWrites {
+                epoch: 1,
+                from: None,
+                seen: asked.to_ts,
+            }),
+            later,
+        }
+    }
+}
 
 fn from(timestamp: Timestamp) -> Vec<Stretch> {
     vec![Stretch {

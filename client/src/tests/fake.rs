@@ -46,7 +46,7 @@ type Matcher = Box<dyn Fn(&request::Body) -> bool + Send>;
 
 #[derive(Clone, Debug)]
 pub struct Version {
-    value: Option<Bytes>,
+    pub value: Option<Bytes>,
     pub writer: Bytes,
 }
 
@@ -260,50 +260,6 @@ impl Store {
             .iter()
             .find(|((k, ts), v)| span.contains(k) && ts.0 > from && ts.0 <= to && v.writer != *txn)
             .map(|((k, _), _)| k.clone())
-    }
-
-    /// The next changes of a span, two at most.
-    pub fn changes(&self, span: &Span, asked: &Changes) -> ChangesReply {
-        let after = asked.after.clone().unwrap_or_default();
-        let mut changes: Vec<Change> = { self.data.iter() }
-            .filter(|((key, at), _)| {
-                let known = at.0 < after.timestamp
-                    || at.0 == after.timestamp && after.key.as_ref().is_none_or(|last| key <= last);
-                span.contains(key) && !known && at.0 <= asked.to_ts
-            })
-            .map(|((key, at), version)| Change {
-                key: key.clone(),
-                timestamp: at.0,
-                value: version.value.clone(),
-                previous: None,
-            })
-            .collect();
-        changes.sort_by(|a, b| (a.timestamp, &a.key).cmp(&(b.timestamp, &b.key)));
-        let mut until = ChangePosition {
-            timestamp: asked.to_ts,
-            key: None,
-        };
-        if changes.len() > 2 {
-            changes.truncate(2);
-            until = ChangePosition {
-                timestamp: changes[1].timestamp,
-                key: Some(changes[1].key.clone()),
-            };
-        }
-        let later = self
-            .data
-            .keys()
-            .any(|(key, at)| span.contains(key) && at.0 > asked.to_ts);
-        ChangesReply {
-            changes,
-            until: Some(until),
-            recent: Some(RecentWrites {
-                epoch: 1,
-                from: None,
-                seen: asked.to_ts,
-            }),
-            later,
-        }
     }
 
     /// Checks writes and answers the smallest timestamp at which they may take

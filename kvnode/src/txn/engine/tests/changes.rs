@@ -314,7 +314,7 @@ fn versions(world: &World) -> Vec<(u64, Bytes, Option<Bytes>)> {
 #[tokio::test]
 async fn random_histories_are_told_whole_in_order_and_once() {
     let (mut count, mut listed) = (0, 0);
-    for seed in 1..=25 {
+    for seed in 1..=12 {
         let world = random::world(seed, Rules::default());
         let stop = Arc::new(AtomicBool::new(false));
         let start = world.shard.now();
@@ -361,7 +361,7 @@ async fn random_histories_are_told_whole_in_order_and_once() {
         listed += follower.listed;
     }
     assert!(
-        count > 500 && listed > 100,
+        count > 250 && listed > 50,
         "{count} changes, {listed} by list"
     );
 }

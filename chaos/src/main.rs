@@ -75,7 +75,7 @@ struct RunArguments {
     #[arg(long)]
     seed: Option<u64>,
     /// Concurrent clients.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u16).range(1..))]
     clients: u16,
     /// Number of kvnodes.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]

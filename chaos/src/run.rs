@@ -57,14 +57,14 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
-    /// A run with eight clients of a cluster of three kvnodes and two gateways.
+    /// A run with twelve clients of a cluster of three kvnodes and two gateways.
     pub fn new(workload: Name, faults: &[faults::Kind], root: &Path) -> Self {
         RunOptions {
             workload,
             faults: faults.to_vec(),
             length: Duration::from_secs(60),
             seed: lineradb_common::random::below(u64::from(u32::MAX)),
-            clients: 8,
+            clients: 12,
             kvnodes: 3,
             gateways: 2,
             measured_clocks: false,

@@ -210,12 +210,17 @@ async fn in_time<T>(statement: impl Future<Output = Result<T, Error>>) -> Option
         .ok()
 }
 
-/// Sessions one after the other, each at the next gateway: who was not served
-/// well goes elsewhere.
+/// A client turns to the next server after so many operations: else all would
+/// gather where nothing has gone wrong yet, and nobody would ask a server that
+/// the others have lost.
+pub const STAY: usize = 50;
+
+/// Sessions one after the other, each at the next gateway.
 pub struct Sessions {
     urls: Vec<String>,
     next: usize,
     current: Option<Session>,
+    served: usize,
 }
 
 impl Sessions {
@@ -225,13 +230,17 @@ impl Sessions {
             urls,
             next: first,
             current: None,
+            served: 0,
         }
     }
 
-    /// Connects unless it is; false when the gateway whose turn it is lets
+    /// Before each operation: connects unless it is; false when the gateway whose turn it is lets
     /// nobody in.
     pub async fn ready(&mut self) -> bool {
-        if self.current.as_ref().is_none_or(Session::is_over) {
+        self.served += 1;
+        let stays = self.served <= STAY;
+        if self.current.as_ref().is_none_or(|s| s.is_over() || !stays) {
+            self.served = 0;
             self.current = None;
             let url = &self.urls[self.next % self.urls.len()];
             self.next += 1;

@@ -37,6 +37,8 @@ const STEPS_MAX: usize = 5;
 const SCANS: u32 = 10;
 /// One in so many reads by key takes a lock.
 const LOCKS: u32 = 6;
+/// One in so many clients only reads, without locks: it goes on where writes hang.
+const READERS: usize = 4;
 
 /// The workload.
 pub struct Append {
@@ -79,6 +81,7 @@ impl Workload for Append {
     fn client(&self, cluster: &Cluster, number: usize) -> Appender {
         Appender {
             sessions: Sessions::new(cluster.pg_urls(), number),
+            only_reads: number % READERS == READERS - 1,
             appended: self.appended.clone(),
             chance: StdRng::seed_from_u64(self.seed.wrapping_add(number as u64)),
         }
@@ -151,6 +154,7 @@ impl Operation {
 /// A client.
 pub struct Appender {
     sessions: Sessions,
+    only_reads: bool,
     appended: Arc<AtomicI64>,
     chance: StdRng,
 }
@@ -159,13 +163,13 @@ impl Appender {
     fn draw_step(&mut self) -> Step {
         let lists = in_use(self.appended.load(Ordering::Relaxed));
         let list = self.chance.random_range(lists);
-        if self.chance.random() {
+        if !self.only_reads && self.chance.random() {
             let number = self.appended.fetch_add(1, Ordering::Relaxed) + 1;
             return Step::Append { list, number };
         }
         Step::Read {
             list,
-            locking: self.chance.random_ratio(1, LOCKS),
+            locking: !self.only_reads && self.chance.random_ratio(1, LOCKS),
         }
     }
 }

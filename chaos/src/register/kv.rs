@@ -3,7 +3,7 @@
 
 use super::Request;
 use crate::linear::{Action, Answer, Value};
-use crate::sql::{Failure, STATEMENT_TIMEOUT};
+use crate::sql::{Failure, STATEMENT_TIMEOUT, STAY};
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use lineradb_proto::kv::v1::kv_client::KvClient;
@@ -25,6 +25,7 @@ pub(super) struct Kv {
     addresses: Vec<SocketAddr>,
     next: usize,
     client: Option<KvClient<Channel>>,
+    served: usize,
 }
 
 impl Kv {
@@ -33,11 +34,14 @@ impl Kv {
             addresses,
             next: first,
             client: None,
+            served: 0,
         }
     }
 
     pub(super) async fn ready(&mut self) -> bool {
-        if self.client.is_none() {
+        self.served += 1;
+        if self.client.is_none() || self.served > STAY {
+            self.served = 0;
             let address = self.addresses[self.next % self.addresses.len()];
             self.next += 1;
             self.client = connect(address).await;

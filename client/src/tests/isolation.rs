@@ -3,16 +3,30 @@
 use super::fake::Fake;
 use super::*;
 use crate::{Error, Isolation, LockOptions, TableVersion};
-use lineradb_common::TableId;
+use lineradb_common::clock::wait_past;
+use lineradb_common::{TableId, Timestamp};
 
 const WEAK: [Isolation; 2] = [Isolation::RepeatableRead, Isolation::ReadCommitted];
 
-fn at_level(client: &Client, isolation: Isolation) -> Transaction {
+/// What is written from now on is younger than this.
+async fn passed(client: &Client, at: Timestamp) {
+    wait_past(&**client.clock(), at).await.unwrap();
+}
+
+async fn at_level(client: &Client, isolation: Isolation) -> Transaction {
     let options = TransactionOptions {
         isolation,
         ..TransactionOptions::default()
     };
-    client.begin(options).unwrap()
+    let txn = client.begin(options).unwrap();
+    passed(client, txn.read_timestamp()).await;
+    txn
+}
+
+async fn statement(client: &Client, txn: &Transaction) -> Transaction {
+    let txn = txn.begin_statement().await.unwrap();
+    passed(client, txn.read_timestamp()).await;
+    txn
 }
 
 async fn read(txn: &Transaction, key: &str) -> Option<Bytes> {
@@ -40,7 +54,7 @@ async fn x0_repeatable_read_writes_no_key_that_changed_since_its_snapshot() {
         let (fake, client) = Fake::start(&["m"], LONG);
         set(&client, &[("a", "0"), ("b", "0"), ("z", "0")]).await;
         eventually("intents are resolved", || fake.intents() == 0).await;
-        let txn = at_level(&client, Isolation::RepeatableRead);
+        let txn = at_level(&client, Isolation::RepeatableRead).await;
         assert_eq!(read(&txn, "a").await, Some(b("0")));
         set(&client, &[("a", "1")]).await;
         assert_eq!(read(&txn, "a").await, Some(b("0")));
@@ -65,7 +79,10 @@ async fn below_serializable_what_was_read_may_change() {
     for isolation in WEAK {
         let (_fake, client) = Fake::start(&["m"], LONG);
         set(&client, &[("a", "on"), ("z", "on")]).await;
-        let (one, two) = (at_level(&client, isolation), at_level(&client, isolation));
+        let (one, two) = (
+            at_level(&client, isolation).await,
+            at_level(&client, isolation).await,
+        );
         for txn in [&one, &two] {
             txn.multi_get(&[b("a"), b("z")], None).await.unwrap();
         }
@@ -80,21 +97,21 @@ async fn below_serializable_what_was_read_may_change() {
 async fn each_statement_of_read_committed_has_a_snapshot_of_its_own() {
     let (_fake, client) = Fake::start(&[], LONG);
     set(&client, &[("a", "0"), ("b", "0")]).await;
-    let txn = at_level(&client, Isolation::ReadCommitted);
-    let first = txn.begin_statement().await.unwrap();
+    let txn = at_level(&client, Isolation::ReadCommitted).await;
+    let first = statement(&client, &txn).await;
     assert_eq!(read(&first, "a").await, Some(b("0")));
     set(&client, &[("a", "1"), ("b", "1")]).await;
     assert_eq!(read(&first, "b").await, Some(b("0")));
-    let second = txn.begin_statement().await.unwrap();
+    let second = statement(&client, &txn).await;
     assert!(second.read_timestamp() > first.read_timestamp());
     assert_eq!(read(&second, "a").await, Some(b("1")));
     // A cursor of the first goes on where it began.
     let pairs = first.scan(all(), Default::default(), None).await.unwrap();
     assert!(pairs.iter().all(|(_, value)| value == "0"), "{pairs:?}");
     // At the other levels nothing moves.
-    let txn = at_level(&client, Isolation::RepeatableRead);
+    let txn = at_level(&client, Isolation::RepeatableRead).await;
     let before = txn.read_timestamp();
-    let second = txn.begin_statement().await.unwrap();
+    let second = statement(&client, &txn).await;
     assert_eq!(second.read_timestamp(), before);
 }
 
@@ -103,8 +120,8 @@ async fn a_locking_read_that_finds_a_younger_version_is_a_conflict() {
     let (fake, client) = Fake::start(&[], LONG);
     set(&client, &[("a", "0")]).await;
     let (snapshot, statements) = (
-        at_level(&client, Isolation::RepeatableRead),
-        at_level(&client, Isolation::ReadCommitted),
+        at_level(&client, Isolation::RepeatableRead).await,
+        at_level(&client, Isolation::ReadCommitted).await,
     );
     set(&client, &[("a", "1")]).await;
     is_conflict(lock(&snapshot, "a").await, "a");
@@ -112,7 +129,7 @@ async fn a_locking_read_that_finds_a_younger_version_is_a_conflict() {
     eventually("locks are released", || fake.locks() == 0).await;
     is_conflict(lock(&statements, "a").await, "a");
     // The statement is run again: the lock is there already, the row in sight.
-    let again = statements.begin_statement().await.unwrap();
+    let again = statement(&client, &statements).await;
     assert_eq!(lock(&again, "a").await.unwrap(), Some(b("1")));
     put(&again, "a", "2");
     again.commit().await.unwrap();
@@ -136,14 +153,14 @@ async fn x4_a_key_that_was_only_locked_has_not_changed_at_commit() {
         ] {
             let (fake, client) = Fake::start(&["m"], LONG);
             set(&client, &[("a", "0")]).await;
-            let txn = at_level(&client, isolation);
+            let txn = at_level(&client, isolation).await;
             assert_eq!(lock(&txn, "a").await.unwrap(), Some(b("0")));
             fake.0.lock().locks.clear();
             if change {
                 set(&client, &[("a", "1")]).await;
             }
             for _ in 0..statements {
-                txn.begin_statement().await.unwrap();
+                statement(&client, &txn).await;
             }
             // A younger reader pushes the write, so that it has to look.
             value(&client, written).await;
@@ -168,12 +185,12 @@ async fn s1_the_schema_of_what_was_only_read_holds_at_commit() {
                 table: TableId(7),
                 version: 1,
             });
-            let txn = at_level(&client, isolation);
+            let txn = at_level(&client, isolation).await;
             txn.get(b"a", table).await.unwrap();
             let now = client.clock().now().unwrap().latest.raw();
             fake.0.lock().schemas.insert(7, vec![(1, 1), (now, 2)]);
             for _ in 0..statements {
-                txn.begin_statement().await.unwrap();
+                statement(&client, &txn).await;
             }
             value(&client, "z").await;
             put(&txn, "z", "1");
@@ -190,9 +207,9 @@ async fn s1_the_schema_of_what_was_only_read_holds_at_commit() {
 async fn what_follows_a_change_of_the_schema_is_serializable() {
     let (_fake, client) = Fake::start(&["m"], LONG);
     set(&client, &[("a", "0"), ("b", "0")]).await;
-    let txn = at_level(&client, Isolation::ReadCommitted);
+    let txn = at_level(&client, Isolation::ReadCommitted).await;
     read(&txn, "a").await;
-    let txn = txn.begin_statement().await.unwrap().serialize().await;
+    let txn = statement(&client, &txn).await.serialize().await;
     read(&txn, "b").await;
     set(&client, &[("a", "1")]).await;
     value(&client, "z").await;
@@ -200,12 +217,12 @@ async fn what_follows_a_change_of_the_schema_is_serializable() {
     // What was read before may change.
     txn.commit().await.unwrap();
 
-    let txn = at_level(&client, Isolation::ReadCommitted);
-    let txn = txn.begin_statement().await.unwrap().serialize().await;
+    let txn = at_level(&client, Isolation::ReadCommitted).await;
+    let txn = statement(&client, &txn).await.serialize().await;
     let before = txn.read_timestamp();
     read(&txn, "b").await;
     set(&client, &[("b", "1")]).await;
-    let txn = txn.begin_statement().await.unwrap();
+    let txn = statement(&client, &txn).await;
     assert_eq!(txn.read_timestamp(), before);
     value(&client, "z").await;
     put(&txn, "z", "2");
@@ -217,6 +234,7 @@ async fn the_past_is_read_and_nothing_ahead_of_it() {
     let (_fake, client) = Fake::start(&[], LONG);
     set(&client, &[("a", "0")]).await;
     let then = client.clock().now().unwrap().earliest;
+    passed(&client, then).await;
     set(&client, &[("a", "1")]).await;
     let options = |at, read_only| TransactionOptions {
         read_at: Some(at),
@@ -238,7 +256,7 @@ async fn the_past_is_read_and_nothing_ahead_of_it() {
 async fn x4_a_second_lock_does_not_hide_the_loss_of_the_first() {
     let (fake, client) = Fake::start(&[], LONG);
     set(&client, &[("a", "0")]).await;
-    let txn = at_level(&client, Isolation::ReadCommitted);
+    let txn = at_level(&client, Isolation::ReadCommitted).await;
     let shared = LockOptions {
         shared: true,
         ..LockOptions::default()
@@ -246,7 +264,7 @@ async fn x4_a_second_lock_does_not_hide_the_loss_of_the_first() {
     txn.locking_get(&[b("a")], None, shared).await.unwrap();
     fake.0.lock().locks.clear();
     set(&client, &[("a", "1")]).await;
-    let txn = txn.begin_statement().await.unwrap();
+    let txn = statement(&client, &txn).await;
     assert_eq!(lock(&txn, "a").await.unwrap(), Some(b("1")));
     put(&txn, "a", "2");
     is_conflict(txn.commit().await, "a");
@@ -259,13 +277,13 @@ async fn x4_locks_are_proven_when_nothing_is_written() {
     for change in [false, true] {
         let (fake, client) = Fake::start(&[], LONG);
         set(&client, &[("a", "100"), ("b", "100")]).await;
-        let txn = at_level(&client, Isolation::ReadCommitted);
+        let txn = at_level(&client, Isolation::ReadCommitted).await;
         lock(&txn, "a").await.unwrap();
         fake.0.lock().locks.clear();
         if change {
             set(&client, &[("a", "50"), ("b", "150")]).await;
         }
-        let txn = txn.begin_statement().await.unwrap();
+        let txn = statement(&client, &txn).await;
         lock(&txn, "b").await.unwrap();
         match change {
             true => is_conflict(txn.commit().await, "a"),
@@ -279,7 +297,7 @@ async fn the_snapshot_of_repeatable_read_stays_behind_a_change_of_the_schema() {
     for read_first in [true, false] {
         let (_fake, client) = Fake::start(&[], LONG);
         set(&client, &[("a", "5"), ("catalog", "1")]).await;
-        let txn = at_level(&client, Isolation::RepeatableRead);
+        let txn = at_level(&client, Isolation::RepeatableRead).await;
         match read_first {
             true => drop(read(&txn, "a").await),
             false => put(&txn, "a", "6"),

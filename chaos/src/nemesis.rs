@@ -91,8 +91,9 @@ fn alive(cluster: &mut Cluster, peer: Peer) -> Option<&mut Service> {
 /// Those that have ended by themselves, with the ends of their logs.
 fn dead(cluster: &mut Cluster) -> Vec<String> {
     let dead = cluster.services().filter_map(|service| {
-        let died = service.has_died();
-        died.then(|| format!("{} ended by itself:\n{}", service.name, service.log_tail()))
+        let status = service.ended()?;
+        let (name, log) = (&service.name, service.log_tail());
+        Some(format!("{name} ended by itself, {status}:\n{log}"))
     });
     dead.collect()
 }

@@ -7,7 +7,7 @@ use lineradb_common::clock::deadline_after;
 use std::fs::OpenOptions;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,7 +97,7 @@ impl Service {
     ///
     /// # Errors
     /// When it was not running.
-    pub fn terminate(&mut self) -> Result<std::process::ExitStatus> {
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
         self.signal(libc::SIGTERM)?;
         Ok(self.take()?.wait()?)
     }
@@ -150,9 +150,9 @@ impl Service {
         }
     }
 
-    /// True if the process was started and has ended by itself since.
-    pub fn has_died(&mut self) -> bool {
-        self.child.is_some() && !self.is_running()
+    /// How the process has ended, if that was by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().ok()?
     }
 
     /// Waits until `/readyz` answers 200.

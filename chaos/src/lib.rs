@@ -10,7 +10,7 @@
 //! * [`bank`]: transfers between accounts; [`append`]: transactions over lists,
 //!   checked for strict serializability; [`register`]: single keys, checked for
 //!   linearizability by [`linear`].
-//! * [`run`] puts one of each together.
+//! * [`run`] puts one of each together; [`timeline`] draws what came of it.
 //!
 //! Nothing here reaches into a process: what a test sees is what a user sees.
 
@@ -25,4 +25,5 @@ pub mod proxy;
 pub mod register;
 pub mod run;
 pub mod sql;
+pub mod timeline;
 pub mod workload;

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use lineradb_chaos::faults;
 use lineradb_chaos::harness::{Cluster, ClusterOptions};
-use lineradb_chaos::run::{self, HISTORY, Name, Report, RunOptions};
+use lineradb_chaos::run::{self, HISTORY, Name, Report, RunOptions, TIMELINE};
 use lineradb_chaos::workload::Verdict;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -171,7 +171,7 @@ async fn run_workload(arguments: RunArguments) -> Result<ExitCode> {
         return Ok(ExitCode::from(USAGE));
     }
     println!(
-        "seed {}; data, logs and {HISTORY} in {}",
+        "seed {}; data, logs, {HISTORY} and {TIMELINE} in {}",
         options.seed,
         options.root.display()
     );
@@ -192,6 +192,14 @@ fn print(report: &Report) -> ExitCode {
         counts.strikes,
         counts.longest_gap.as_secs_f64()
     );
+    for outage in &report.outages {
+        println!(
+            "{:>7.1} s  {:<40} longest pause {:.2} s",
+            outage.at.as_secs_f64(),
+            outage.fault,
+            outage.longest_pause.as_secs_f64()
+        );
+    }
     for (count, example) in counts.reasons.values() {
         println!("{count:>8}  {example}");
     }

@@ -7,6 +7,7 @@ use crate::harness::{Cluster, ClusterOptions};
 use crate::history::{self, Event, History, Kind};
 use crate::nemesis;
 use crate::register::Registers;
+use crate::timeline::{self, Outage};
 use crate::workload::{self, Processes, Verdict, Workload};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -19,6 +20,8 @@ use std::time::Duration;
 
 /// The file of the history, in a run's folder.
 pub const HISTORY: &str = "history.jsonl";
+/// The picture of it, beside that.
+pub const TIMELINE: &str = "timeline.svg";
 /// Clients that look at everything when a run is over.
 const CLOSERS: usize = 2;
 
@@ -80,6 +83,8 @@ pub struct Report {
     pub verdict: Verdict,
     /// What happened in numbers.
     pub counts: Counts,
+    /// What each fault cost.
+    pub outages: Vec<Outage>,
 }
 
 /// A history in numbers.
@@ -155,6 +160,7 @@ pub fn check(workload: Name, file: &Path) -> Result<Report> {
     Ok(Report {
         verdict,
         counts: Counts::of(&events),
+        outages: timeline::outages(&events),
     })
 }
 
@@ -175,10 +181,15 @@ async fn run_one<W: Workload>(workload: W, options: &RunOptions) -> Result<Repor
     let wrong = work(&workload, &mut cluster, options, &history).await?;
     let events = history.events()?;
     let counts = Counts::of(&events);
+    let outages = timeline::outages(&events);
+    let title = format!("{:?}, seed {}", options.workload, options.seed);
+    let picture = timeline::svg(&title, &events)?;
+    std::fs::write(options.root.join(TIMELINE), picture).context(TIMELINE)?;
     let verdict = spawn::blocking(move || W::check(&events)).await??;
     Ok(Report {
         verdict: with(wrong, verdict),
         counts,
+        outages,
     })
 }
 

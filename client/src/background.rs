@@ -203,6 +203,7 @@ async fn run(router: &Router, done: &mpsc::Sender<pb::RecordAt>, job: Job) {
         deadline: deadline_after(JOB_TIMEOUT),
         receipt: &receipt,
         contention: Contention::PATIENT,
+        past: false,
     };
     match job {
         Job::Release { txn, keys } => {
@@ -280,6 +281,7 @@ async fn put_down(router: &Router, record: pb::CommitRecord) -> bool {
         deadline: deadline_after(EXPLICIT_TIMEOUT),
         receipt: &receipt,
         contention: Contention::PATIENT,
+        past: false,
     };
     let anchor = record.txn.as_ref().map(|txn| txn.anchor.clone());
     let at = At::Key(anchor.unwrap_or_default());
@@ -325,6 +327,7 @@ async fn forget(router: Arc<Router>, mut finished: mpsc::Receiver<pb::RecordAt>)
             deadline: deadline_after(FORGET_TIMEOUT),
             receipt: &receipt,
             contention: Contention::PATIENT,
+            past: false,
         };
         let make = |_: &ShardDescriptor, records: &[pb::RecordAt]| {
             let forget = pb::ForgetRecords {
@@ -395,6 +398,7 @@ async fn beat(router: Weak<Router>, live: Weak<Mutex<HashMap<TxnId, Weak<dyn Ali
                     deadline: deadline_after(HEARTBEAT * 2),
                     receipt: &receipt,
                     contention: Contention::PATIENT,
+                    past: false,
                 };
                 to_each_shard(&router, keys, &context, || {
                     request::Body::HeartbeatLocks(pb::HeartbeatLocks {

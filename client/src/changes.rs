@@ -107,6 +107,7 @@ impl Client {
             deadline,
             receipt: &receipt,
             contention: Contention::PATIENT,
+            past: false,
         };
         let make = |_: &ShardDescriptor, stretches: &[Stretch]| {
             let stretch = stretches.first();
@@ -151,6 +152,7 @@ impl Client {
             deadline: deadline_after(wait * 2),
             receipt: &receipt,
             contention: Contention::PATIENT,
+            past: false,
         };
         let router = &self.0.router;
         let at = At::Key(stretch.span.start.clone());

@@ -3,6 +3,7 @@
 use crate::background::{self, Janitor, Job};
 use crate::backoff::Backoff;
 use crate::connection::Connections;
+use crate::history::{self, History};
 use crate::meta::MetaClient;
 use crate::metrics;
 use crate::router::Router;
@@ -15,6 +16,7 @@ use lineradb_common::clock::{ClusterClock, SharedClock, deadline_after};
 use lineradb_common::{ShardId, spawn};
 use lineradb_proto::meta::v1::SplitShardRequest;
 use lineradb_proto::shard::v1::ShardDescriptor;
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +34,9 @@ pub struct ClientOptions {
     pub synchronise: Option<Arc<ClusterClock>>,
     /// Nodes of this process.
     pub local: Option<LocalNodes>,
+    /// Where the process runs, as tiers (`region`, `zone`): the past is read from the
+    /// nearest replica.
+    pub locality: HashMap<String, String>,
     /// How long one operation (a read, a commit) may take before it answers
     /// `Unavailable`.
     pub operation_timeout: Duration,
@@ -46,6 +51,7 @@ impl ClientOptions {
             clock: clock.clone(),
             synchronise: Some(clock),
             local: None,
+            locality: HashMap::new(),
             operation_timeout: Duration::from_secs(10),
         }
     }
@@ -86,7 +92,11 @@ impl Client {
             spawn::task("clock", async move { meta.keep_synchronised(clock).await });
         }
         let connections = Connections::new(options.clock.clone(), options.local);
-        let router = Arc::new(Router::new(meta.clone(), connections));
+        let router = Arc::new(Router::new(
+            meta.clone(),
+            connections,
+            History::new(options.locality),
+        ));
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
         loop {
             match meta
@@ -129,6 +139,7 @@ impl Client {
     ) -> Client {
         metrics::declare();
         let janitor = background::start(router.clone());
+        history::keep_closed(&router);
         Client(Arc::new(Shared {
             router,
             clock,
@@ -252,13 +263,15 @@ impl Client {
             .deadline
             .unwrap_or_else(|| self.operation_deadline());
         let default_deadline = options.default_deadline || options.deadline.is_none();
+        let mut options = TransactionOptions {
+            deadline: Some(deadline),
+            default_deadline,
+            ..options
+        };
         let mut backoff = Backoff::contention();
         loop {
-            let transaction = self.begin(TransactionOptions {
-                deadline: Some(deadline),
-                default_deadline,
-                ..options.clone()
-            })?;
+            let transaction = self.begin(options.clone())?;
+            options.started = Some(transaction.started());
             let error = match self.run_once(&transaction, &f).await {
                 Ok(ran) => return Ok(ran),
                 Err(error) => error,

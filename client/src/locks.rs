@@ -49,6 +49,7 @@ impl Client {
             deadline: self.operation_deadline(),
             receipt: &receipt,
             contention: Contention::PATIENT,
+            past: false,
         };
         let make = |_: &ShardDescriptor, spans: &[Span]| {
             let list = pb::ListLocks {

@@ -25,6 +25,15 @@ pub static COMMIT_WAIT_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
     register(Histogram::with_opts(opts.buckets(buckets)).expect("constant"))
 });
 
+/// Reads of the past, by who answered: any replica, or the leader (L4).
+pub static PAST_READS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let opts = Opts::new(
+        "lineradb_past_reads_total",
+        "Requests that read the past, by who answered",
+    );
+    register(IntCounterVec::new(opts, &["by"]).expect("constant"))
+});
+
 /// The way of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -56,6 +65,9 @@ impl Way {
 pub fn declare() {
     for way in [Way::OneShard, Way::Parallel, Way::TwoRounds] {
         COMMITS.with_label_values(&[way.label()]);
+    }
+    for by in ["any_replica", "leader"] {
+        PAST_READS.with_label_values(&[by]);
     }
     LazyLock::force(&COMMIT_WAIT_SECONDS);
 }

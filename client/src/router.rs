@@ -16,8 +16,10 @@ use crate::backoff::Backoff;
 use crate::connection::Connections;
 use crate::contention::Contention;
 use crate::failure::{Effect, Failure};
+use crate::history::History;
 use crate::meta::MetaClient;
 use crate::receipt::Receipt;
+use crate::second_opinion::Opinions;
 use crate::service::TransportError;
 use crate::shard_map::{ShardMap, span_of};
 use crate::types::Span;
@@ -49,6 +51,8 @@ pub struct Context<'a> {
     pub receipt: &'a Receipt,
     /// What to do about foreign intents.
     pub contention: Contention,
+    /// It reads the past: any replica may answer (L4).
+    pub past: bool,
 }
 
 /// A message for a shard: what to do, and the schema versions that it was
@@ -91,17 +95,21 @@ pub struct Router {
     meta: MetaClient,
     map: RwLock<Arc<ShardMap>>,
     connections: Connections,
+    opinions: Opinions,
+    history: History,
     refreshes: AtomicU64,
     refreshing: tokio::sync::Mutex<()>,
 }
 
 impl Router {
-    /// A router with an empty map.
-    pub fn new(meta: MetaClient, connections: Connections) -> Self {
+    /// A router with an empty map, for a process that knows the past as `history`.
+    pub fn new(meta: MetaClient, connections: Connections, history: History) -> Self {
         Router {
             meta,
             map: RwLock::default(),
             connections,
+            opinions: Opinions::default(),
+            history,
             refreshes: AtomicU64::new(0),
             refreshing: tokio::sync::Mutex::new(()),
         }
@@ -120,6 +128,7 @@ impl Router {
     /// Takes over a whole map.
     pub fn merge_map(&self, map: &ClusterMap) {
         self.change_map(|m| m.merge_map(map));
+        self.opinions.retain(&self.map());
     }
 
     /// Asks the metaservice for the map; callers at the same time share one
@@ -149,6 +158,11 @@ impl Router {
         effect: Effect,
         context: &Context<'_>,
     ) -> Result<Reply, Failure> {
+        if context.past
+            && let Some(reply) = self.read_past(shard, message, context).await
+        {
+            return Ok(reply);
+        }
         let mut backoff = Backoff::routing();
         let mut turn = 0;
         let mut last = "not tried".to_owned();
@@ -171,12 +185,26 @@ impl Router {
                 shard_version: shard.version,
                 timeout_ms: now_left.as_millis().clamp(1, u128::from(u32::MAX)) as u32,
                 schema: message.1.clone(),
+                closed: None,
                 body: Some(message.0.clone()),
             };
             let address = self.map().address(replica).to_owned();
-            let watch = Stopwatch::start();
-            let answer = self.connections.node(&address).call(request).await;
             let node = replica.node_id;
+            let watch = Stopwatch::start();
+            let service = self.connections.node(&address);
+            let other =
+                self.opinions
+                    .other_leader(&current, node, || self.map(), &self.connections);
+            // Which waits for long by its nature, and is a hint (`changes.rs`).
+            let is_hint = matches!(message.0, request::Body::AwaitWrite(_));
+            let answer = tokio::select! {
+                biased;
+                answer = service.call(request) => answer.map_err(|error| (error, 0)),
+                leader = other, if !is_hint => {
+                    let why = format!("no answer, and node {leader} leads now");
+                    Err((TransportError::Lost(why), leader))
+                }
+            };
             match answer {
                 Ok(mut reply) => {
                     context.receipt.note(&reply, watch.elapsed());
@@ -243,13 +271,13 @@ impl Router {
                         _ => return Err(Failure::Refused(error)),
                     }
                 }
-                Err(TransportError::Lost(why)) if effect == Effect::Once => {
-                    self.change_leader(shard.shard_id, 0);
+                Err((TransportError::Lost(why), leader)) if effect == Effect::Once => {
+                    self.change_leader(shard.shard_id, leader);
                     return Err(Failure::Unknown(format!("node {node}: {why}")));
                 }
-                Err(TransportError::Lost(why) | TransportError::NotSent(why)) => {
+                Err((TransportError::Lost(why) | TransportError::NotSent(why), leader)) => {
                     last = format!("node {node}: {why}");
-                    self.change_leader(shard.shard_id, 0);
+                    self.change_leader(shard.shard_id, leader);
                     turn += 1;
                 }
             }
@@ -452,6 +480,16 @@ impl Router {
     /// The metaservice.
     pub fn meta(&self) -> &MetaClient {
         &self.meta
+    }
+
+    /// The way to the nodes.
+    pub(crate) fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
+    /// What is known of the past.
+    pub(crate) fn history(&self) -> &History {
+        &self.history
     }
 }
 

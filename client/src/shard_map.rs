@@ -14,6 +14,7 @@
 
 use crate::types::Span;
 use bytes::Bytes;
+use lineradb_common::locality;
 use lineradb_proto::meta::v1::ClusterMap;
 use lineradb_proto::shard::v1::{Replica, ShardDescriptor};
 use std::collections::{BTreeMap, HashMap};
@@ -33,6 +34,7 @@ pub struct ShardMap {
     shards: BTreeMap<Bytes, Arc<ShardDescriptor>>,
     starts: HashMap<u64, Bytes>,
     addresses: HashMap<u64, String>,
+    localities: Arc<HashMap<u64, HashMap<String, String>>>,
     revision: u64,
 }
 
@@ -120,6 +122,22 @@ impl ShardMap {
             .map_or(replica.address.as_str(), String::as_str)
     }
 
+    /// The replica nearest to `home`: that with which it shares the most tiers, of
+    /// several the leader. Where nothing is known of places, the leader.
+    pub fn nearest<'a>(
+        &self,
+        shard: &'a ShardDescriptor,
+        home: &HashMap<String, String>,
+    ) -> Option<&'a Replica> {
+        let shared = |replica: &Replica| {
+            let there = self.localities.get(&replica.node_id);
+            let tiers = there.map_or(0, |there| locality::shared(home, there));
+            (tiers, replica.node_id == shard.leader_node_id)
+        };
+        let best = shard.replicas.iter().max_by_key(|replica| shared(replica));
+        best.filter(|replica| shared(replica) != (0, false))
+    }
+
     /// Takes over a whole map of the metaservice. What nodes said since may be
     /// newer and then stays. True when something changed.
     pub fn merge_map(&mut self, map: &ClusterMap) -> bool {
@@ -129,6 +147,10 @@ impl ShardMap {
         let mut next = ShardMap {
             revision: map.revision,
             addresses: self.addresses.clone(),
+            localities: { map.nodes.iter() }
+                .map(|node| (node.node_id, node.locality.clone()))
+                .collect::<HashMap<_, _>>()
+                .into(),
             ..ShardMap::default()
         };
         for node in &map.nodes {

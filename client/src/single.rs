@@ -39,6 +39,7 @@ impl Client {
             deadline: deadline.map_or(usual, |d| d.min(usual)),
             receipt: &receipt,
             contention: Contention::PATIENT,
+            past: false,
         };
         let make = |_: &ShardDescriptor| {
             let get = pb::Get {

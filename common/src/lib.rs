@@ -12,6 +12,7 @@ pub mod error;
 pub mod ids;
 pub mod keys;
 pub mod limits;
+pub mod locality;
 pub mod position;
 pub mod random;
 pub mod spawn;

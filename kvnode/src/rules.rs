@@ -23,6 +23,12 @@ pub enum Rule {
     /// L3: what a write reads at its timestamp is not above what the next
     /// leader respects.
     EffectsReadable,
+    /// L4: nothing is written at or below a closed timestamp.
+    ClosedIsFloor,
+    /// L4: a timestamp is closed when the writes in flight below it have landed.
+    ClosedAwaitsWrites,
+    /// L4: a replica that has not applied what was closed serves nothing.
+    AppliedBeforeServed,
     /// L5: equal timestamps of two transactions erase the owner.
     EqualReadsEraseOwner,
     /// L5: reads of absent keys are recorded as well.

@@ -8,14 +8,12 @@
 //! ring decides alone.
 
 use consistent_hash::{DefaultHash, Node, StaticHashRing};
+use lineradb_common::locality::DOMAINS;
 use std::collections::BTreeMap;
 
 /// Virtual nodes of a node of weight 1: enough that loads differ by a few
 /// percent.
 const VIRTUAL_NODES: usize = 128;
-
-/// The levels of a locality, from the largest failure domain to the smallest.
-const DOMAINS: [&str; 4] = ["cloud", "region", "zone", "rack"];
 
 /// A node that may hold replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,8 +3,9 @@
 
 use clap::Parser;
 use lineradb_common::telemetry::LogFormat;
-use lineradb_common::{Error, Result};
+use lineradb_common::{Error, Result, locality};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -145,16 +146,7 @@ impl GatewayConfig {
         if self.metas().is_empty() {
             return Err(Error::invalid("--meta names no address"));
         }
-        for tier in self.locality.split(',').filter(|t| !t.trim().is_empty()) {
-            if tier
-                .split_once('=')
-                .is_none_or(|(k, v)| k.is_empty() || v.is_empty())
-            {
-                return Err(Error::invalid(format!(
-                    "--locality: {tier:?} is not TIER=VALUE"
-                )));
-            }
-        }
+        self.locality()?;
         if self.tls_cert.is_some() != self.tls_key.is_some() {
             return Err(Error::invalid("--tls-cert and --tls-key belong together"));
         }
@@ -162,6 +154,14 @@ impl GatewayConfig {
             return Err(Error::invalid("--max-connections must be at least 1"));
         }
         Ok(())
+    }
+
+    /// Where the gateway stands, by tier.
+    ///
+    /// # Errors
+    /// When a part is not TIER=VALUE.
+    pub fn locality(&self) -> Result<HashMap<String, String>> {
+        locality::parse(&self.locality)
     }
 
     /// The metaservice's addresses.

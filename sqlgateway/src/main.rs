@@ -52,7 +52,10 @@ async fn serve(config: GatewayConfig) -> Result<(), Error> {
         drain: Duration::from_secs(config.drain_seconds),
         ..ServerOptions::new(listen("--pg", &config.pg)?, listen("--http", &config.http)?)
     };
-    let client = Client::connect(ClientOptions::new(config.metas()));
+    let client = Client::connect(ClientOptions {
+        locality: config.locality()?,
+        ..ClientOptions::new(config.metas())
+    });
     // A signal ends the waiting for a cluster that is not there, too.
     let gateway = tokio::select! {
         started = SqlGateway::start(options, client) => started?,

@@ -27,8 +27,10 @@ pub const OPENING_BALANCE: i64 = 1_000;
 const ACCOUNTS: i32 = 20;
 /// Largest sum that is moved at once.
 const AMOUNT_MAX: i64 = 20;
-/// One in so many operations looks at all balances.
+/// One in so many operations looks at all balances, of now or of the past.
 const LOOKS: u32 = 10;
+/// Begins a look at the past.
+const PAST: &str = "BEGIN AS OF SYSTEM TIME follower_read_timestamp()";
 
 /// Creates the tables and opens the accounts.
 ///
@@ -164,6 +166,8 @@ pub enum Operation {
     Balances,
     /// All balances and the whole ledger, in one transaction.
     State,
+    /// The same as it was some seconds ago, from whatever replica (L4).
+    Past,
 }
 
 /// A client of the bank.
@@ -183,7 +187,10 @@ impl Client for Teller {
 
     fn draw(&mut self) -> Operation {
         if self.chance.random_ratio(1, LOOKS) {
-            return Operation::Balances;
+            return match self.chance.random_bool(0.5) {
+                true => Operation::Balances,
+                false => Operation::Past,
+            };
         }
         let source = self.chance.random_range(0..self.accounts);
         let distance = self.chance.random_range(1..self.accounts);
@@ -200,6 +207,7 @@ impl Client for Teller {
             Operation::Transfer(transfer) => ("transfer", transfer.to_json()),
             Operation::Balances => ("balances", Value::Null),
             Operation::State => ("state", Value::Null),
+            Operation::Past => ("past", Value::Null),
         }
     }
 
@@ -207,7 +215,8 @@ impl Client for Teller {
         let session = self.sessions.get()?;
         let result = match operation {
             Operation::Balances => balances(session).await,
-            Operation::State => state(session).await,
+            Operation::State => state(session, "BEGIN").await,
+            Operation::Past => state(session, PAST).await,
             Operation::Transfer(transfer) => carry_out(session, transfer).await,
         };
         Ok(match result {
@@ -257,8 +266,11 @@ async fn balances(session: &mut Session) -> Result<Value, Failure> {
 }
 
 /// Both from one snapshot: a transfer whose outcome nobody knows may still come.
-async fn state(session: &mut Session) -> Result<Value, Failure> {
-    session.begin().await?;
+async fn state(session: &mut Session, begin: &str) -> Result<Value, Failure> {
+    session
+        .command(begin)
+        .await
+        .map_err(Failure::before_commit)?;
     let balances = balances(session).await?;
     let rows = session
         .query("SELECT transfer, source, target, amount FROM ledger", &[])

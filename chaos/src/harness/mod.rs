@@ -214,7 +214,6 @@ impl Cluster {
         for n in 0..options.kvnodes {
             let base = 9090 + 2 * n as u16;
             let (listen, http) = (ports.next(base)?, ports.next(base + 1)?);
-            let zone = char::from(b'a' + (n % 26) as u8);
             let flags = flags(&[
                 ("--listen", &listen.to_string()),
                 ("--http", &http.to_string()),
@@ -223,10 +222,7 @@ impl Cluster {
                     &reached(Peer::KvNode(n), listen)?.to_string(),
                 ),
                 ("--meta", &meta),
-                (
-                    "--locality",
-                    &format!("cloud=local,region=local,zone={zone}"),
-                ),
+                ("--locality", &locality(n)),
             ]);
             kv_addresses.push(listen);
             kvnodes.push(start(Peer::KvNode(n), "lineradb-kvnode", flags, http)?);
@@ -240,6 +236,7 @@ impl Cluster {
                 ("--pg", &pg.to_string()),
                 ("--http", &http.to_string()),
                 ("--meta", &meta),
+                ("--locality", &locality(n)),
             ]);
             pg_addresses.push(pg);
             http_addresses.push(http);
@@ -258,6 +255,12 @@ impl Cluster {
             _lock: lock,
         })
     }
+}
+
+/// Each kvnode has a zone of its own; the gateway of its number lives there, too.
+fn locality(number: usize) -> String {
+    let zone = char::from(b'a' + (number % 26) as u8);
+    format!("cloud=local,region=local,zone={zone}")
 }
 
 fn flags(pairs: &[(&str, &str)]) -> Vec<String> {

@@ -321,7 +321,7 @@ async fn x2_a_keyed_request_takes_effect_once() {
     for lost in [None, Some(Fault::LoseReply), Some(Fault::LoseRequest)] {
         let (fake, client) = Fake::start(&["m"], LONG);
         if let Some(fault) = &lost {
-            fake.plant("record", 1, fault.clone());
+            fake.plant("prewrite", 1, fault.clone());
         }
         let first = keyed_put(&client, "k", "h", "1").await.unwrap();
         let Ran::Committed((), commit) = first else {
@@ -333,6 +333,7 @@ async fn x2_a_keyed_request_takes_effect_once() {
         };
         assert_eq!(earlier.timestamp, commit.timestamp);
         assert_eq!(earlier.result_summary, b("1"));
+        eventually("intents are resolved", || fake.intents() == 0).await;
         assert_eq!(fake.versions("row"), 1);
         let other = keyed_put(&client, "k", "another", "2").await;
         assert!(matches!(other, Err(Error::IdempotencyMismatch)));

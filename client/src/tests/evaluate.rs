@@ -165,28 +165,12 @@ impl Store {
             }
             request::Body::CommitRecord(c) => {
                 let meta = c.txn.expect("txn");
-                let at = (meta.anchor.clone(), meta.id.clone());
-                let outcome = match (self.records.get(&at), &c.idempotency) {
-                    (Some(Record::Committed(ts)), _) => {
-                        commit_record_reply::Outcome::Committed(*ts)
-                    }
-                    (Some(Record::Aborted), _) => commit_record_reply::Outcome::Aborted(true),
-                    (None | Some(Record::Staging(_)), Some(_))
-                        if self.outcomes.contains_key(&meta.anchor) =>
-                    {
-                        let earlier = self.outcomes[&meta.anchor].clone();
-                        commit_record_reply::Outcome::Earlier(earlier)
-                    }
-                    (None | Some(Record::Staging(_)), keyed) => {
+                let at = (meta.anchor, meta.id);
+                let outcome = match self.records.get(&at) {
+                    Some(Record::Committed(ts)) => commit_record_reply::Outcome::Committed(*ts),
+                    Some(Record::Aborted) => commit_record_reply::Outcome::Aborted(true),
+                    None | Some(Record::Staging(_)) => {
                         self.records.insert(at, Record::Committed(c.commit_ts));
-                        if let Some(keyed) = keyed {
-                            let outcome = EarlierOutcome {
-                                commit_ts: c.commit_ts,
-                                request_hash: keyed.request_hash.clone(),
-                                result_summary: keyed.result_summary.clone(),
-                            };
-                            self.outcomes.insert(meta.anchor.clone(), outcome);
-                        }
                         commit_record_reply::Outcome::Committed(c.commit_ts)
                     }
                 };
@@ -327,6 +311,13 @@ impl Store {
                 reply::Body::ReleaseLocks(ReleaseLocksReply {})
             }
             request::Body::ListLocks(_) => reply::Body::ListLocks(ListLocksReply::default()),
+            request::Body::Close(_) => reply::Body::Close(CloseReply {
+                closed: Some(Closed {
+                    timestamp: Timestamp::from_micros(now_us()).raw(),
+                    index: 1,
+                }),
+            }),
+            request::Body::WhoLeads(_) => unreachable!("answered by leaders and followers alike"),
             request::Body::Split(s) => {
                 self.split(&s.split_key);
                 reply::Body::Split(SplitReply {

@@ -5,6 +5,7 @@
 
 use crate::client::Client;
 use crate::connection::Connections;
+use crate::history::History;
 use crate::router::Router;
 use crate::service::{LocalNodes, ShardService, TransportError};
 use crate::shard_map::span_of;
@@ -73,7 +74,6 @@ pub struct Store {
     pub records: HashMap<(Bytes, Bytes), Record>,
     /// What the records in state STAGING declare.
     pub staged: HashMap<(Bytes, Bytes), Vec<Bytes>>,
-    pub outcomes: HashMap<Bytes, EarlierOutcome>,
     /// The timestamp cache: span, timestamp, reader.
     pub reads: Vec<(Span, u64, Bytes)>,
     pub locks: HashMap<Bytes, Bytes>,
@@ -84,6 +84,8 @@ pub struct Store {
     pub log: Vec<&'static str>,
     /// Changes before are not told any more.
     pub oldest: u64,
+    /// The nodes that have answered reads of what is closed.
+    pub closed_reads: Vec<u64>,
     /// Chance of losing a request or a reply of any kind, per mille.
     pub noise: u64,
 }
@@ -122,6 +124,8 @@ fn kind(body: &request::Body) -> &'static str {
         request::Body::ReleaseLocks(_) => "release",
         request::Body::Split(_) => "split",
         request::Body::ListLocks(_) => "list_locks",
+        request::Body::WhoLeads(_) => "who_leads",
+        request::Body::Close(_) => "close",
     }
 }
 
@@ -324,6 +328,18 @@ impl Store {
         let known = self.shards.iter().find(|s| s.shard_id == request.shard_id);
         let answer = match known {
             None => Err(error(ErrorCode::ShardNotFound, "no such shard")),
+            Some(_) if matches!(request.body, Some(request::Body::WhoLeads(_))) => {
+                let opinion = WhoLeadsReply {
+                    leader_node_id: self.leader,
+                    term: 1,
+                };
+                Ok((reply::Body::WhoLeads(opinion), 0))
+            }
+            // L4: what is closed any node answers.
+            Some(_) if request.closed.is_some() => {
+                self.closed_reads.push(node);
+                self.evaluate(request)
+            }
             Some(_) if node != self.leader => {
                 let mut e = error(ErrorCode::NotLeader, "not the leader");
                 e.leader_node_id = self.leader;
@@ -375,6 +391,15 @@ pub fn to_arrow(rows: &BTreeMap<Bytes, Bytes>) -> Bytes {
     writer.finish().unwrap();
     drop(writer);
     out.into()
+}
+
+fn meta_node(node_id: u64) -> lineradb_proto::meta::v1::Node {
+    lineradb_proto::meta::v1::Node {
+        node_id,
+        address: format!("node-{node_id}"),
+        locality: HashMap::from([("zone".to_owned(), format!("z{node_id}"))]),
+        ..Default::default()
+    }
 }
 
 pub fn now_us() -> u64 {
@@ -485,10 +510,13 @@ impl Fake {
         let clock: SharedClock = LoneClock::start();
         // Nobody listens there: the map is as stale as the tests make it.
         let meta = MetaClient::new(vec!["127.0.0.1:1".into()]).unwrap();
-        let router = Router::new(meta, Connections::new(clock.clone(), Some(local)));
+        let home = HashMap::from([("zone".to_owned(), "z3".to_owned())]);
+        let connections = Connections::new(clock.clone(), Some(local));
+        let router = Router::new(meta, connections, History::new(home));
         router.merge_map(&ClusterMap {
             revision: 1,
             shards: self.0.lock().shards.clone(),
+            nodes: (1..=NODES).map(meta_node).collect(),
             ..ClusterMap::default()
         });
         Client::assemble(Arc::new(router), clock, timeout)

@@ -309,3 +309,26 @@ async fn the_snapshot_of_repeatable_read_stays_behind_a_change_of_the_schema() {
         is_conflict(lock(&txn, "catalog").await, "a");
     }
 }
+
+/// X4: a lock whose read counts for nothing is asked for again before anything
+/// is built on it.
+#[tokio::test]
+async fn a_key_that_was_passed_over_is_locked_anew() {
+    for isolation in WEAK {
+        let (fake, client) = Fake::start(&[], LONG);
+        set(&client, &[("a", "0")]).await;
+        let txn = at_level(&client, isolation).await;
+        lock(&txn, "a").await.unwrap();
+        assert!(txn.holds(b"a"));
+        txn.disregard(b"a");
+        assert!(!txn.holds(b"a"));
+        let asked = fake.count("lock");
+        assert_eq!(lock(&txn, "a").await.unwrap(), Some(b("0")));
+        assert_eq!(fake.count("lock"), asked + 1);
+        // From here on it counts: the lock is lost, another one writes.
+        fake.0.lock().locks.clear();
+        set(&client, &[("a", "1")]).await;
+        put(&txn, "a", "2");
+        is_conflict(txn.commit().await, "a");
+    }
+}

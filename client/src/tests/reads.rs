@@ -197,3 +197,45 @@ async fn locking_reads_move_the_read_timestamp() {
     let error = lock(stays.clone()).await.unwrap_err();
     assert!(error.is_retryable(), "{error:?}");
 }
+
+/// L4: once the leader has closed a timestamp the nearest replica answers, as long as
+/// what is read lies below; the leader may be gone.
+#[tokio::test]
+async fn the_past_is_read_from_the_nearest_replica() {
+    let (fake, client) = filled().await;
+    let past = client.clock().now().unwrap().earliest;
+    let read = async |at| {
+        let options = TransactionOptions {
+            read_only: true,
+            read_at: Some(at),
+            ..TransactionOptions::default()
+        };
+        let txn = client.begin(options).unwrap();
+        let pairs = txn.scan(all(), ScanOptions::default(), None).await.unwrap();
+        pairs.len()
+    };
+    // Nothing is known yet: the leaders answer, and are asked to close a timestamp.
+    assert_eq!(read(past).await, 15);
+    assert!(fake.count("scan") > 0);
+    let shards = 3;
+    eventually("all shards are closed", || fake.count("close") >= shards).await;
+    let deadline = lineradb_common::clock::deadline_after(LONG);
+    let mut pause = crate::backoff::Backoff::routing();
+    let asked = loop {
+        let asked = fake.count("scan");
+        assert_eq!(read(past).await, 15);
+        if fake.count("scan") == asked {
+            break asked;
+        }
+        assert!(pause.pause(deadline).await, "the leaders go on to be asked");
+    };
+    // Node 3 is in the client's zone. From here on nobody needs a leader.
+    fake.plant("scan", usize::MAX, Fault::Hang);
+    assert_eq!(read(past).await, 15);
+    assert!(fake.0.lock().closed_reads.iter().all(|node| *node == 3));
+    // What is not closed yet is the leader's.
+    fake.heal();
+    fake.plant("close", usize::MAX, Fault::Hang);
+    read(client.clock().now().unwrap().earliest).await;
+    assert!(fake.count("scan") > asked);
+}

@@ -112,3 +112,34 @@ async fn the_receipt_adds_up() {
     txn.get(b"z", None).await.unwrap();
     assert!(txn.timing().since(&first).requests >= 1);
 }
+
+/// A leader that is paused or cut off takes requests and answers none: the
+/// other replicas tell, long before its time is over.
+#[tokio::test]
+async fn a_silent_leader_is_left_for_the_one_that_was_elected() {
+    let (fake, client) = Fake::start(&[], LONG);
+    set(&client, &[("a", "0"), ("b", "0")]).await;
+
+    // While the others take it for the leader it is waited for.
+    fake.plant("get", 1, Fault::Hang);
+    let asked = fake.count("get");
+    let (found, ()) = tokio::join!(value(&client, "a"), async {
+        eventually("it is asked", || fake.count("get") > asked).await;
+        fake.0.lock().leader = 3;
+    });
+    assert_eq!(found, Some(b("0")));
+
+    // A commit that it may have made is decided first (X1), then it can be
+    // tried again.
+    fake.plant("1pc", 1, Fault::Hang);
+    let asked = fake.count("1pc");
+    let txn = begin(&client);
+    put(&txn, "a", "1");
+    let (error, ()) = tokio::join!(txn.commit(), async {
+        eventually("it is asked", || fake.count("1pc") > asked).await;
+        fake.0.lock().leader = 1;
+    });
+    assert!(matches!(error, Err(Error::Conflict { .. })), "{error:?}");
+    set(&client, &[("a", "2")]).await;
+    assert_eq!(value(&client, "a").await, Some(b("2")));
+}

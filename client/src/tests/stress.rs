@@ -105,3 +105,32 @@ async fn money_is_neither_made_nor_lost() {
     }
     assert!(committed > 50, "only {committed} of 100 came through");
 }
+
+/// Of several in a deadlock the youngest gives way: one that has given way before must not
+/// be the youngest again.
+#[tokio::test]
+async fn what_is_tried_again_is_as_old_as_its_first_attempt() {
+    let (_fake, client) = Fake::start(&[], LONG);
+    let attempts = std::sync::Mutex::new(Vec::new());
+    let ran = client.run(TransactionOptions::default(), |txn| {
+        let mut attempts = attempts.lock().unwrap();
+        attempts.push((txn.id(), txn.started()));
+        let last = attempts.len() == 3;
+        async move {
+            match last {
+                true => Ok(()),
+                false => Err(Error::Deadlock {
+                    detail: String::new(),
+                }),
+            }
+        }
+    });
+    ran.await.unwrap();
+    let attempts = attempts.into_inner().unwrap();
+    assert!(
+        attempts
+            .iter()
+            .all(|(_, started)| *started == attempts[0].1)
+    );
+    assert_ne!(attempts[0].0, attempts[1].0);
+}

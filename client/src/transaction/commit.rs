@@ -16,8 +16,7 @@
 //! The record that says STAGING lists every write of the transaction, so that
 //! whoever finds it can see for himself whether it is committed (X3: *parallel
 //! commit*; CockroachDB, SIGMOD 2020, section 3). Transactions with more keys than
-//! a record holds, those that change a schema, and those with an idempotency key,
-//! whose outcome is put down with the record, take the second round.
+//! a record holds and those that change a schema take the second round.
 //!
 //! What may be reported: *committed* after the leader of the anchor said so, or
 //! all leaders that they have what was staged; *aborted* when
@@ -135,7 +134,7 @@ impl Inner {
         };
         // Somebody has used the key before.
         match (outcome, &plan.keyed) {
-            (Err(Error::ConditionFailed { key }), Some(keyed)) if key == keyed.key => {
+            (Err(Error::ConditionFailed { key }), Some(keyed)) if key == *keyed => {
                 self.first_outcome().await.map(Done::Earlier)
             }
             (outcome, _) => outcome,
@@ -213,7 +212,11 @@ impl Inner {
             return Err(Error::internal("a commit was neither made nor refused"));
         }
         let mut parts = plan.to_prove();
-        parts.extend(self.written_since(plan));
+        let written = plan.items.iter().filter_map(|item| match item {
+            WriteItem::Key { key, entry } => Some((key, entry.table)),
+            WriteItem::Schema { .. } => None,
+        });
+        parts.extend(self.written(written));
         self.refresh(parts, &plan.versions, plan.read_ts, needed, context)
             .await?;
         plan.read_ts = needed;
@@ -372,19 +375,6 @@ impl Inner {
             Some(commit_record_reply::Outcome::Aborted(_)) => Err(Error::Aborted {
                 message: "its recovery came first".into(),
             }),
-            Some(commit_record_reply::Outcome::Earlier(earlier)) => {
-                let same = plan
-                    .keyed
-                    .as_ref()
-                    .is_some_and(|keyed| keyed.request_hash == earlier.request_hash);
-                if !same {
-                    return Err(Error::IdempotencyMismatch);
-                }
-                Ok(Done::Earlier(EarlierOutcome {
-                    timestamp: Timestamp::from_raw(earlier.commit_ts),
-                    result_summary: earlier.result_summary,
-                }))
-            }
             None => {
                 let at = self.decide(meta, "a node sent nonsense", context).await?;
                 Ok(Done::At(at))

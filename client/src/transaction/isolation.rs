@@ -155,36 +155,17 @@ impl Inner {
     }
 
     /// X0: REPEATABLE READ carries r, so no key that it writes, also blindly, may
-    /// have got a version since; to be proven when the commit moves before
-    /// anything is laid.
-    pub(super) fn written_since(&self, plan: &Plan) -> Vec<ReadPart> {
+    /// have got a version since; to be proven when r moves before anything is
+    /// laid: at the commit, or by a locking read behind a change of the schema.
+    pub(super) fn written<'a>(
+        &self,
+        keys: impl Iterator<Item = (&'a Bytes, Option<TableId>)>,
+    ) -> Vec<ReadPart> {
         if self.options.isolation != Isolation::RepeatableRead {
             return Vec::new();
         }
-        let keys = plan.items.iter().filter_map(|item| match item {
-            WriteItem::Key { key, entry } => Some(ReadPart {
-                table: entry.table,
-                span: Span::point(key),
-                schema_only: false,
-            }),
-            WriteItem::Schema { .. } => None,
-        });
-        keys.collect()
-    }
-}
-
-impl Inner {
-    /// The same of what is buffered when a locking read moves r: REPEATABLE READ
-    /// behind a change of the schema.
-    pub(super) fn written_so_far(&self) -> Vec<ReadPart> {
-        if self.options.isolation != Isolation::RepeatableRead {
-            return Vec::new();
-        }
-        let state = self.state.lock();
-        let all = Span::default();
-        let written = state.buffer.range(&all);
-        let parts = written.map(|(key, entry)| ReadPart {
-            table: entry.table,
+        let parts = keys.map(|(key, table)| ReadPart {
+            table,
             span: Span::point(key),
             schema_only: false,
         });

@@ -208,7 +208,7 @@ impl Inner {
         };
         // No read under way may keep the old timestamp and escape the proof.
         let _gate = self.gate.write().await;
-        let (old, mut before, versions) = {
+        let (old, before, versions) = {
             let state = self.state.lock();
             if state.ended {
                 return Err(super::over());
@@ -216,9 +216,12 @@ impl Inner {
             if state.isolation != Isolation::Serializable {
                 return state.unmoved(&parts);
             }
-            (state.read_ts, rows_of(&state.reads), state.versions.clone())
+            let mut before = rows_of(&state.reads);
+            let all = Span::default();
+            let written = state.buffer.range(&all);
+            before.extend(self.written(written.map(|(key, entry)| (key, entry.table))));
+            (state.read_ts, before, state.versions.clone())
         };
-        before.extend(self.written_so_far());
         let new = parts
             .iter()
             .map(|p| p.read_ts)

@@ -156,7 +156,7 @@ impl Transaction {
         let inner = Inner {
             shared,
             id: random::txn_id(),
-            started: read_ts,
+            started: options.started.unwrap_or(read_ts),
             options,
             receipt: Receipt::default(),
             gate: RwLock::new(()),
@@ -168,6 +168,11 @@ impl Transaction {
     /// Its id; a retry is a new transaction with a new one.
     pub fn id(&self) -> TxnId {
         self.0.id
+    }
+
+    /// When it began, or its first attempt did.
+    pub fn started(&self) -> Timestamp {
+        self.0.started
     }
 
     /// The timestamp at which it reads; locking reads may move it up.
@@ -290,11 +295,18 @@ impl Transaction {
         self.0.locking_get(keys, table, options).await
     }
 
-    /// What was read of a key under its lock need not hold at commit; the lock
-    /// stays.
+    /// True when a locking read has got this key.
+    pub fn holds(&self, key: &[u8]) -> bool {
+        let state = self.0.state.lock();
+        state.locked.get(key).is_some_and(|l| l.found.is_some())
+    }
+
+    /// What was read of a key under its lock need not hold at commit. The lock
+    /// stays, but counts for nothing: whoever locks the key again asks for it.
     pub fn disregard(&self, key: &[u8]) {
         if let Some(locked) = self.0.state.lock().locked.get_mut(key) {
             locked.since = None;
+            locked.found = None;
         }
     }
 
@@ -469,6 +481,7 @@ impl Inner {
             deadline: own.map_or(usual, |own| own.min(usual)),
             receipt: &self.receipt,
             contention: Contention::PATIENT,
+            past: self.options.read_at.is_some(),
         }
     }
 

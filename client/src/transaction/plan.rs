@@ -34,14 +34,8 @@ pub(super) struct Plan {
     pub(super) held: Vec<Held>,
     pub(super) versions: BTreeMap<TableId, u64>,
     pub(super) read_ts: Timestamp,
-    pub(super) keyed: Option<Keyed>,
-}
-
-/// The idempotency part of a plan.
-pub(super) struct Keyed {
-    pub(super) key: Bytes,
-    pub(super) request_hash: Bytes,
-    pub(super) summary: Bytes,
+    /// Where the outcome of a keyed request goes: the anchor (X2).
+    pub(super) keyed: Option<Bytes>,
 }
 
 impl Plan {
@@ -51,7 +45,7 @@ impl Plan {
             .items
             .iter()
             .any(|item| matches!(item, WriteItem::Schema { .. }));
-        match schemas || self.keyed.is_some() {
+        match schemas {
             true => Vec::new(),
             false => self.keys_of_record(),
         }
@@ -87,10 +81,6 @@ impl Plan {
             commit_ts: commit_ts.raw(),
             intent_keys: self.keys_of_record(),
             intent_schemas: schemas.collect(),
-            idempotency: self.keyed.as_ref().map(|keyed| pb::Idempotency {
-                request_hash: keyed.request_hash.clone(),
-                result_summary: keyed.summary.clone(),
-            }),
         }
     }
 }
@@ -118,17 +108,13 @@ impl Inner {
                     table: None,
                 };
                 entries.insert(key.clone(), entry);
-                Some(Keyed {
-                    key,
-                    request_hash,
-                    summary,
-                })
+                Some(key)
             }
             _ => None,
         };
         // The anchor goes first: its version carries the transaction's id (X1).
         let anchor = match &keyed {
-            Some(keyed) => Some(keyed.key.clone()),
+            Some(key) => Some(key.clone()),
             None => entries.keys().next().cloned(),
         };
         let first = anchor.as_ref().and_then(|key| entries.remove_entry(key));

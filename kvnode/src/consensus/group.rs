@@ -111,9 +111,28 @@ impl Group {
         }
     }
 
+    /// Whom this replica takes for the leader (itself before it has applied the
+    /// first entry of its term, too), and in which term; `None` from a replica that
+    /// has stopped.
+    pub fn opinion(&self) -> Option<(NodeId, u64)> {
+        if self.inner.state.failed.lock().is_some() {
+            return None;
+        }
+        let metrics = self.inner.raft.server_metrics();
+        let now = metrics.borrow_watched();
+        let leader = now.current_leader?;
+        Some((ReplicaId(leader).node(), now.vote.leader_id.term))
+    }
+
     /// Index of the last entry applied here.
     pub fn applied_index(&self) -> u64 {
         self.inner.state.applied().map_or(0, |id| id.index)
+    }
+
+    /// What `take` sees of this replica once it has applied an entry; `None`: it has
+    /// not, or what it holds is being replaced. Led or not.
+    pub fn as_of<T>(&self, index: u64, take: impl FnOnce() -> T) -> Option<T> {
+        self.inner.state.as_of(index, take)
     }
 
     /// What was written here lately.

@@ -100,6 +100,9 @@ pub(crate) struct ReplicaState {
     /// Held while something is written to the engine; true when the replica was
     /// destroyed: nothing is written any more.
     closed: Mutex<bool>,
+    /// Odd while the content is being replaced by a snapshot's, and from the
+    /// replica's destruction on.
+    replacing: AtomicU64,
     /// Set when the replica stopped on a fault.
     pub failed: Mutex<Option<String>>,
 }
@@ -129,6 +132,7 @@ impl ReplicaState {
             tail: Tail::default(),
             size: Mutex::default(),
             closed: Mutex::new(false),
+            replacing: AtomicU64::new(0),
             failed: Mutex::default(),
         }
     }
@@ -145,7 +149,34 @@ impl ReplicaState {
 
     /// The replica is destroyed; returns when no write is under way.
     pub(crate) fn close(&self) {
-        *self.closed.lock() = true;
+        let mut closed = self.closed.lock();
+        self.replace_content();
+        *closed = true;
+    }
+
+    /// From here on the content is neither the old nor the new one.
+    pub(crate) fn replace_content(&self) {
+        self.replacing.fetch_or(1, Ordering::SeqCst);
+    }
+
+    /// The content is whole again.
+    pub(crate) fn content_replaced(&self) {
+        let closed = self.closed.lock();
+        if !*closed {
+            self.replacing.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// What `take` sees when everything up to an entry is applied; `None` if it is
+    /// not yet, or the content is being replaced.
+    pub(crate) fn as_of<T>(&self, index: u64, take: impl FnOnce() -> T) -> Option<T> {
+        let before = self.replacing.load(Ordering::SeqCst);
+        let whole = before.is_multiple_of(2) && self.failed.lock().is_none();
+        if !whole || self.applied().is_none_or(|applied| applied.index < index) {
+            return None;
+        }
+        let taken = take();
+        (self.replacing.load(Ordering::SeqCst) == before).then_some(taken)
     }
 
     pub(crate) fn descriptor(&self) -> Arc<ShardDescriptor> {

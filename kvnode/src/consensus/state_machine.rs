@@ -416,6 +416,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         snapshot: ShardCut,
     ) -> Result<(), io::Error> {
         self.state.tail.reset();
+        self.state.replace_content();
         let installed = snapshot::install(&self.state, meta, snapshot, self.rules).await?;
         self.descriptor = Arc::new(installed.descriptor);
         self.bounds = Arc::new(Bounds::of(&self.descriptor));
@@ -428,6 +429,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         visible.membership = self.membership.clone();
         visible.shed = installed.shed;
         drop(visible);
+        self.state.content_replaced();
         metrics::get().snapshots_installed_total.inc();
         Ok(())
     }

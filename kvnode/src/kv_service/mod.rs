@@ -52,8 +52,11 @@ pub struct KvService {
 
 impl KvService {
     fn client(&self) -> Result<&Client, Status> {
-        let starting = || Status::unavailable("the node has not seen the shard map yet");
-        self.client.get().ok_or_else(starting)
+        self.client.get().ok_or_else(|| {
+            status_of(&Error::Unavailable {
+                message: "the node has not seen the shard map yet".into(),
+            })
+        })
     }
 }
 

@@ -6,7 +6,7 @@
 //! marker. A marker goes with the last of the versions that it hides or after
 //! them, never before: else the value below it would come back.
 
-use super::{Cursor, Outcome, Reader, Result, Status, TxnRecord, Version, keys};
+use super::{Cursor, Reader, Result, Status, TxnRecord, Version, keys};
 use crate::command::{Op, Tree};
 use crate::rules::{Rule, Rules};
 use bytes::Bytes;
@@ -152,11 +152,6 @@ pub fn records(
                     found.pending = true;
                 }
             }
-        } else {
-            found.pending = true;
-            if Outcome::decode(cursor.value())?.commit_ts < horizon.outcomes {
-                found.ops.push(delete(Tree::Txn, cursor.key()));
-            }
         }
         cursor.next()?;
     }
@@ -266,12 +261,6 @@ mod tests {
             key: keys::record_key(b"anchor", TxnId([n; 16])),
             value: Some(record.encode()),
         };
-        let outcome = Outcome {
-            txn: TxnId([9; 16]),
-            commit_ts: ts(24),
-            request_hash: Bytes::new(),
-            result_summary: Bytes::new(),
-        };
         store.apply(&[
             record(1, TxnRecord::aborted(ts(10))),
             record(2, TxnRecord::aborted(ts(90))),
@@ -289,18 +278,11 @@ mod tests {
                     ..TxnRecord::aborted(ts(10))
                 },
             ),
-            Op {
-                tree: Tree::Txn,
-                key: keys::outcome_key(b"anchor"),
-                value: Some(outcome.encode()),
-            },
         ]);
         let end = keys::addressable_end(b"");
         let all = records(&store.snapshot(), &[1], &end, &horizon(50), ALL).unwrap();
         let keys: Vec<Bytes> = all.ops.iter().map(|op| op.key.clone()).collect();
-        // The outcome sorts before the records.
-        let aborted = keys::record_key(b"anchor", TxnId([1; 16]));
-        assert_eq!(keys, [keys::outcome_key(b"anchor"), aborted]);
+        assert_eq!(keys, [keys::record_key(b"anchor", TxnId([1; 16]))]);
         assert!(all.pending);
     }
 

@@ -16,7 +16,6 @@ const RANGE: u8 = 0x01;
 const END: u8 = 0x02;
 const SCHEMA: u8 = b'v';
 const RECORD: u8 = b'r';
-const OUTCOME: u8 = b'o';
 const THRESHOLD: u8 = b'g';
 /// Bytes of a version at the end of its key.
 pub const TIMESTAMP_BYTES: usize = 8;
@@ -175,13 +174,6 @@ pub fn record_key(anchor: &[u8], id: TxnId) -> Bytes {
     out.freeze()
 }
 
-/// Where the outcome of an idempotency key stands (PROTOCOLS X2).
-pub fn outcome_key(anchor: &[u8]) -> Bytes {
-    let mut out = addressable_with_room(anchor, 1);
-    out.put_u8(OUTCOME);
-    out.freeze()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,9 +224,7 @@ mod tests {
         assert!(record >= addressable(b"m") && record < addressable_end(b"n"));
         assert!(record < addressable_end(b""));
         assert!(is_record(&record) && is_record(&record_key(b"\0", TxnId([b'o'; 16]))));
-        assert!(!is_record(&outcome_key(b"m")) && !is_record(&outcome_key(&[0; 40])));
         assert!(!is_record(&threshold_key(ShardId(0x0001_0001))));
         assert!(is_outcome(&addressable(b"i\0x")) && !is_outcome(&addressable(b"k")));
-        assert!(outcome_key(b"m") >= addressable(b"m") && outcome_key(b"m") < addressable(b"m\0"));
     }
 }

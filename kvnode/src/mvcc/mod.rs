@@ -36,6 +36,6 @@ pub use point::{
     versions_of,
 };
 pub use reader::{Cursor, Reader, Store};
-pub use record::{Outcome, SchemaSpan, Status, TxnRecord};
+pub use record::{SchemaSpan, Status, TxnRecord};
 pub use scan::{Row, RowSource, ScanOptions, VersionScan};
 pub use version::Version;

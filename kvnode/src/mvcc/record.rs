@@ -15,7 +15,7 @@
 use super::Result;
 use super::codec::{Fields, put_slice};
 use bytes::{BufMut, Bytes, BytesMut};
-use lineradb_common::{TableId, Timestamp, TxnId};
+use lineradb_common::{TableId, Timestamp};
 
 const FORMAT: u8 = 1;
 const COMMITTED: u8 = 1;
@@ -151,51 +151,6 @@ impl TxnRecord {
     }
 }
 
-/// What a repeat of a request with an idempotency key is answered with
-/// (PROTOCOLS X2).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// The attempt that committed.
-    pub txn: TxnId,
-    /// When.
-    pub commit_ts: Timestamp,
-    /// Hash of the request.
-    pub request_hash: Bytes,
-    /// What was answered.
-    pub result_summary: Bytes,
-}
-
-impl Outcome {
-    /// The bytes that are stored.
-    pub fn encode(&self) -> Bytes {
-        let mut out =
-            BytesMut::with_capacity(33 + self.request_hash.len() + self.result_summary.len());
-        out.put_u8(FORMAT);
-        out.put_slice(&self.txn.0);
-        out.put_u64(self.commit_ts.raw());
-        put_slice(&mut out, &self.request_hash);
-        put_slice(&mut out, &self.result_summary);
-        out.freeze()
-    }
-
-    /// Reads a stored outcome.
-    ///
-    /// # Errors
-    /// When the bytes are not an outcome.
-    pub fn decode(bytes: Bytes) -> Result<Outcome> {
-        let mut fields = Fields::new(bytes, "an outcome record");
-        if fields.u8()? != FORMAT {
-            return fields.unknown();
-        }
-        Ok(Outcome {
-            txn: fields.txn_id()?,
-            commit_ts: fields.timestamp()?,
-            request_hash: fields.slice()?,
-            result_summary: fields.slice()?,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,18 +175,8 @@ mod tests {
         }
 
         #[test]
-        fn outcomes_come_back(txn: [u8; 16], s: u64, hash: Vec<u8>, summary: Vec<u8>) {
-            let outcome = Outcome {
-                txn: TxnId(txn), commit_ts: Timestamp::from_raw(s),
-                request_hash: hash.into(), result_summary: summary.into(),
-            };
-            prop_assert_eq!(Outcome::decode(outcome.encode()).unwrap(), outcome);
-        }
-
-        #[test]
         fn any_bytes_decode_or_fail(bytes: Vec<u8>) {
-            let _ = TxnRecord::decode(bytes.clone().into());
-            let _ = Outcome::decode(bytes.into());
+            let _ = TxnRecord::decode(bytes.into());
         }
     }
 }

@@ -9,7 +9,6 @@ use lineradb_client::LocalNodes;
 use lineradb_common::clock::ClusterClock;
 use lineradb_common::telemetry::LogFormat;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -162,7 +161,8 @@ impl NodeConfig {
             http,
             advertise: self.advertise.clone(),
             metas,
-            locality: parse_locality(&self.locality)?,
+            locality: lineradb_common::locality::parse(&self.locality)
+                .map_err(|e| Error::Refused(e.message))?,
             block_cache_bytes: self.block_cache_bytes,
             clock: ClusterClock::unsynchronised(),
             local: LocalNodes::new(),
@@ -181,31 +181,9 @@ impl NodeConfig {
     }
 }
 
-fn parse_locality(text: &str) -> Result<HashMap<String, String>> {
-    text.split(',')
-        .filter(|tier| !tier.trim().is_empty())
-        .map(|tier| match tier.split_once('=') {
-            Some((key, value)) if !key.trim().is_empty() && !value.trim().is_empty() => {
-                Ok((key.trim().to_owned(), value.trim().to_owned()))
-            }
-            _ => Err(Error::Refused(format!(
-                "--locality: {tier:?} is not KEY=VALUE"
-            ))),
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn localities_are_tiers() {
-        let tiers = parse_locality("cloud=aws, region=us-east-1,zone=a").unwrap();
-        assert_eq!(tiers["region"], "us-east-1");
-        assert!(parse_locality("zone").is_err());
-        assert!(parse_locality("").unwrap().is_empty());
-    }
 
     #[test]
     fn history_has_bounds() {

@@ -6,9 +6,10 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
+use lineradb_client::Client;
 use lineradb_common::{NodeId, telemetry};
 use lineradb_lsm::Db;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +19,8 @@ pub(super) struct Status {
     pub(super) address: String,
     pub(super) groups: Groups,
     pub(super) db: Db,
+    /// With which the KV API serves; it comes with the shard map.
+    pub(super) kv: Arc<OnceLock<Client>>,
 }
 
 pub(super) async fn serve(status: Arc<Status>, listener: TcpListener, stop: CancellationToken) {
@@ -35,22 +38,27 @@ pub(super) async fn serve(status: Arc<Status>, listener: TcpListener, stop: Canc
     }
 }
 
-/// Ready: every replica here knows who leads. A node without replicas is ready
-/// to be given some.
+/// Ready: a request would be served here.
 async fn ready(State(status): State<Arc<Status>>) -> (StatusCode, &'static str) {
-    let leaderless = status
-        .groups
-        .list()
-        .iter()
-        .any(|group| group.leadership() == Leadership::Follower { leader: None });
-    if leaderless {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "a replica knows no leader\n",
-        )
-    } else {
-        (StatusCode::OK, "ready\n")
+    let groups = status.groups.list();
+    let leaderships = groups.iter().map(|group| group.leadership());
+    match lacks(leaderships, status.kv.get().is_some()) {
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
+        None => (StatusCode::OK, "ready\n"),
     }
+}
+
+/// What is missing for a request to be served: leaders of the replicas here, or the
+/// shard map, by which the KV API finds the others. A node without replicas is
+/// ready to be given some: the first shards wait for such nodes.
+fn lacks(leaderships: impl Iterator<Item = Leadership>, has_map: bool) -> Option<&'static str> {
+    let mut leaderships = leaderships.peekable();
+    if !has_map && leaderships.peek().is_some() {
+        return Some("the shard map has not come yet\n");
+    }
+    leaderships
+        .any(|it| it == Leadership::Follower { leader: None })
+        .then_some("a replica knows no leader\n")
 }
 
 async fn metrics() -> impl IntoResponse {
@@ -89,4 +97,22 @@ async fn show(State(status): State<Arc<Status>>) -> Json<serde_json::Value> {
         "flushed_seqno": status.db.flushed_seqno(),
         "last_seqno": status.db.last_seqno(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_ready_when_a_request_would_be_served() {
+        let led = Leadership::Leader { term: 3 };
+        let leader = Some(NodeId(2));
+        let follows = Leadership::Follower { leader };
+        let alone = Leadership::Follower { leader: None };
+        let of = |all: &[Leadership], map| lacks(all.iter().copied(), map);
+        assert_eq!(of(&[], false), None);
+        assert_eq!(of(&[led, follows], true), None);
+        assert!(of(&[led, follows], false).is_some());
+        assert!(of(&[led, alone], true).is_some());
+    }
 }

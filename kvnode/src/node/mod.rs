@@ -210,12 +210,15 @@ impl KvNode {
             "report-waits",
             shard_node.clone().report_waits(meta, node_id),
         );
-        node.serve_grpc(listener, shard_node, &options).await?;
+        let kv = Arc::new(OnceLock::new());
+        node.serve_grpc(listener, shard_node, &options, kv.clone())
+            .await?;
         let status = Arc::new(http::Status {
             node_id,
             address: advertised,
             groups,
             db,
+            kv,
         });
         node.run(
             "kvnode-http",
@@ -302,11 +305,13 @@ impl KvNode {
         listener: TcpListener,
         shards: Arc<ShardNode>,
         options: &KvNodeOptions,
+        kv: Arc<OnceLock<Client>>,
     ) -> Result<()> {
         let client = Client::connect(ClientOptions {
             clock: options.clock.clone(),
             synchronise: None,
             local: Some(options.local.clone()),
+            locality: options.locality.clone(),
             ..ClientOptions::new(options.metas.clone())
         });
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -336,7 +341,6 @@ impl KvNode {
         // Internal services are there at once: other nodes need them to form
         // a quorum. The public KV API follows when the map has been seen,
         // which needs the metaservice.
-        let kv = Arc::new(OnceLock::new());
         let late = kv.clone();
         spawn::task("kv-client", async move {
             match client.await {

@@ -113,6 +113,9 @@ impl ShardNode {
         let extent = extent(&request);
         let mut reply = match self.groups.get(ShardId(request.shard_id)) {
             Some(group) => {
+                if let Some(done) = at_any_replica(&group, &request) {
+                    return done;
+                }
                 if let Some(done) = self.split_done(&request) {
                     return done;
                 }
@@ -210,6 +213,23 @@ impl ShardNode {
             })
             .collect()
     }
+}
+
+/// What is answered by leaders and followers alike.
+fn at_any_replica(group: &Group, request: &proto::Request) -> Option<proto::Reply> {
+    let Some(request::Body::WhoLeads(_)) = &request.body else {
+        return None;
+    };
+    let (leader, term) = group.opinion().unwrap_or_default();
+    let reply = proto::WhoLeadsReply {
+        leader_node_id: leader.0,
+        term,
+    };
+    Some(proto::Reply {
+        id: request.id,
+        body: Some(reply::Body::WhoLeads(reply)),
+        ..Default::default()
+    })
 }
 
 /// The smallest span that holds all keys of a request.

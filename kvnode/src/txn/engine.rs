@@ -12,6 +12,7 @@
 //! becomes of the caller.
 
 mod changes;
+mod closed;
 mod collect;
 mod fate;
 mod locking;
@@ -192,14 +193,20 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         let (kind, alone) = kind_of(&request);
         let id = request.id;
         let mut timing = proto::Timing::default();
-        let answer = match self.open(&request) {
-            Ok(mut call) => {
-                let answer = self.dispatch(&mut call, request.body).await;
-                self.passed_intents(&call, &answer);
-                timing = call.timing;
-                answer
+        let answer = if let Some(closed) = &request.closed {
+            let answer = self.read_closed(&request, closed).await;
+            timing.scan_us = watch.elapsed_us();
+            answer
+        } else {
+            match self.open(&request) {
+                Ok(mut call) => {
+                    let answer = self.dispatch(&mut call, request.body).await;
+                    self.passed_intents(&call, &answer);
+                    timing = call.timing;
+                    answer
+                }
+                Err(refusal) => Err(refusal),
             }
-            Err(refusal) => Err(refusal),
         };
         let (body, observed) = match answer {
             Ok(answer) => answer,
@@ -281,7 +288,9 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             Some(Body::AwaitWrite(wait)) => self.await_write(call, &wait).await,
             Some(Body::Split(split)) => self.split(call, &split).await,
             Some(Body::ListLocks(list)) => self.list_locks(call, &list),
-            None => Err(Refusal::invalid(
+            Some(Body::Close(_)) => self.close(call).await,
+            // Any replica answers it, its leader or not: the node does.
+            Some(Body::WhoLeads(_)) | None => Err(Refusal::invalid(
                 "the request has no body that this node knows",
             )),
         }
@@ -419,6 +428,9 @@ impl<C: Consensus, S: Store> Engine<C, S> {
 /// (it then took the read timestamp from this leader's clock).
 fn kind_of(request: &proto::Request) -> (&'static str, bool) {
     use request::Body;
+    if request.closed.is_some() {
+        return ("closed_read", false);
+    }
     match &request.body {
         Some(Body::Get(get)) => ("get", get.read_ts == 0),
         Some(Body::Scan(scan)) => ("scan", scan.read_ts == 0),
@@ -439,6 +451,8 @@ fn kind_of(request: &proto::Request) -> (&'static str, bool) {
         Some(Body::AwaitWrite(_)) => ("await_write", false),
         Some(Body::Split(_)) => ("split", false),
         Some(Body::ListLocks(_)) => ("list_locks", false),
+        Some(Body::WhoLeads(_)) => ("who_leads", false),
+        Some(Body::Close(_)) => ("close", false),
         None => ("unknown", false),
     }
 }

@@ -12,7 +12,7 @@ use super::coordinators::SILENCE_MAX;
 use super::placement::{ATTEMPT_AGE_MAX_US, Writer};
 use super::refusal::Refusal;
 use crate::command::{Expect, Op, Tree, value_hash};
-use crate::mvcc::{self, Outcome, Reader, SchemaSpan, Status, TxnRecord, keys};
+use crate::mvcc::{self, Reader, SchemaSpan, Status, TxnRecord, keys};
 use crate::rules::{Rule, Rules};
 use bytes::Bytes;
 use lineradb_common::{ShardId, TableId, Timestamp, TxnId};
@@ -39,14 +39,6 @@ pub enum Decision<T> {
         /// The answer then.
         then: T,
     },
-}
-
-fn absent(tree: Tree, key: &Bytes) -> Expect {
-    Expect {
-        tree,
-        key: key.clone(),
-        hash: None,
-    }
 }
 
 /// A transaction's record, as it was found.
@@ -110,38 +102,10 @@ pub fn commit_record(
         Some(Status::Aborted | Status::Staging(_)) | None => {}
     }
     let commit_ts = Timestamp::from_raw(request.commit_ts);
-    let mut ops = Vec::with_capacity(2);
-    let mut expect = Vec::with_capacity(2);
-    if let Some(idempotency) = &request.idempotency {
-        let key = keys::outcome_key(&writer.anchor);
-        if let Some(bytes) = reader.get(Tree::Txn, &key).map_err(Refusal::from)? {
-            let earlier = Outcome::decode(bytes)?;
-            return Ok(Decision::Known(Reply::Earlier(proto::EarlierOutcome {
-                commit_ts: earlier.commit_ts.raw(),
-                request_hash: earlier.request_hash,
-                result_summary: earlier.result_summary,
-            })));
-        }
-        let outcome = Outcome {
-            txn: writer.id,
-            commit_ts,
-            request_hash: idempotency.request_hash.clone(),
-            result_summary: idempotency.result_summary.clone(),
-        };
-        expect.push(absent(Tree::Txn, &key));
-        ops.push(Op {
-            tree: Tree::Txn,
-            key,
-            value: Some(outcome.encode()),
-        });
-    }
-    if rules.hold(Rule::AbortedRecordMet) {
-        expect.push(found.unchanged());
-    }
-    ops.push(found.replace(&committed_record(writer, commit_ts, request)));
+    let compares = rules.hold(Rule::AbortedRecordMet);
     Ok(Decision::Write {
-        ops,
-        expect,
+        expect: compares.then(|| found.unchanged()).into_iter().collect(),
+        ops: vec![found.replace(&committed_record(writer, commit_ts, request))],
         then: Reply::Committed(commit_ts.raw()),
     })
 }

@@ -24,6 +24,9 @@ pub trait Consensus: Clone + Send + Sync + 'static {
     /// Index of the last entry applied here.
     fn applied_index(&self) -> u64;
 
+    /// What `take` sees once an entry is applied here, led or not.
+    fn as_of<T>(&self, index: u64, take: impl FnOnce() -> T) -> Option<T>;
+
     /// What was written here lately.
     fn tail(&self) -> &Tail;
 
@@ -42,6 +45,10 @@ impl Consensus for Group {
 
     fn applied_index(&self) -> u64 {
         Group::applied_index(self)
+    }
+
+    fn as_of<T>(&self, index: u64, take: impl FnOnce() -> T) -> Option<T> {
+        Group::as_of(self, index, take)
     }
 
     fn tail(&self) -> &Tail {

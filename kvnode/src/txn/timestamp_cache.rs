@@ -191,6 +191,12 @@ impl TimestampCache {
         Timestamp::from_raw(self.floor.load(Ordering::SeqCst))
     }
 
+    /// No write of any key may stand at or below this from now on (L4).
+    pub fn raise_floor(&self, to: Timestamp) {
+        self.highest.fetch_max(to.raw(), Ordering::SeqCst);
+        self.floor.fetch_max(to.raw(), Ordering::SeqCst);
+    }
+
     /// The highest timestamp that was read at, the mark included: the floor of
     /// whoever inherits from this leader (C5).
     pub fn highest(&self) -> Timestamp {

@@ -203,6 +203,9 @@ impl LockingSelect {
                     continue;
                 }
                 let keys = std::slice::from_ref(&key);
+                // What an earlier statement locked must hold, whatever becomes
+                // of the row here (X4).
+                let held = ctx.txn.holds(&key);
                 let free = match ctx.txn.locking_get(keys, table, self.options()).await {
                     Ok(mut newest) => self.is_same(&key, &row, newest.pop().flatten())?,
                     // Somebody has it.
@@ -214,7 +217,9 @@ impl LockingSelect {
                 if free {
                     taken.push(own);
                 } else {
-                    ctx.txn.disregard(&key);
+                    if !held {
+                        ctx.txn.disregard(&key);
+                    }
                     passed.insert(key);
                 }
             }

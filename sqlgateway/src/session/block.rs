@@ -64,6 +64,7 @@ impl Block {
     /// Begins again, before anything has come of it. Its savepoints are all at the
     /// beginning.
     pub fn begin_anew(&mut self, client: &Client) -> Result<()> {
+        self.options.started = Some(self.txn.started());
         self.txn = client.begin(self.options.clone())?;
         if !self.savepoints.is_empty() {
             self.txn.savepoint();

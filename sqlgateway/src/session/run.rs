@@ -101,6 +101,7 @@ impl Session {
             };
             check_read_only(&compiled, options.read_only)?;
             let txn = self.gateway.client.begin(options.clone())?;
+            options.started = Some(txn.started());
             self.activity.runs_in(self.activity_of(&txn, &options));
             if keyed && let Some(earlier) = txn.earlier_outcome().await? {
                 return Ok(self.answer_earlier(&earlier.result_summary));

@@ -8,6 +8,11 @@ use lineradb_common::sql::{Datum, Interval, SqlType, TimeZone};
 use std::borrow::Cow;
 
 const WORDS: [&str; 4] = ["as", "of", "system", "time"];
+/// The most recent past that any replica serves, as a call that stands for
+/// [`ANY_REPLICA`]: leaders close what is three seconds old (L4), clients hear of it
+/// once a second.
+const FOLLOWER_READ: [&str; 3] = ["follower_read_timestamp", "(", ")"];
+const ANY_REPLICA: &str = "-4.8s";
 
 /// When a query is to read, as it was written: `'-10s'` (before now), a point in
 /// time, or microseconds since 1970.
@@ -36,11 +41,15 @@ impl AsOf {
                 Ok(Some((AsOf(unquote(&written(t), '\'')), at + 1)))
             }
             Some(t) if t.kind == TokenKind::Integer => Ok(Some((AsOf(written(t)), at + 1))),
+            _ if is_call(text, &tokens[at.min(tokens.len())..]) => Ok(Some((
+                AsOf(ANY_REPLICA.to_owned()),
+                at + FOLLOWER_READ.len(),
+            ))),
             found => {
                 let place = found.map_or(text.len(), |t| t.start);
                 Err(SqlError::syntax(
                     "AS OF SYSTEM TIME takes a string: a negative interval ('-10s') or a point in \
-                     time",
+                     time, or follower_read_timestamp()",
                 )
                 .at(Some(char_position(text, place))))
             }
@@ -82,6 +91,12 @@ impl AsOf {
         )
         .with_hint("Give a negative interval, such as '-10s', or a point in time.")
     }
+}
+
+/// Whether the tokens begin with the call of [`FOLLOWER_READ`].
+fn is_call(text: &str, tokens: &[Token]) -> bool {
+    tokens.len() >= FOLLOWER_READ.len() && { tokens.iter().zip(FOLLOWER_READ) }
+        .all(|(token, part)| text[token.start..token.end].eq_ignore_ascii_case(part))
 }
 
 fn bad(error: lineradb_common::sql::ValueError) -> SqlError {
@@ -146,6 +161,10 @@ mod tests {
         assert_eq!(as_of, Some(of("-1s")));
         assert_eq!(without.find("WHERE"), text.find("WHERE"));
         assert!(!without.to_lowercase().contains("system"));
+        let any = take("SELECT 1 FROM t AS OF SYSTEM TIME Follower_Read_Timestamp ( ) LIMIT 1");
+        let (without, as_of) = any.unwrap();
+        assert_eq!(as_of, Some(of("-4.8s")));
+        assert!(without.trim_end().ends_with("LIMIT 1") && !without.contains('('));
         for same in [
             "SELECT 'as of system time 1'",
             "SELECT system FROM t AS of",
@@ -156,6 +175,7 @@ mod tests {
         for wrong in [
             "SELECT 1 AS OF SYSTEM TIME",
             "SELECT 1 AS OF SYSTEM TIME now()",
+            "SELECT 1 AS OF SYSTEM TIME follower_read_timestamp(",
             "SELECT 1 AS OF SYSTEM TIME '-1s' AS OF SYSTEM TIME '-2s'",
         ] {
             assert_eq!(take(wrong).unwrap_err().sqlstate, "42601", "{wrong}");

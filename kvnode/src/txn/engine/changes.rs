@@ -10,7 +10,7 @@
 //! answer says from which place in it the next question can be answered; the
 //! argument stands there. Lists are a short cut: without one the span is walked.
 
-use super::read::Work;
+use super::read::{Work, span_here};
 use super::{Answer, Call, Engine};
 use crate::consensus::{Mark, Tail};
 use crate::mvcc::changes::{Change, Found, Wanted, among, walk};
@@ -188,7 +188,7 @@ fn to_reply(found: Found) -> proto::ChangesReply {
 
 impl<C: Consensus, S: Store> Engine<C, S> {
     pub(super) async fn changes(&self, call: &mut Call, request: proto::Changes) -> Answer {
-        let span = self.span_here(call, request.span.as_ref())?;
+        let span = span_here(&call.descriptor, request.span.as_ref())?;
         let to = request.to_ts;
         let changes = Changes::new(span, request)?;
         self.read(call, to, None, Work::Changes(&changes)).await
@@ -196,7 +196,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
 
     /// A hint: neither confirmed, nor a read.
     pub(super) async fn await_write(&self, call: &mut Call, wait: &proto::AwaitWrite) -> Answer {
-        let span = self.span_here(call, wait.span.as_ref())?;
+        let span = span_here(&call.descriptor, wait.span.as_ref())?;
         let lower = keys::addressable(&span.start);
         let upper = keys::addressable_end(&span.end);
         let recent = wait.recent.unwrap_or_default();

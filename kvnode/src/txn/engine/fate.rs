@@ -70,7 +70,6 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         };
         let observed = match &outcome {
             proto::commit_record_reply::Outcome::Committed(at) => *at,
-            proto::commit_record_reply::Outcome::Earlier(earlier) => earlier.commit_ts,
             proto::commit_record_reply::Outcome::Aborted(_) => 0,
         };
         let reply = proto::CommitRecordReply {

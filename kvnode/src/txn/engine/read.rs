@@ -18,7 +18,7 @@ use bytes::Bytes;
 use lineradb_common::clock::Stopwatch;
 use lineradb_common::keys::key_after;
 use lineradb_common::{Timestamp, TxnId};
-use lineradb_proto::shard::v1::{self as proto, ErrorCode, reply};
+use lineradb_proto::shard::v1::{self as proto, ErrorCode, ShardDescriptor, reply};
 use std::pin::pin;
 
 /// Bytes of keys and values in one page of a scan.
@@ -84,6 +84,21 @@ fn single_key(span: &proto::Span) -> Option<&Bytes> {
     is_single.then_some(&span.start)
 }
 
+/// A span must lie in the shard.
+pub(super) fn span_here(
+    descriptor: &ShardDescriptor,
+    span: Option<&proto::Span>,
+) -> Result<proto::Span, Refusal> {
+    let span = span.cloned().unwrap_or_default();
+    let shard = descriptor.span.clone().unwrap_or_default();
+    let end_inside = shard.end.is_empty() || (!span.end.is_empty() && span.end <= shard.end);
+    if span.start >= shard.start && end_inside {
+        Ok(span)
+    } else {
+        Err(Refusal::shard_changed())
+    }
+}
+
 impl<C: Consensus, S: Store> Engine<C, S> {
     pub(super) async fn get(&self, call: &mut Call, get: &proto::Get) -> Answer {
         for key in &get.keys {
@@ -94,14 +109,14 @@ impl<C: Consensus, S: Store> Engine<C, S> {
     }
 
     pub(super) async fn scan(&self, call: &mut Call, scan: &proto::Scan) -> Answer {
-        let span = self.span_here(call, scan.span.as_ref())?;
+        let span = span_here(&call.descriptor, scan.span.as_ref())?;
         let own = reader_id(&scan.txn_id)?;
         self.read(call, scan.read_ts, own, Work::Scan(scan, span))
             .await
     }
 
     pub(super) async fn fragment(&self, call: &mut Call, fragment: &proto::Fragment) -> Answer {
-        let span = self.span_here(call, fragment.span.as_ref())?;
+        let span = span_here(&call.descriptor, fragment.span.as_ref())?;
         let own = reader_id(&fragment.txn_id)?;
         let work = Work::Fragment(fragment, span);
         self.read(call, fragment.read_ts, own, work).await
@@ -111,7 +126,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         let spans = refresh
             .spans
             .iter()
-            .map(|span| self.span_here(call, Some(span)))
+            .map(|span| span_here(&call.descriptor, Some(span)))
             .collect::<Result<Vec<_>, _>>()?;
         if refresh.to_ts == 0 {
             return Err(Refusal::invalid("a refresh names the timestamp to reach"));
@@ -137,22 +152,6 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         }
         let work = Work::QueryIntents(query, txn_id(&query.txn_id)?);
         self.read(call, query.commit_ts, None, work).await
-    }
-
-    /// A span must lie in the shard.
-    pub(super) fn span_here(
-        &self,
-        call: &Call,
-        span: Option<&proto::Span>,
-    ) -> Result<proto::Span, Refusal> {
-        let span = span.cloned().unwrap_or_default();
-        let shard = call.descriptor.span.clone().unwrap_or_default();
-        let end_inside = shard.end.is_empty() || (!span.end.is_empty() && span.end <= shard.end);
-        if span.start >= shard.start && end_inside {
-            Ok(span)
-        } else {
-            Err(Refusal::shard_changed())
-        }
     }
 
     pub(super) async fn read(
@@ -282,7 +281,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         Ok(())
     }
 
-    async fn evaluate(
+    pub(super) async fn evaluate(
         &self,
         snapshot: &S::Snapshot,
         at: Timestamp,

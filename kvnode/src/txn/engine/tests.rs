@@ -2,6 +2,7 @@
 
 mod changes;
 mod checker;
+mod closed;
 mod harness;
 mod history;
 mod random;

@@ -32,19 +32,10 @@ fn carry_out<T>(store: &MemoryStore, decision: Decision<T>) -> Option<T> {
     }
 }
 
-fn commit(
-    store: &MemoryStore,
-    id: TxnId,
-    at: u64,
-    hash: Option<&'static str>,
-) -> Option<Committing> {
+fn commit(store: &MemoryStore, id: TxnId, at: u64) -> Option<Committing> {
     let request = proto::CommitRecord {
         commit_ts: at,
         intent_keys: vec!["a".into(), "b".into()],
-        idempotency: hash.map(|hash| proto::Idempotency {
-            request_hash: hash.into(),
-            result_summary: "done".into(),
-        }),
         ..Default::default()
     };
     let decision = commit_record(&store.snapshot(), &writer(id), &request, Rules::default());
@@ -94,14 +85,8 @@ fn a_long_commit_whose_coordinator_is_heard_of_stays_undecided() {
 fn the_commit_point_is_written_once_and_repeats_find_it() {
     let store = MemoryStore::default();
     assert_eq!(push_at(&store, ME, 2, false), Some(Pushed::Pending(true)));
-    assert_eq!(
-        commit(&store, ME, 70, None),
-        Some(Committing::Committed(70))
-    );
-    assert_eq!(
-        commit(&store, ME, 99, None),
-        Some(Committing::Committed(70))
-    );
+    assert_eq!(commit(&store, ME, 70), Some(Committing::Committed(70)));
+    assert_eq!(commit(&store, ME, 99), Some(Committing::Committed(70)));
     assert_eq!(push_at(&store, ME, 99, true), Some(Pushed::Committed(70)));
 }
 
@@ -113,10 +98,7 @@ fn a_silent_or_forced_attempt_is_aborted_for_good() {
             push_at(&store, ME, seconds, force),
             Some(Pushed::Aborted(true))
         );
-        assert_eq!(
-            commit(&store, ME, 70, None),
-            Some(Committing::Aborted(true))
-        );
+        assert_eq!(commit(&store, ME, 70), Some(Committing::Aborted(true)));
         assert_eq!(push_at(&store, ME, 1, false), Some(Pushed::Aborted(true)));
     }
 }
@@ -132,36 +114,9 @@ fn verdicts_are_compared_at_apply() {
         ..Default::default()
     };
     let verdict = push(&before, &request, ME, ts(0), Duration::ZERO).unwrap();
-    assert_eq!(
-        commit(&store, ME, 70, None),
-        Some(Committing::Committed(70))
-    );
+    assert_eq!(commit(&store, ME, 70), Some(Committing::Committed(70)));
     assert_eq!(carry_out(&store, verdict), None);
     assert_eq!(push_at(&store, ME, 1, true), Some(Pushed::Committed(70)));
-}
-
-#[test]
-fn an_idempotency_key_answers_with_its_first_commit() {
-    let store = MemoryStore::default();
-    let second = TxnId([2; 16]);
-    assert_eq!(
-        push_at(&store, second, 1, true),
-        Some(Pushed::Aborted(true))
-    );
-    assert_eq!(
-        commit(&store, ME, 70, Some("h1")),
-        Some(Committing::Committed(70))
-    );
-    // An aborted attempt stays aborted, a new one meets the outcome.
-    assert_eq!(
-        commit(&store, second, 80, Some("h1")),
-        Some(Committing::Aborted(true))
-    );
-    let Some(Committing::Earlier(earlier)) = commit(&store, TxnId([3; 16]), 90, Some("h2")) else {
-        panic!("the earlier outcome answers");
-    };
-    assert_eq!((earlier.commit_ts, earlier.request_hash), (70, "h1".into()));
-    assert_eq!(earlier.result_summary, "done");
 }
 
 #[test]

@@ -77,6 +77,10 @@ impl Consensus for FakeGroup {
         self.shared.proposed.load(Ordering::SeqCst)
     }
 
+    fn as_of<T>(&self, index: u64, take: impl FnOnce() -> T) -> Option<T> {
+        (self.applied_index() >= index).then(take)
+    }
+
     fn tail(&self) -> &Tail {
         &self.shared.tail
     }

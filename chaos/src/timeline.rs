@@ -113,7 +113,9 @@ pub fn svg(title: &str, events: &[Event]) -> Result<String> {
          <text x=\"{LEFT}\" y=\"22\" font-size=\"15\">{}</text>\n",
         escape(title)
     );
-    for (n, outage) in outages(events).iter().enumerate() {
+    let outages = outages(events);
+    let mut names = String::new();
+    for (n, outage) in outages.iter().enumerate() {
         let (from, to) = (
             x(outage.at.as_nanos() as f64),
             x(outage.healed.as_nanos() as f64),
@@ -122,14 +124,18 @@ pub fn svg(title: &str, events: &[Event]) -> Result<String> {
         // Writing into a String never fails.
         let _ = writeln!(
             out,
-            "<rect x=\"{from:.1}\" y=\"{0}\" width=\"{1:.1}\" height=\"{2}\" fill=\"#f6d9d5\"/>\n\
-             <text x=\"{from:.1}\" y=\"{row}\" font-size=\"9\">{3}</text>",
+            "<rect x=\"{from:.1}\" y=\"{}\" width=\"{:.1}\" height=\"{}\" fill=\"#f6d9d5\"/>",
             FAULTS.0,
             (to - from).max(1.0),
             LATENCIES.0 + LATENCIES.1 - FAULTS.0,
+        );
+        let _ = writeln!(
+            names,
+            "<text x=\"{from:.1}\" y=\"{row}\" font-size=\"9\">{}</text>",
             escape(&outage.fault),
         );
     }
+    out.push_str(&names);
     let curve = |value: &dyn Fn(&Bucket) -> Option<f64>| -> Vec<(f64, f64)> {
         { buckets.iter().enumerate() }
             .filter_map(|(n, bucket)| Some((x((n as f64 + 0.5) * step as f64), value(bucket)?)))

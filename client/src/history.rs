@@ -7,7 +7,7 @@
 //!
 //! The leader of a shard closes a timestamp when it is asked to. A background task asks,
 //! once a second, for each shard whose past was read in the last half minute; what the
-//! leader answers is good for ever, so that old reads go on when it is gone. A read that
+//! leader answers is good for ever, so that reads in use go on when it is gone. A read that
 //! is too recent for what is known goes to the leader as ever, and so does one that
 //! the replica refuses (it lags, it met a provisional write, the shard has split).
 
@@ -50,8 +50,8 @@ const IDLE: Duration = Duration::from_secs(5);
 pub struct History {
     home: HashMap<String, String>,
     shards: Mutex<HashMap<u64, Past>>,
-    /// Nodes that did not serve, and until when they are not asked.
-    avoided: Mutex<HashMap<u64, Instant>>,
+    /// Nodes that did not serve a shard (0: any), and until when they are not asked.
+    avoided: Mutex<HashMap<(u64, u64), Instant>>,
     wanted: Arc<Notify>,
 }
 
@@ -105,6 +105,9 @@ impl History {
         let Some((version, closed)) = closed else {
             return;
         };
+        if version < past.version {
+            return;
+        }
         if past.version != version {
             past.version = version;
             past.closed.clear();
@@ -145,14 +148,15 @@ impl History {
         (due, next)
     }
 
-    fn avoid(&self, node: u64, length: Duration) {
-        self.avoided.lock().insert(node, deadline_after(length));
+    fn avoid(&self, node: u64, shard_id: u64, length: Duration) {
+        let until = deadline_after(length);
+        self.avoided.lock().insert((node, shard_id), until);
     }
 
-    fn is_avoided(&self, node: u64) -> bool {
+    fn is_avoided(&self, node: u64, shard_id: u64) -> bool {
         let mut avoided = self.avoided.lock();
         avoided.retain(|_, until| *until > now());
-        avoided.contains_key(&node)
+        avoided.contains_key(&(node, 0)) || avoided.contains_key(&(node, shard_id))
     }
 }
 
@@ -204,7 +208,7 @@ impl Router {
         let map = self.map();
         let current = map.by_id(shard.shard_id)?;
         let replica = map.nearest(current, &history.home)?;
-        if history.is_avoided(replica.node_id) {
+        if history.is_avoided(replica.node_id, shard.shard_id) {
             return None;
         }
         let left = context.deadline.saturating_duration_since(now());
@@ -226,14 +230,14 @@ impl Router {
         let watch = Stopwatch::start();
         let answer = tokio::time::timeout(patience, service.call(request)).await;
         let Ok(Ok(reply)) = answer else {
-            history.avoid(replica.node_id, SILENT);
+            history.avoid(replica.node_id, 0, SILENT);
             return None;
         };
         match &reply.body {
             None => None,
             Some(reply::Body::Error(error)) => {
                 if error.code() == ErrorCode::Unavailable {
-                    history.avoid(replica.node_id, LAGS);
+                    history.avoid(replica.node_id, shard.shard_id, LAGS);
                 }
                 None
             }
@@ -282,9 +286,10 @@ pub fn keep_closed(router: &Arc<Router>) {
         while let Some(router) = router.upgrade() {
             let (due, next) = router.history().due();
             for shard in due {
-                // The semaphore is never closed.
-                let Ok(permit) = parallel.clone().acquire_owned().await else {
-                    return;
+                let Ok(permit) = parallel.clone().try_acquire_owned() else {
+                    // Leaders that are gone hold the permits: in a second again.
+                    router.history().learn(shard, None);
+                    continue;
                 };
                 let router = router.clone();
                 spawn::task("close-timestamp", async move {

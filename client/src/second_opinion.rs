@@ -13,7 +13,7 @@
 //! unknown, which X1 settles; it never decides anything.
 //!
 //! Many requests may wait for one node: the first whose patience ends asks, the
-//! others are woken when it hears of another leader.
+//! others are woken when it has heard of a leader.
 
 use crate::connection::Connections;
 use crate::shard_map::ShardMap;
@@ -37,7 +37,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(250);
 #[derive(Default)]
 pub struct Opinions {
     last: Mutex<HashMap<u64, Opinion>>,
-    /// Somebody has heard of a leader that was not the one asked.
+    /// Somebody has heard of a leader.
     news: Notify,
 }
 
@@ -127,7 +127,7 @@ impl Opinions {
                 Next::Ask => {
                     let leader = ask_all(shard, &map(), connections).await;
                     self.heard(shard.shard_id, now, leader);
-                    if leader.is_some_and(|leader| leader != node) {
+                    if leader.is_some() {
                         self.news.notify_waiters();
                     }
                 }

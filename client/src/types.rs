@@ -117,8 +117,9 @@ pub struct TransactionOptions {
     /// Read the past: all of the transaction, which must be read only, sees what
     /// was committed then.
     pub read_at: Option<Timestamp>,
-    /// When the first attempt began, of what is tried again: in a deadlock the youngest
-    /// gives way, so that one that has lost grows older than those that come after it.
+    /// When the first attempt began, of what is tried again: of those who wait for locks in
+    /// a circle the youngest gives way, and one that has lost grows older than those that
+    /// come after it. (Between those who lay intents the attempt decides.)
     pub started: Option<Timestamp>,
     /// Exactly once.
     pub idempotency: Option<IdempotencyRequest>,

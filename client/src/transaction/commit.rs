@@ -132,10 +132,16 @@ impl Inner {
                 }
             }
         };
-        // Somebody has used the key before.
+        // X2: somebody has used the key before. A row that an earlier request under it
+        // has written says so as well, and may say it first.
         match (outcome, &plan.keyed) {
-            (Err(Error::ConditionFailed { key }), Some(keyed)) if key == *keyed => {
-                self.first_outcome().await.map(Done::Earlier)
+            (Err(Error::ConditionFailed { key }), Some(keyed)) => {
+                match self.first_outcome().await {
+                    Err(Error::Conflict { .. }) if key != *keyed => {
+                        Err(Error::ConditionFailed { key })
+                    }
+                    first => first.map(Done::Earlier),
+                }
             }
             (outcome, _) => outcome,
         }

@@ -332,12 +332,15 @@ pub(crate) async fn watch(raft: Raft, state: Arc<ReplicaState>, fatal: crate::ra
         state.leadership.end();
         metrics::get().leaders.dec();
     }
-    let stopped = raft.metrics().borrow_watched().running_state.clone();
-    if let Err(error) = stopped
-        && !matches!(error, openraft::errors::Fatal::Stopped)
-    {
-        tracing::error!(shard = %state.shard, replica = %state.replica, %error, "a replica stopped");
-        *state.failed.lock() = Some(error.to_string());
+    let cause = match raft.metrics().borrow_watched().running_state.clone() {
+        Err(openraft::errors::Fatal::Stopped) => None,
+        Err(error) => Some(error.to_string()),
+        // Whoever stops in order says so.
+        Ok(()) => Some("its task ended without a word: a panic".to_owned()),
+    };
+    if let Some(cause) = cause {
+        tracing::error!(shard = %state.shard, replica = %state.replica, cause, "a replica stopped");
+        *state.failed.lock() = Some(cause);
         // D3: a storage engine that cannot write takes the process with it.
         if let Some(cause) = state.storage.db.failure() {
             fatal(&format!("the storage engine failed: {cause}"));

@@ -16,14 +16,14 @@ use crate::transport::grpc::{GrpcTransport, MESSAGE_BYTES_MAX, RaftService};
 use crate::transport::network::Factory;
 use crate::transport::{Handler, Transport, router};
 use crate::{Error, Result};
-use lineradb_common::{NodeId, ReplicaId, ShardId, clock, spawn};
+use lineradb_common::{NodeId, ReplicaId, ShardId, spawn};
 use lineradb_proto::meta::v1 as meta;
 use lineradb_proto::raft::v1::raft_server::RaftServer;
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, broadcast, watch as signal};
+use tokio::time::Instant;
 
 /// Events kept for a slow subscriber.
 const EVENTS: usize = 1024;
@@ -189,15 +189,14 @@ impl GroupsCore {
         &self,
         shard: ShardId,
         replica: ReplicaId,
-        at_most: Duration,
+        until: Instant,
     ) -> Option<Group> {
         let mut changes = self.changes.subscribe();
-        let deadline = clock::deadline_after(at_most);
         loop {
             if let Some(group) = self.get(shard) {
                 return Some(group).filter(|group| group.replica_id() == replica);
             }
-            match tokio::time::timeout_at(deadline, changes.changed()).await {
+            match tokio::time::timeout_at(until, changes.changed()).await {
                 Ok(Ok(())) => {}
                 _ => return None,
             }

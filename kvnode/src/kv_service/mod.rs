@@ -31,7 +31,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Request, Response, Status};
 use watch::Watches;
-use xxhash_rust::xxh3::xxh3_128;
 
 /// Whose idempotency keys these are: the API knows no users yet.
 const USER: &str = "kv";
@@ -162,7 +161,7 @@ impl KvService {
         body: F,
     ) -> Result<Written<T>, Status>
     where
-        Q: Message,
+        Q: rules::Keyed,
         T: Message + Default,
         F: Fn(Transaction) -> Fut,
         Fut: Future<Output = Result<T, Error>>,
@@ -170,11 +169,10 @@ impl KvService {
         rules::checked_idempotency_key(idempotency_key)?;
         let mut options = call.options();
         if !idempotency_key.is_empty() {
-            let hash = xxh3_128(&request.encode_to_vec());
             options.idempotency = Some(IdempotencyRequest {
                 user: USER.to_owned(),
                 key: idempotency_key.to_owned(),
-                request_hash: Bytes::copy_from_slice(&hash.to_be_bytes()),
+                request_hash: rules::request_hash(request),
             });
         }
         let body = &body;

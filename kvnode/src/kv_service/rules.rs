@@ -5,12 +5,45 @@ use bytes::Bytes;
 use lineradb_client::{Error, Span};
 use lineradb_common::{keys, limits};
 use lineradb_proto::kv::v1::compare::{Against, Relation};
-use lineradb_proto::kv::v1::{Compare, Operation, WatchRequest, operation};
+use lineradb_proto::kv::v1::{
+    BatchWriteRequest, Compare, CompareAndSwapRequest, DeleteRangeRequest, DeleteRequest,
+    Operation, PutRequest, TxnRequest, WatchRequest, operation,
+};
+use prost::Message;
 use std::time::Duration;
 use tonic::{Code, Status};
+use xxhash_rust::xxh3::xxh3_128;
 
 /// Longest idempotency key.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 1024;
+
+/// A request that may carry an idempotency key.
+pub trait Keyed: Message {
+    /// Its method: messages of two methods may have the same bytes.
+    const METHOD: &'static str;
+}
+
+macro_rules! keyed {
+    ($($request:ident $method:literal),*) => {
+        $(impl Keyed for $request {
+            const METHOD: &'static str = $method;
+        })*
+    };
+}
+
+keyed!(
+    PutRequest "put", DeleteRequest "delete", DeleteRangeRequest "delete_range",
+    CompareAndSwapRequest "compare_and_swap", BatchWriteRequest "batch_write", TxnRequest "txn"
+);
+
+/// What tells a request from others under the same idempotency key (X2).
+pub fn request_hash<Q: Keyed>(request: &Q) -> Bytes {
+    let mut bytes = Q::METHOD.as_bytes().to_vec();
+    // No method has a zero byte in its name.
+    bytes.push(0);
+    bytes.extend(request.encode_to_vec());
+    Bytes::copy_from_slice(&xxh3_128(&bytes).to_be_bytes())
+}
 
 /// The stored key of a user's key.
 pub fn stored_key(key: &[u8]) -> Result<Bytes, Status> {
@@ -226,6 +259,23 @@ mod tests {
         assert!(checked_value(&Bytes::from(vec![0; limits::VALUE_BYTES_MAX])).is_ok());
         assert!(checked_value(&Bytes::from(vec![0; limits::VALUE_BYTES_MAX + 1])).is_err());
         assert_eq!(user_key(&stored_key(b"abc").unwrap()), &b"abc"[..]);
+    }
+
+    #[test]
+    fn requests_of_two_methods_are_two_requests() {
+        let put = PutRequest {
+            key: "a".into(),
+            value: "z".into(),
+            idempotency_key: "k".into(),
+        };
+        let delete = DeleteRangeRequest {
+            start: "a".into(),
+            end: "z".into(),
+            idempotency_key: "k".into(),
+        };
+        assert_eq!(put.encode_to_vec(), delete.encode_to_vec());
+        assert_ne!(request_hash(&put), request_hash(&delete));
+        assert_eq!(request_hash(&put), request_hash(&put.clone()));
     }
 
     #[test]

@@ -9,8 +9,10 @@
 //!
 //! Requests are matched with replies by id. `send` queues at once and in the
 //! order of the calls, so that openraft may have many appends to a follower
-//! under way; what arrives is handed to the group in the order of arrival.
+//! under way; what arrives is handed to the group in the order of arrival, also when
+//! the group is a moment late ([`arrivals`]).
 
+pub(crate) mod arrivals;
 pub(crate) mod codec;
 pub mod grpc;
 pub mod memory;
@@ -75,7 +77,7 @@ pub trait Transport: Send + Sync + 'static {
 /// Answers what arrives.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
-    /// The future must hand the request over in its first poll.
+    /// Requests are handed over in the order of the first polls of their futures.
     fn request(&self, request: proto::RaftRequest) -> BoxFuture<'static, proto::RaftReply>;
     /// Takes a snapshot.
     async fn install(&self, chunks: Chunks) -> Result<proto::SnapshotReply, String>;
@@ -88,7 +90,8 @@ pub(crate) fn dispatch(
     reply: impl FnOnce(proto::RaftReply) + Send + 'static,
 ) {
     let mut answer = handler.request(request);
-    // The first poll puts the request into the group's queue: doing it here,
+    // The first poll puts the request into the group's queue, or the queue of those
+    // who wait for the group: doing it here,
     // and not in a task, keeps the order of arrival.
     let first = {
         let unconstrained = tokio::task::unconstrained(&mut answer);

@@ -1,5 +1,6 @@
 //! What arrives, handed to the replica addressed.
 
+use super::arrivals::Arrivals;
 use super::codec;
 use super::{Chunks, Handler};
 use crate::consensus::types::{TypeConfig, raft_vote};
@@ -9,14 +10,18 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use lineradb_common::clock::deadline_after;
 use lineradb_common::{ReplicaId, ShardId, spawn};
 use lineradb_proto::raft::v1 as proto;
 use openraft::errors::{Infallible, RaftError};
 use prost::Message;
 use proto::raft_reply::Body as Answer;
 use proto::raft_request::Body as Question;
+use std::pin::pin;
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long a message may wait for its replica: a split's child is reached by
 /// its leader before its node has applied the split.
@@ -26,32 +31,49 @@ const CHUNK_WAIT: Duration = Duration::from_secs(30);
 
 /// Answers for all replicas of a node.
 pub(crate) struct Router {
-    pub groups: Weak<GroupsCore>,
+    groups: Weak<GroupsCore>,
+    arrivals: Arc<Arrivals>,
 }
 
 fn unknown(group: u64, replica: u64) -> Answer {
     Answer::UnknownGroup(format!("no replica {replica} of shard {group} here"))
 }
 
-async fn find(groups: &Weak<GroupsCore>, group: u64, replica: u64) -> Option<Group> {
-    let (group, replica) = (ShardId(group), ReplicaId(replica));
-    let found = {
-        let core = groups.upgrade()?;
-        core.replica(group, replica)
-    };
+fn at_once(groups: &Weak<GroupsCore>, group: u64, replica: u64) -> Option<Group> {
+    let core = groups.upgrade()?;
+    core.replica(ShardId(group), ReplicaId(replica))
+}
+
+async fn find(
+    groups: &Weak<GroupsCore>,
+    group: u64,
+    replica: u64,
+    until: Instant,
+) -> Option<Group> {
+    let found = at_once(groups, group, replica);
     if found.is_some() {
         return found;
     }
     let core = groups.upgrade()?;
-    core.wait_for(group, replica, BIRTH_WAIT).await
+    core.wait_for(ShardId(group), ReplicaId(replica), until)
+        .await
 }
 
 fn stopped(error: &RaftError<TypeConfig, Infallible>) -> Answer {
     Answer::UnknownGroup(format!("the replica has stopped: {error}"))
 }
 
-async fn respond(groups: Weak<GroupsCore>, request: proto::RaftRequest) -> Answer {
-    let Some(group) = find(&groups, request.group_id, request.to_replica).await else {
+async fn respond(
+    groups: Weak<GroupsCore>,
+    arrivals: Arc<Arrivals>,
+    request: proto::RaftRequest,
+) -> Answer {
+    let until = deadline_after(BIRTH_WAIT);
+    let (shard, replica) = (request.group_id, request.to_replica);
+    let here = || at_once(&groups, shard, replica).is_some();
+    let mut place = arrivals.enter((shard, replica), here);
+    place.turn().await;
+    let Some(group) = find(&groups, shard, replica, until).await else {
         // Never made by the message itself (C3): the sender is asked (C4).
         if let Some(core) = groups.upgrade()
             && matches!(
@@ -72,11 +94,21 @@ async fn respond(groups: Weak<GroupsCore>, request: proto::RaftRequest) -> Answe
     match request.body {
         Some(Question::Append(message)) => match codec::take_append(message) {
             Err(error) => bad(error),
-            Ok(rpc) => match raft.append_entries(rpc).await {
-                Err(error) => stopped(&error),
-                Ok(response) => codec::put_append_reply(&response)
-                    .map_or_else(|| Answer::Failed("nothing stored".into()), Answer::Append),
-            },
+            Ok(rpc) => {
+                let mut appended = pin!(raft.append_entries(rpc));
+                // The first poll hands it over: then it is the next one's turn.
+                let first = futures::poll!(appended.as_mut());
+                drop(place);
+                let appended = match first {
+                    Poll::Ready(appended) => appended,
+                    Poll::Pending => appended.await,
+                };
+                match appended {
+                    Err(error) => stopped(&error),
+                    Ok(response) => codec::put_append_reply(&response)
+                        .map_or_else(|| Answer::Failed("nothing stored".into()), Answer::Append),
+                }
+            }
         },
         Some(Question::Vote(message)) => match codec::take_vote_request(message) {
             Err(error) => bad(error),
@@ -113,10 +145,10 @@ async fn respond(groups: Weak<GroupsCore>, request: proto::RaftRequest) -> Answe
 #[async_trait]
 impl Handler for Router {
     fn request(&self, request: proto::RaftRequest) -> BoxFuture<'static, proto::RaftReply> {
-        let groups = self.groups.clone();
+        let (groups, arrivals) = (self.groups.clone(), self.arrivals.clone());
         async move {
             let id = request.id;
-            let body = Some(respond(groups, request).await);
+            let body = Some(respond(groups, arrivals, request).await);
             proto::RaftReply { id, body }
         }
         .boxed()
@@ -130,7 +162,9 @@ impl Handler for Router {
             Some(Err(error)) => return Err(error.to_string()),
             _ => return Err("a snapshot begins with its header".into()),
         };
-        let Some(group) = find(&self.groups, header.group_id, header.to_replica).await else {
+        let until = deadline_after(BIRTH_WAIT);
+        let found = find(&self.groups, header.group_id, header.to_replica, until);
+        let Some(group) = found.await else {
             return Ok(proto::SnapshotReply {
                 vote: None,
                 unknown_group: format!(
@@ -185,5 +219,8 @@ impl Handler for Router {
 
 /// Keeps a strong hold on the router for transports that only have a weak one.
 pub(crate) fn router(groups: Weak<GroupsCore>) -> Arc<dyn Handler> {
-    Arc::new(Router { groups })
+    Arc::new(Router {
+        groups,
+        arrivals: Arc::default(),
+    })
 }

@@ -178,7 +178,8 @@ async fn run_one<W: Workload>(workload: W, options: &RunOptions) -> Result<Repor
     let prepared = workload.prepare(&cluster).await;
     prepared.context("preparing the workload")?;
     let history = Arc::new(History::create(&options.root.join(HISTORY))?);
-    let wrong = work(&workload, &mut cluster, options, &history).await?;
+    let mut wrong = work(&workload, &mut cluster, options, &history).await?;
+    wrong.extend(cluster.services().filter_map(|service| service.panic()));
     let events = history.events()?;
     let counts = Counts::of(&events);
     let outages = timeline::outages(&events);

@@ -103,6 +103,7 @@ impl LocalCluster {
                 locality: HashMap::from([("zone".to_owned(), zone)]),
                 block_cache_bytes: 256 << 20,
                 history: lineradb_kvnode::node::HISTORY,
+                heartbeat: lineradb_kvnode::consensus::HEARTBEAT,
                 clock: clock.clone(),
                 local: local.clone(),
                 listen_flag: "--kv-port",

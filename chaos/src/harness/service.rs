@@ -187,6 +187,16 @@ impl Service {
         }
     }
 
+    /// The first panic in the log, if there is one: a process goes on without what
+    /// panicked, and perhaps nobody notices.
+    pub fn panic(&self) -> Option<String> {
+        let log = std::fs::read_to_string(&self.log).ok()?;
+        let at = log.find(" panicked at ")?;
+        let begin = log[..at].rfind('\n').map_or(0, |end| end + 1);
+        let lines: Vec<&str> = log[begin..].lines().take(2).collect();
+        Some(format!("{}: {}", self.name, lines.join(" ")))
+    }
+
     /// The last lines of the log.
     pub fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();

@@ -100,8 +100,12 @@ pub enum GroupEvent {
     Removed(ShardId),
 }
 
-/// How groups run. `Default` suits a local network: a dead leader is replaced
-/// within about two of the longest election timeouts.
+/// How often the leaders of a cluster say that they are there, unless it is told
+/// otherwise.
+pub const HEARTBEAT: Duration = Duration::from_millis(150);
+
+/// How groups run: a dead leader is replaced within about two of the longest election
+/// timeouts.
 #[derive(Clone, Debug)]
 pub struct Timing {
     /// How often leaders say that they are there.
@@ -114,10 +118,18 @@ pub struct Timing {
 
 impl Default for Timing {
     fn default() -> Self {
+        Timing::every(HEARTBEAT)
+    }
+}
+
+impl Timing {
+    /// With a heartbeat so often: longer than a round trip between any two nodes, since a
+    /// leader gives its followers that long to answer one, and leads nobody who has not.
+    pub fn every(heartbeat: Duration) -> Self {
         Timing {
-            heartbeat: Duration::from_millis(150),
-            election_min: Duration::from_millis(600),
-            election_max: Duration::from_millis(1000),
+            heartbeat,
+            election_min: heartbeat * 4,
+            election_max: heartbeat * 20 / 3,
         }
     }
 }

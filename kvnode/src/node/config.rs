@@ -2,6 +2,7 @@
 //! the same names (common::config).
 
 use super::KvNodeOptions;
+use crate::consensus::HEARTBEAT;
 use crate::txn::HISTORY_MIN;
 use crate::{Error, Result};
 use clap::Parser;
@@ -12,6 +13,11 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// Disks alone take some milliseconds.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(50);
+/// Elections take seven times as long.
+const HEARTBEAT_MAX: Duration = Duration::from_secs(5);
 
 /// A year: beyond it, keep backups.
 const HISTORY_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
@@ -39,6 +45,8 @@ pub struct NodeConfig {
     pub block_cache_bytes: u64,
     /// How long old versions can be read, in minutes.
     pub history_minutes: u64,
+    /// How often leaders say that they are there, in milliseconds.
+    pub heartbeat_ms: u64,
     /// How logs look.
     pub log_format: LogFormat,
     /// Level, or `target=level` list.
@@ -58,6 +66,7 @@ impl Default for NodeConfig {
             locality: String::new(),
             block_cache_bytes: 256 << 20,
             history_minutes: HISTORY.as_secs() / 60,
+            heartbeat_ms: HEARTBEAT.as_millis() as u64,
             log_format: LogFormat::Text,
             log: "info".to_owned(),
             insecure: false,
@@ -106,6 +115,11 @@ pub struct Flags {
     #[arg(long, value_name = "MINUTES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history_minutes: Option<u64>,
+    /// How often leaders say that they are there: more than a round trip between any two nodes; the
+    /// same on all nodes [default: 150]
+    #[arg(long, value_name = "MILLISECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat_ms: Option<u64>,
     /// Log format [default: text]
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -154,7 +168,17 @@ impl NodeConfig {
                 HISTORY_MAX.as_secs() / 60
             )));
         }
+        let heartbeat = Duration::from_millis(self.heartbeat_ms);
+        if heartbeat < HEARTBEAT_MIN || heartbeat > HEARTBEAT_MAX {
+            return Err(Error::Refused(format!(
+                "--heartbeat-ms {}: between {} and {}",
+                self.heartbeat_ms,
+                HEARTBEAT_MIN.as_millis(),
+                HEARTBEAT_MAX.as_millis()
+            )));
+        }
         Ok(KvNodeOptions {
+            heartbeat,
             history,
             data: self.data.clone(),
             listen,
@@ -196,6 +220,20 @@ mod tests {
             assert!(minutes(wrong).options().is_err());
         }
         assert!(minutes(10).options().is_ok());
+    }
+
+    #[test]
+    fn heartbeats_have_bounds() {
+        let every = |heartbeat_ms| NodeConfig {
+            heartbeat_ms,
+            ..NodeConfig::default()
+        };
+        let default = NodeConfig::default().options().unwrap();
+        assert_eq!(default.heartbeat, HEARTBEAT);
+        for wrong in [0, 49, 5_001, u64::MAX] {
+            assert!(every(wrong).options().is_err());
+        }
+        assert!(every(50).options().is_ok() && every(5_000).options().is_ok());
     }
 
     #[test]

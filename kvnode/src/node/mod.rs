@@ -17,7 +17,7 @@ mod storage_metrics;
 
 pub use config::{Flags, HISTORY, NodeConfig};
 
-use crate::consensus::{Group, Groups, GroupsOptions, Leadership};
+use crate::consensus::{Group, Groups, GroupsOptions, Leadership, Timing};
 use crate::kv_service;
 use crate::service::{ShardGrpc, ShardNode, ShardNodeOptions};
 use crate::{Error, Result};
@@ -75,6 +75,8 @@ pub struct KvNodeOptions {
     pub block_cache_bytes: u64,
     /// How long old versions can be read; at least ten minutes.
     pub history: Duration,
+    /// How often leaders say that they are there.
+    pub heartbeat: Duration,
     /// The clock of the process; shared by everything in it.
     pub clock: Arc<ClusterClock>,
     /// Nodes of this process, reached by a function call.
@@ -150,8 +152,9 @@ impl KvNode {
         kv_service::declare();
         let addresses = Arc::new(Addresses::open(&options.data));
         let open = |db: &Db| {
+            let timing = Timing::every(options.heartbeat);
             let options = GroupsOptions::new(&options.data, db.clone(), node_id, addresses.clone());
-            Groups::open(options)
+            Groups::open(GroupsOptions { timing, ..options })
         };
         let groups = match open(&engine.db).await {
             Err(Error::Corrupt(damage)) => {

@@ -264,6 +264,26 @@ impl LockTable {
         self.state.lock().hear(txn);
     }
 
+    /// Releases what transactions hold that have not been heard of for too long. Who
+    /// waits for such a lock looks for himself; this is for those that nobody wants.
+    pub fn expire(&self) {
+        self.release_silent(EXPIRY);
+    }
+
+    fn release_silent(&self, silence: Duration) {
+        let mut state = self.state.lock();
+        let silent = state
+            .owners
+            .iter()
+            .filter(|(_, owner)| owner.heard.elapsed() > silence);
+        let gone: Vec<TxnId> = silent.map(|(txn, _)| *txn).collect();
+        for txn in &gone {
+            state.release(*txn, &self.locked);
+        }
+        drop(state);
+        gone.into_iter().for_each(|txn| self.graph.end(txn));
+    }
+
     /// How many keys are locked.
     pub fn locked(&self) -> usize {
         self.locked.load(Ordering::Relaxed)

@@ -74,6 +74,7 @@ impl Cluster {
             locality: HashMap::new(),
             block_cache_bytes: 32 << 20,
             history: lineradb_kvnode::node::HISTORY,
+            heartbeat: lineradb_kvnode::consensus::HEARTBEAT,
             clock: clock.clone(),
             local: local.clone(),
             listen_flag: "--listen",

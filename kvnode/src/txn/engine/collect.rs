@@ -138,6 +138,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             return Ok(());
         };
         let leading = self.lead()?;
+        leading.locks.expire();
         let now = self.clock.now()?.earliest;
         let state = leading.collection();
         let Some((threshold, since)) = state.raised else {

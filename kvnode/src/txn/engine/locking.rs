@@ -98,6 +98,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
     pub(super) fn list_locks(&self, call: &Call, list: &proto::ListLocks) -> Answer {
         let span = list.span.clone().unwrap_or_default();
         let inside = |key: &Bytes| *key >= span.start && (span.end.is_empty() || *key < span.end);
+        call.leading.locks.expire();
         let mut locks = call
             .leading
             .locks

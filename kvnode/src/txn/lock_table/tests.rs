@@ -174,3 +174,16 @@ async fn writes_without_locks_queue_behind_them() {
     drop(turn);
     assert_eq!(table.locked(), 0);
 }
+
+#[tokio::test]
+async fn what_the_silent_hold_goes_also_where_nobody_waits() {
+    let table = table();
+    for name in ["k", "l"] {
+        table.acquire(&key(name), A, true, soon()).await.unwrap();
+    }
+    table.expire();
+    assert_eq!(table.locked(), 2, "it was heard of just now");
+    table.release_silent(Duration::ZERO);
+    assert_eq!(table.locked(), 0);
+    assert_eq!(table.list(|_| true), []);
+}

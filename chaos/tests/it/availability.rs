@@ -7,10 +7,10 @@ use lineradb_chaos::proxy::{Link, Peer, Rules};
 use lineradb_common::clock::{deadline_after, wall_clock_us};
 use std::time::Duration;
 
-/// A leader that has lost its peers, while the gateway still reaches it: it takes what it
-/// is asked, answers every ping, and no request. Each node is cut off in turn, the leader of
-/// the row among them, and a statement that is more patient than an election lasts, but less than
-/// a leader without a quorum, is carried out at the first try.
+/// A leader that has lost its peers, while the gateway still reaches it: nobody confirms it,
+/// so it can serve nothing. Each node is cut off in turn, the leader of the row among them, and a
+/// statement that has the patience for an election is carried out at the first try. (A leader that
+/// does not answer at all: `client/src/tests/routing.rs`.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_without_its_peers_is_routed_around() {
     let root = tempfile::tempdir().unwrap();

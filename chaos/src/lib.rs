@@ -6,7 +6,7 @@
 //! * [`proxy`]: stands on every link between them, and cuts it.
 //! * [`faults`] draws what is done from a seed, [`nemesis`] does it.
 //! * [`history`]: what clients asked for and what came of it; [`workload`]: what
-//!   all clients have in common, [`sql`] what their errors mean.
+//!   all clients have in common, [`turns`] whom each asks, [`sql`] what their errors mean.
 //! * [`bank`]: transfers between accounts; [`append`]: transactions over lists,
 //!   checked for strict serializability; [`register`]: single keys, checked for
 //!   linearizability by [`linear`].
@@ -26,4 +26,5 @@ pub mod register;
 pub mod run;
 pub mod sql;
 pub mod timeline;
+pub mod turns;
 pub mod workload;

@@ -5,6 +5,7 @@
 //! (40003, class 08, 57P01, 57P02, and XX000, which promises nothing). What was
 //! sent before COMMIT is certain, whatever happens: [`Failure::before_commit`].
 
+use crate::turns::Turns;
 use anyhow::{Context, Result};
 use lineradb_common::clock::deadline_after;
 use lineradb_common::spawn;
@@ -210,41 +211,30 @@ async fn in_time<T>(statement: impl Future<Output = Result<T, Error>>) -> Option
         .ok()
 }
 
-/// A client turns to the next server after so many operations: else all would
-/// gather where nothing has gone wrong yet, and nobody would ask a server that
-/// the others have lost.
-pub const STAY: usize = 50;
-
-/// Sessions one after the other, each at the next gateway.
+/// The sessions of a client, one after the other.
 pub struct Sessions {
     urls: Vec<String>,
-    next: usize,
+    turns: Turns,
     current: Option<Session>,
-    served: usize,
 }
 
 impl Sessions {
-    /// Begins at the gateway of that number.
-    pub fn new(urls: Vec<String>, first: usize) -> Self {
+    /// Of the client of that number.
+    pub fn new(urls: Vec<String>, number: usize) -> Self {
         Sessions {
+            turns: Turns::new(urls.len(), number),
             urls,
-            next: first,
             current: None,
-            served: 0,
         }
     }
 
     /// Before each operation: connects unless it is; false when the gateway whose turn it is lets
     /// nobody in.
     pub async fn ready(&mut self) -> bool {
-        self.served += 1;
-        let stays = self.served <= STAY;
-        if self.current.as_ref().is_none_or(|s| s.is_over() || !stays) {
-            self.served = 0;
+        let connected = self.current.as_ref().is_some_and(|s| !s.is_over());
+        if let Some(server) = self.turns.next(connected) {
             self.current = None;
-            let url = &self.urls[self.next % self.urls.len()];
-            self.next += 1;
-            self.current = Session::connect(url).await;
+            self.current = Session::connect(&self.urls[server]).await;
         }
         self.current.is_some()
     }

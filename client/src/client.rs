@@ -6,6 +6,7 @@ use crate::connection::Connections;
 use crate::history::{self, History};
 use crate::meta::MetaClient;
 use crate::metrics;
+use crate::protection::{self, OpenTransactions};
 use crate::router::Router;
 use crate::service::LocalNodes;
 use crate::shard_map::ShardMap;
@@ -66,6 +67,7 @@ pub(crate) struct Shared {
     pub(crate) router: Arc<Router>,
     pub(crate) clock: SharedClock,
     pub(crate) janitor: Janitor,
+    pub(crate) open: Arc<OpenTransactions>,
     pub(crate) operation_timeout: Duration,
 }
 
@@ -140,12 +142,16 @@ impl Client {
         metrics::declare();
         let janitor = background::start(router.clone());
         history::keep_closed(&router);
-        Client(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             router,
             clock,
             janitor,
+            open: Arc::default(),
             operation_timeout,
-        }))
+        });
+        let protect = protection::keep(Arc::downgrade(&shared));
+        spawn::task("protect-history", protect);
+        Client(shared)
     }
 
     /// Starts a transaction at the clock's latest, or in the past if it is to. No

@@ -30,6 +30,7 @@ mod history;
 mod locks;
 pub mod meta;
 mod metrics;
+mod protection;
 mod receipt;
 mod router;
 mod second_opinion;

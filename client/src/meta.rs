@@ -210,6 +210,29 @@ impl MetaClient {
         .await
     }
 
+    /// Keeps history from a timestamp on, for as long as the protection is renewed
+    /// within its lease; a lease of zero gives it back (X5).
+    ///
+    /// # Errors
+    /// `Invalid` when the timestamp lies too far back to be protected anew.
+    pub async fn protect(&self, request: pb::ProtectRequest, deadline: Instant) -> Result<()> {
+        self.call(
+            request,
+            deadline,
+            |mut m, q| async move { m.protect(q).await },
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Which history is protected.
+    pub async fn protections(&self, deadline: Instant) -> Result<pb::ProtectionsReply> {
+        self.call(pb::ProtectionsRequest {}, deadline, |mut m, q| async move {
+            m.protections(q).await
+        })
+        .await
+    }
+
     /// Asks the time master once.
     async fn read_clock(&self, deadline: Instant) -> Result<Sample> {
         self.call(pb::ReadClockRequest {}, deadline, |mut m, q| async move {

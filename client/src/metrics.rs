@@ -2,7 +2,7 @@
 #![allow(clippy::expect_used)] // the names and labels are constants
 
 use lineradb_common::telemetry::register;
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts};
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts};
 use std::sync::LazyLock;
 
 /// Commits with writes, by the way they took.
@@ -23,6 +23,15 @@ pub static COMMIT_WAIT_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
     // From 20 microseconds to about half a second.
     let buckets = prometheus::exponential_buckets(20e-6, 2.0, 15).expect("constant");
     register(Histogram::with_opts(opts.buckets(buckets)).expect("constant"))
+});
+
+/// Age of the oldest timestamp that this process has protected (X5).
+pub static PROTECTED_SECONDS: LazyLock<IntGauge> = LazyLock::new(|| {
+    let opts = Opts::new(
+        "lineradb_history_protected_seconds",
+        "Age of the oldest timestamp that this process keeps from collection, for a long read; 0: none",
+    );
+    register(IntGauge::with_opts(opts).expect("constant"))
 });
 
 /// Reads of the past, by who answered: any replica, or the leader (L4).
@@ -70,4 +79,5 @@ pub fn declare() {
         PAST_READS.with_label_values(&[by]);
     }
     LazyLock::force(&COMMIT_WAIT_SECONDS);
+    LazyLock::force(&PROTECTED_SECONDS);
 }

@@ -2,7 +2,7 @@
 //!
 //! One to five members form a Raft group of their own. What they agree on is
 //! [`state`] (pure); what only the leader knows is [`view`]; [`planner`] and
-//! [`placement`] decide and [`deadlock`] looks for circles, also pure; [`raft`] makes it durable and replicated;
+//! [`placement`] decide, [`deadlock`] looks for circles and [`protection`] for who keeps history, also pure; [`raft`] makes it durable and replicated;
 //! [`server`] is the process: gRPC, HTTP, the loop that proposes what the
 //! planner decided.
 //!
@@ -16,6 +16,7 @@ mod http;
 mod metrics;
 pub mod placement;
 pub mod planner;
+pub mod protection;
 pub mod raft;
 pub mod server;
 mod service;

@@ -5,6 +5,7 @@
 //! handed in as a duration since the view began.
 
 use crate::deadlock::Detector;
+use crate::protection::Leases;
 use crate::state::State;
 use lineradb_proto::meta::v1::{HeartbeatRequest, OrderFailure};
 use lineradb_proto::shard::v1::ShardDescriptor;
@@ -28,6 +29,8 @@ pub struct View {
     pub unsplittable: BTreeMap<u64, Unsplittable>,
     /// Who waits for whom.
     pub deadlocks: Detector,
+    /// Who still wants history to be kept.
+    pub leases: Leases,
 }
 
 /// One node's last words.

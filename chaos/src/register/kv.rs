@@ -3,7 +3,8 @@
 
 use super::Request;
 use crate::linear::{Action, Answer, Value};
-use crate::sql::{Failure, STATEMENT_TIMEOUT, STAY};
+use crate::sql::{Failure, STATEMENT_TIMEOUT};
+use crate::turns::Turns;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use lineradb_proto::kv::v1::kv_client::KvClient;
@@ -23,28 +24,22 @@ const ERROR_WORD: &str = "lineradb-error";
 /// A client of the KV API.
 pub(super) struct Kv {
     addresses: Vec<SocketAddr>,
-    next: usize,
+    turns: Turns,
     client: Option<KvClient<Channel>>,
-    served: usize,
 }
 
 impl Kv {
-    pub(super) fn new(addresses: Vec<SocketAddr>, first: usize) -> Self {
+    pub(super) fn new(addresses: Vec<SocketAddr>, number: usize) -> Self {
         Kv {
+            turns: Turns::new(addresses.len(), number),
             addresses,
-            next: first,
             client: None,
-            served: 0,
         }
     }
 
     pub(super) async fn ready(&mut self) -> bool {
-        self.served += 1;
-        if self.client.is_none() || self.served > STAY {
-            self.served = 0;
-            let address = self.addresses[self.next % self.addresses.len()];
-            self.next += 1;
-            self.client = connect(address).await;
+        if let Some(server) = self.turns.next(self.client.is_some()) {
+            self.client = connect(self.addresses[server]).await;
         }
         self.client.is_some()
     }

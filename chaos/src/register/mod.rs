@@ -127,15 +127,15 @@ impl Workload for Registers {
 
     fn client(&self, cluster: &Cluster, number: usize) -> RegisterClient {
         let (store, shared) = self.kind(number);
-        let first = number / 2;
+        let of_kind = number / 2;
         RegisterClient {
             store,
-            only_reads: first % 2 == 1,
+            only_reads: of_kind % 2 == 1,
             shared: shared.clone(),
             chance: StdRng::seed_from_u64(self.seed.wrapping_add(number as u64)),
             server: match store {
-                Store::Table => Server::Table(Table::new(cluster.pg_urls(), first)),
-                Store::Kv => Server::Kv(Kv::new(cluster.kv_addresses.clone(), first)),
+                Store::Table => Server::Table(Table::new(cluster.pg_urls(), of_kind)),
+                Store::Kv => Server::Kv(Kv::new(cluster.kv_addresses.clone(), of_kind)),
             },
         }
     }

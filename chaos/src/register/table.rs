@@ -20,8 +20,8 @@ const CREATE_ROW: &str = "INSERT INTO registers (k, v) VALUES ($1, $2) ON CONFLI
 pub(super) struct Table(Sessions);
 
 impl Table {
-    pub(super) fn new(urls: Vec<String>, first: usize) -> Self {
-        Table(Sessions::new(urls, first))
+    pub(super) fn new(urls: Vec<String>, number: usize) -> Self {
+        Table(Sessions::new(urls, number))
     }
 
     pub(super) async fn ready(&mut self) -> bool {

@@ -37,6 +37,7 @@ use crate::background::{Alive, Job};
 use crate::client::Shared;
 use crate::contention::Contention;
 use crate::metrics::COMMIT_WAIT_SECONDS;
+use crate::protection::Open;
 use crate::receipt::Receipt;
 use crate::router::Context;
 use crate::types::{
@@ -89,6 +90,8 @@ pub(crate) struct Inner {
     /// timestamp or commits.
     pub(crate) gate: RwLock<()>,
     pub(crate) state: Mutex<State>,
+    /// What it reads is kept (X5).
+    _open: Open,
 }
 
 pub(crate) struct State {
@@ -153,9 +156,11 @@ impl Transaction {
             summary: Bytes::new(),
             request_hash: None,
         };
+        let id = random::txn_id();
         let inner = Inner {
+            _open: shared.open.open(id, read_ts),
             shared,
-            id: random::txn_id(),
+            id,
             started: options.started.unwrap_or(read_ts),
             options,
             receipt: Receipt::default(),

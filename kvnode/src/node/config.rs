@@ -3,11 +3,11 @@
 
 use super::KvNodeOptions;
 use crate::consensus::HEARTBEAT;
-use crate::txn::HISTORY_MIN;
 use crate::{Error, Result};
 use clap::Parser;
 use lineradb_client::LocalNodes;
 use lineradb_common::clock::ClusterClock;
+use lineradb_common::limits::HISTORY_MIN;
 use lineradb_common::telemetry::LogFormat;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;

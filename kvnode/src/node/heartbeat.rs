@@ -25,9 +25,9 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const NEWS: Duration = Duration::from_millis(50);
 /// A metaservice that is silent for longer is asked again.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a split may take before it is ordered again.
 /// A replacement that takes longer is begun again.
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a split may take before it is ordered again.
 const SPLIT_TIMEOUT_MS: u32 = 10_000;
 
 /// What the loop needs.

@@ -207,7 +207,7 @@ impl KvNode {
         node.run("heartbeat", beat.run(stop.clone()));
         node.run(
             "collect-history",
-            shard_node.clone().collect(options.history),
+            shard_node.clone().collect(meta.clone(), options.history),
         );
         node.run(
             "report-waits",

@@ -6,11 +6,13 @@ use crate::Result;
 use crate::consensus::{Group, GroupObserver, Groups, Leadership, SplitApplied};
 use crate::mvcc::LsmStore;
 use crate::rules::Rules;
-use crate::txn::{Engine, Refusal, WaitGraph};
+use crate::txn::{Engine, Protected, Refusal, WaitGraph};
+use lineradb_client::meta::MetaClient;
 use lineradb_client::{ShardService, TransportError};
-use lineradb_common::clock::{SharedClock, Stopwatch};
+use lineradb_common::clock::{SharedClock, Stopwatch, deadline_after};
 use lineradb_common::keys::spans_overlap;
 use lineradb_common::{ReplicaId, ShardId, Timestamp};
+use lineradb_proto::meta::v1::ProtectionsReply;
 use lineradb_proto::shard::v1::{self as proto, ErrorCode, reply, request};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
@@ -21,6 +23,16 @@ type GroupEngine = Engine<Group, LsmStore>;
 
 /// How often it is looked whether history is to be collected.
 const COLLECT_INTERVAL: Duration = Duration::from_secs(30);
+/// How long the metaservice has to say what is protected.
+const PROTECTIONS_TIMEOUT: Duration = Duration::from_secs(5);
+
+fn protected(reply: &ProtectionsReply) -> Protected {
+    let timestamps = reply.protections.iter().map(|it| it.timestamp);
+    Protected {
+        as_of: Timestamp::from_raw(reply.as_of),
+        oldest: timestamps.min().map(Timestamp::from_raw),
+    }
+}
 
 /// What [`ShardNode::new`] needs.
 pub struct ShardNodeOptions {
@@ -71,16 +83,23 @@ impl ShardNode {
 
     /// Collects history that is too old to be read, for as long as it is polled
     /// (X5).
-    pub async fn collect(self: Arc<Self>, history: Duration) {
+    pub async fn collect(self: Arc<Self>, meta: MetaClient, history: Duration) {
         loop {
-            self.collect_once(history).await;
+            let protected = match meta.protections(deadline_after(PROTECTIONS_TIMEOUT)).await {
+                Ok(reply) => Some(protected(&reply)),
+                Err(error) => {
+                    tracing::debug!(%error, "not known which history is protected");
+                    None
+                }
+            };
+            self.collect_once(history, protected).await;
             tokio::time::sleep(COLLECT_INTERVAL).await;
         }
     }
 
     /// Does what is due for every shard that this node leads, one after the
     /// other.
-    pub async fn collect_once(&self, history: Duration) {
+    pub async fn collect_once(&self, history: Duration, protected: Option<Protected>) {
         for group in self.groups.list() {
             let engine = self.engine(&group);
             engine.keep_history(history);
@@ -88,7 +107,7 @@ impl ShardNode {
                 continue;
             }
             // A shard that moved or changed is looked at again.
-            if let Err(refusal) = engine.collect().await {
+            if let Err(refusal) = engine.collect(protected).await {
                 tracing::debug!(
                     shard = %group.shard_id(),
                     reason = refusal.error.message,

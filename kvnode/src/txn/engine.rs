@@ -41,7 +41,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-pub use collect::{Collection, HISTORY_MIN};
+pub use collect::{Collection, Protected};
 
 /// How far above the clock's `earliest` a read is served (L3).
 pub(super) const READ_LEAD_US: u64 = 50_000;

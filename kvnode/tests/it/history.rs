@@ -7,6 +7,7 @@ use lineradb_common::clock::{Clock, Interval};
 use lineradb_common::{Timestamp, random};
 use lineradb_kvnode::command::Tree;
 use lineradb_kvnode::service::{ShardNode, ShardNodeOptions};
+use lineradb_kvnode::txn::Protected;
 use lineradb_lsm::Db;
 use lineradb_proto::shard::v1::{self as proto, ErrorCode, reply, request, write};
 use std::collections::BTreeMap;
@@ -122,8 +123,12 @@ impl Served {
     async fn collect(&self) {
         for _ in 0..4 {
             self.clock.0.fetch_add(12 * MINUTE, Ordering::SeqCst);
+            let protected = Protected {
+                as_of: Timestamp::from_micros(self.clock.0.load(Ordering::SeqCst)),
+                oldest: None,
+            };
             for node in self.nodes.values() {
-                node.collect_once(HISTORY).await;
+                node.collect_once(HISTORY, Some(protected)).await;
             }
         }
     }

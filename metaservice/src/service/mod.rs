@@ -3,6 +3,7 @@
 //! after the request has arrived, that it still leads. What must be quick, the time
 //! and deadlocks, is answered by the leader alone and at once.
 
+mod protect;
 mod split;
 mod waits;
 
@@ -11,7 +12,7 @@ use crate::metrics::METRICS;
 use crate::planner;
 use crate::server::{Member, Role, map};
 use crate::state::command::{AllocateIds, Body, RegisterNode};
-use crate::state::{Reply, State};
+use crate::state::{NODE_SEQUENCE, PROTECTION_SEQUENCE, Reply, SHARD_SEQUENCE, State};
 use futures::Stream;
 use lineradb_common::spawn;
 use lineradb_proto::meta::v1 as meta;
@@ -190,7 +191,10 @@ impl MetaApi {
                 request.sequence
             )));
         }
-        if matches!(request.sequence.as_str(), "node" | "shard") {
+        if matches!(
+            request.sequence.as_str(),
+            NODE_SEQUENCE | SHARD_SEQUENCE | PROTECTION_SEQUENCE
+        ) {
             return Err(Error::Invalid(format!(
                 "sequence {:?} belongs to the metaservice",
                 request.sequence
@@ -369,6 +373,30 @@ impl Meta for MetaApi {
         }
         let reply = self.report_waits_here(request.get_ref())?;
         Ok(Response::new(reply))
+    }
+
+    async fn protect(
+        &self,
+        mut request: Request<meta::ProtectRequest>,
+    ) -> Result<Response<meta::ProtectReply>, Status> {
+        match self.place(&mut request).await? {
+            Place::There(mut leader) => leader.protect(request).await,
+            Place::Here(state) => {
+                let reply = self.protect_here(&state, request.into_inner()).await?;
+                Ok(Response::new(reply))
+            }
+        }
+    }
+
+    async fn protections(
+        &self,
+        mut request: Request<meta::ProtectionsRequest>,
+    ) -> Result<Response<meta::ProtectionsReply>, Status> {
+        let as_of = self.member.time.read();
+        match self.place(&mut request).await? {
+            Place::There(mut leader) => leader.protections(request).await,
+            Place::Here(state) => Self::protections_of(&state, as_of).map(Response::new),
+        }
     }
 
     /// Answered by the member asked, leader or not: it says what it knows.

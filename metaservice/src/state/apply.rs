@@ -2,13 +2,14 @@
 
 use super::command::{
     AllocateIds, BeginReplacement, BeginSplit, Body, Bootstrap, CancelSplit, Command, Initialise,
-    RegisterNode, ReplicasCreated, ReportShards, SetClock,
+    Protect, RegisterNode, ReplicasCreated, ReportShards, SetClock, Unprotect,
 };
 use super::shards::{complete_split, merge_newer, span_of, tile};
 use super::{
-    Changed, NODE_SEQUENCE, NodeRecord, PendingSplit, Replacement, SHARD_SEQUENCE, ShardRecord,
-    State,
+    Changed, NODE_SEQUENCE, NodeRecord, PROTECTION_SEQUENCE, PendingSplit, ProtectionRecord,
+    Replacement, SHARD_SEQUENCE, ShardRecord, State,
 };
+use lineradb_common::limits::PROTECTIONS_MAX;
 use lineradb_common::{NodeId, ReplicaId};
 use lineradb_proto::shard::v1::{Replica, ShardDescriptor};
 use std::collections::BTreeMap;
@@ -64,6 +65,8 @@ impl State {
             Some(Body::BeginSplit(c)) => self.begin_split(c, &mut changed),
             Some(Body::CancelSplit(c)) => self.cancel_split(c, &mut changed),
             Some(Body::BeginReplacement(c)) => self.begin_replacement(c, &mut changed),
+            Some(Body::Protect(c)) => self.protect(c, &mut changed),
+            Some(Body::Unprotect(c)) => self.unprotect(c, &mut changed),
         };
         Outcome { reply, changed }
     }
@@ -189,6 +192,33 @@ impl State {
             self.header.clock = Some(clock.clone());
             changed.header = true;
         }
+        Reply::Done
+    }
+
+    fn protect(&mut self, c: &Protect, changed: &mut Changed) -> Reply {
+        let protections = &self.header.protections;
+        if self.protection(&c.id).is_none() && protections.len() >= PROTECTIONS_MAX {
+            return Reply::Refused(format!(
+                "{PROTECTIONS_MAX} timestamps are protected already"
+            ));
+        }
+        let revision = self.take_ids(PROTECTION_SEQUENCE, 1, changed);
+        let protections = &mut self.header.protections;
+        protections.retain(|p| p.id != c.id);
+        protections.push(ProtectionRecord {
+            id: c.id.clone(),
+            timestamp: c.timestamp,
+            lease_ms: c.lease_ms,
+            revision,
+        });
+        Reply::Done
+    }
+
+    fn unprotect(&mut self, c: &Unprotect, changed: &mut Changed) -> Reply {
+        let meant = |p: &ProtectionRecord| p.id == c.id && p.revision == c.revision;
+        let before = self.header.protections.len();
+        self.header.protections.retain(|p| !meant(p));
+        changed.header |= self.header.protections.len() != before;
         Reply::Done
     }
 

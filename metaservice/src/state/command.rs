@@ -13,7 +13,7 @@ use std::fmt;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Command {
     /// What to do; absent: a command of a newer version (refused on decoding).
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub body: Option<Body>,
 }
 
@@ -50,6 +50,12 @@ pub enum Body {
     /// A replica has failed: reserves the id of its successor.
     #[prost(message, tag = "10")]
     BeginReplacement(BeginReplacement),
+    /// History is to be kept.
+    #[prost(message, tag = "11")]
+    Protect(Protect),
+    /// History need not be kept any more.
+    #[prost(message, tag = "12")]
+    Unprotect(Unprotect),
 }
 
 /// See [`Body::Initialise`].
@@ -166,6 +172,31 @@ pub struct BeginReplacement {
     /// Where its successor goes.
     #[prost(uint64, tag = "3")]
     pub node_id: u64,
+}
+
+/// See [`Body::Protect`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Protect {
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: Bytes,
+    /// From where on.
+    #[prost(fixed64, tag = "2")]
+    pub timestamp: u64,
+    /// Silence after which it ends.
+    #[prost(uint32, tag = "3")]
+    pub lease_ms: u32,
+}
+
+/// See [`Body::Unprotect`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Unprotect {
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: Bytes,
+    /// The record meant: not one that came since.
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
 }
 
 impl From<Body> for Command {

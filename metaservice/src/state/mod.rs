@@ -32,6 +32,8 @@ pub use shards::merge_newer;
 
 /// The sequence that shard ids come from.
 pub const SHARD_SEQUENCE: &str = "shard";
+/// The sequence that revisions of protections come from.
+pub const PROTECTION_SEQUENCE: &str = "protection";
 /// The sequence that node ids come from.
 pub const NODE_SEQUENCE: &str = "node";
 
@@ -61,6 +63,26 @@ pub struct Header {
     /// The cluster's time base.
     #[prost(message, optional, tag = "4")]
     pub clock: Option<ClockRecord>,
+    /// History that is kept, each under an id of its own.
+    #[prost(message, repeated, tag = "5")]
+    pub protections: Vec<ProtectionRecord>,
+}
+
+/// History that no shard may collect (PROTOCOLS X5).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ProtectionRecord {
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: Bytes,
+    /// From where on.
+    #[prost(fixed64, tag = "2")]
+    pub timestamp: u64,
+    /// Silence after which it ends.
+    #[prost(uint32, tag = "3")]
+    pub lease_ms: u32,
+    /// Another one each time that the record is written.
+    #[prost(uint64, tag = "4")]
+    pub revision: u64,
 }
 
 /// The cluster's time: `T = offset_us + raw counter`, of one counter.
@@ -186,6 +208,11 @@ impl State {
     /// The node with this data folder.
     pub fn node_by_uuid(&self, uuid: &[u8]) -> Option<&NodeRecord> {
         self.nodes.values().find(|n| n.uuid == uuid)
+    }
+
+    /// The protection with this id.
+    pub fn protection(&self, id: &[u8]) -> Option<&ProtectionRecord> {
+        self.header.protections.iter().find(|p| p.id == id)
     }
 
     /// The shard that holds `key`.

@@ -1,6 +1,8 @@
 //! Collects history that is too old to be read (PROTOCOLS X5).
 //!
 //! ```text
+//! what is protected? (asked of the metaservice)
+//!    |
 //! threshold raised in memory, then replicated: from now on nothing below is
 //!    |                                          read, written or refreshed
 //!    |  at least 11 minutes
@@ -21,6 +23,11 @@
 //! records of aborted attempts (X3). A new leader counts from the beginning of
 //! its leadership.
 //!
+//! **What is protected** (a long read, a backup) is never raised above: the threshold
+//! rises to the kept history before the time of the metaservice's answer, or to the
+//! oldest timestamp protected in it, whichever is less. What was protected later is
+//! younger than that ([`Protected`]). Without an answer no threshold rises.
+//!
 //! **Outcomes of idempotency keys** (X2) go 25 hours below the threshold. A
 //! transaction may commit at a timestamp that old only if it began then, and no
 //! leader accepts one that began more than the kept history and an hour ago, so
@@ -37,13 +44,12 @@ use crate::txn::refusal::Refusal;
 use crate::txn::seam::Consensus;
 use bytes::Bytes;
 use lineradb_common::clock::deadline_after;
+use lineradb_common::limits::HISTORY_MIN;
 use lineradb_common::{ShardId, Timestamp, spawn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// History is kept for at least this long: first writes' ids are needed (X1).
-pub const HISTORY_MIN: Duration = Duration::from_secs(10 * 60);
 /// Between the raise of a threshold and its sweep.
 const PAUSE_MIN: Duration = Duration::from_secs(11 * 60);
 /// What a leader's clock allows below the kept history, should the threshold
@@ -71,6 +77,23 @@ impl History {
     fn kept(&self) -> Option<Duration> {
         let micros = self.0.load(Ordering::Relaxed);
         (micros != 0).then(|| Duration::from_micros(micros))
+    }
+}
+
+/// Which history has to stay, as the metaservice has said.
+#[derive(Clone, Copy, Debug)]
+pub struct Protected {
+    /// When it said so; what was protected before is in it.
+    pub as_of: Timestamp,
+    /// The oldest timestamp that is protected.
+    pub oldest: Option<Timestamp>,
+}
+
+impl Protected {
+    /// How far a threshold may rise where so much history is kept.
+    fn threshold(&self, kept: Duration) -> Timestamp {
+        let usual = before(self.as_of, kept);
+        self.oldest.map_or(usual, |oldest| usual.min(oldest))
     }
 }
 
@@ -105,6 +128,7 @@ pub(super) fn stored_threshold(reader: &impl Reader, shard: ShardId) -> mvcc::Re
 impl<C: Consensus, S: Store> Engine<C, S> {
     /// How much history is kept from now on.
     pub fn keep_history(&self, history: Duration) {
+        // X1: the ids of first writes are needed for so long.
         let micros = history.max(HISTORY_MIN).as_micros() as u64;
         self.history.0.store(micros, Ordering::Relaxed);
     }
@@ -112,28 +136,35 @@ impl<C: Consensus, S: Store> Engine<C, S> {
     /// Refuses what needs history that may be gone. Comes after the snapshot
     /// was taken on which the request is evaluated.
     pub(super) fn check_history(&self, call: &Call, at: Timestamp) -> Result<(), Refusal> {
-        if !self.rules.hold(Rule::ThresholdRefuses) {
-            return Ok(());
-        }
-        let mut oldest = call.leading.threshold();
-        if let Some(kept) = self.history.kept() {
-            let now = self.clock.now()?.latest;
-            oldest = oldest.max(before(now, kept + LAG_MAX));
-        }
-        if at < oldest {
+        let oldest = call.leading.threshold();
+        if at < oldest && self.rules.hold(Rule::ThresholdRefuses) {
             return Err(Refusal::too_old(at, oldest));
         }
         Ok(())
     }
 
-    /// Does what is due: raises the threshold, or sweeps below one that has
-    /// been in force for long enough. Does nothing where this replica does not
-    /// lead.
+    /// Refuses a writer that began before all history that is kept without
+    /// protection, too: the outcomes of idempotency keys rest on it (X2).
+    pub(super) fn check_age(&self, call: &Call, at: Timestamp) -> Result<(), Refusal> {
+        self.check_history(call, at)?;
+        let Some(kept) = self.history.kept() else {
+            return Ok(());
+        };
+        let oldest = before(self.clock.now()?.latest, kept + LAG_MAX);
+        match at < oldest {
+            true => Err(Refusal::too_old(at, oldest)),
+            false => Ok(()),
+        }
+    }
+
+    /// Does what is due: raises the threshold as far as `protected` allows, or sweeps
+    /// below one that has been in force for long enough. Does nothing where this
+    /// replica does not lead.
     ///
     /// # Errors
     /// When the shard moved or changed meanwhile, or the store fails; the next
     /// call goes on.
-    pub async fn collect(self: &Arc<Self>) -> Result<(), Refusal> {
+    pub async fn collect(self: &Arc<Self>, protected: Option<Protected>) -> Result<(), Refusal> {
         let Some(kept) = self.history.kept() else {
             return Ok(());
         };
@@ -161,7 +192,6 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         };
         let (pending, own) = self.sweep(&leading, horizon).await?;
         metrics::SWEEPS.inc();
-        let next = before(now, kept);
         // What others wrote meanwhile, the sweep may have passed before it came.
         let after = self.consensus.applied_index();
         if !pending && after == written + own {
@@ -170,6 +200,8 @@ impl<C: Consensus, S: Store> Engine<C, S> {
                 ..state
             });
         }
+        // X5: nothing that is protected is raised above.
+        let next = protected.map_or(Timestamp::ZERO, |protected| protected.threshold(kept));
         if pending && next > leading.threshold() {
             // In memory first: what is evaluated from here on respects it.
             leading.raise_threshold(next);

@@ -42,7 +42,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             let latched = leading.latches.acquire(places, Timestamp::MAX);
             let guard = self.until(call, latched).await?;
             let snapshot = self.store.snapshot();
-            self.check_history(call, requested)?;
+            self.check_age(call, requested)?;
             let (values, at) = match newest(&snapshot, read, &writer, requested) {
                 Ok(newest) => newest,
                 Err(mvcc::Error::Locked(locks)) => {

@@ -213,7 +213,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
                     return Ok(Written::At(at));
                 }
             }
-            self.check_history(call, attempt.read_ts)?;
+            self.check_age(call, attempt.read_ts)?;
             let placement = match self.place(call, attempt, &snapshot) {
                 Ok(placement) => placement,
                 Err(refusal) if refusal.code() == ErrorCode::Locked => {

@@ -7,9 +7,9 @@ use super::serving::{body, settle, shard, store};
 use crate::command::Tree;
 use crate::mvcc::{Cursor, Reader, Store, Version, keys};
 use crate::rules::{Rule, Rules};
-use crate::txn::HISTORY_MIN;
 use bytes::Bytes;
 use futures::FutureExt;
+use lineradb_common::limits::HISTORY_MIN;
 use lineradb_common::{Timestamp, spawn};
 use lineradb_proto::shard::v1::{self as proto, ErrorCode, reply, request};
 use std::sync::Arc;
@@ -153,7 +153,7 @@ async fn x5_changes_that_may_be_gone_are_refused() {
     shard.engine.keep_history(HISTORY_MIN);
     for _ in 0..4 {
         shard.clock.advance(12 * MINUTE);
-        shard.engine.collect().await.unwrap();
+        shard.collect(None).await.unwrap();
     }
     let refused = shard
         .call(request::Body::Changes(changes(place(start), shard.now())))

@@ -6,7 +6,7 @@ use crate::consensus::{Leadership, ProposeError, ReadError, SplitApplied, Tail};
 use crate::mvcc::memory::MemoryStore;
 use crate::mvcc::{Cursor, Reader, Store};
 use crate::rules::Rules;
-use crate::txn::{Consensus, Engine};
+use crate::txn::{Consensus, Engine, Protected, Refusal};
 use bytes::Bytes;
 use lineradb_common::clock::{Clock, Interval};
 use lineradb_common::{ShardId, Timestamp, TxnId};
@@ -232,6 +232,12 @@ impl Shard {
 
     pub fn now(&self) -> Timestamp {
         self.clock.now().unwrap().latest
+    }
+
+    /// Collects, told now that nothing older than this is protected.
+    pub async fn collect(&self, oldest: Option<Timestamp>) -> Result<(), Refusal> {
+        let as_of = self.now();
+        self.engine.collect(Some(Protected { as_of, oldest })).await
     }
 
     pub async fn call(&self, body: request::Body) -> proto::Reply {

@@ -4,8 +4,9 @@
 use super::harness::*;
 use crate::mvcc::{self, Store, keys};
 use crate::rules::{Rule, Rules};
-use crate::txn::HISTORY_MIN;
+use crate::txn::Protected;
 use lineradb_common::Timestamp;
+use lineradb_common::limits::HISTORY_MIN;
 use lineradb_proto::shard::v1::{self as proto, ErrorCode, reply, request};
 use std::sync::atomic::Ordering;
 
@@ -17,10 +18,17 @@ fn body(commit: proto::OnePhaseCommit) -> request::Body {
 
 /// Raises the threshold above everything there is, and sweeps below it.
 async fn collect(shard: &Shard, engine: &TestEngine) {
+    collect_but(shard, engine, None).await;
+}
+
+/// As far as this timestamp allows.
+async fn collect_but(shard: &Shard, engine: &TestEngine, oldest: Option<Timestamp>) {
     engine.keep_history(HISTORY_MIN);
     for _ in 0..4 {
         shard.clock.advance(12 * MINUTE);
-        engine.collect().await.unwrap();
+        let as_of = shard.now();
+        let protected = Some(Protected { as_of, oldest });
+        engine.collect(protected).await.unwrap();
     }
 }
 
@@ -78,6 +86,48 @@ async fn x5_nothing_is_read_below_the_threshold() {
     assert_eq!(wrong, Ok(None), "a row that was there is missing");
 }
 
+/// A long read goes on reading where it began, until it is over; whoever has not been
+/// told what is protected collects nothing new.
+#[tokio::test]
+async fn x5_what_is_protected_is_kept() {
+    let shard = Shard::new(Rules::default());
+    let write = async |txn, value| {
+        let commit = commit(id(txn), shard.now(), vec![put("x", value)]);
+        committed(&shard.call(body(commit)).await);
+    };
+    write(1, "1").await;
+    write(2, "2").await;
+    let start = shard.now();
+    write(3, "3").await;
+    let read = || shard.call(get(&["x"], start, None));
+    collect_but(&shard, &shard.engine, Some(start)).await;
+    let threshold = shard.engine.lead().unwrap().threshold();
+    assert_eq!(threshold, start, "what is older may go");
+    assert_eq!(values(&read().await)[0].as_deref(), Some(&b"2"[..]));
+    // Hours later, with an answer of before it was protected.
+    let as_of = start.plus_micros(HISTORY_MIN.as_micros() as u64);
+    for protected in [
+        None,
+        Some(Protected {
+            as_of,
+            oldest: None,
+        }),
+    ] {
+        for _ in 0..40 {
+            shard.clock.advance(12 * MINUTE);
+            shard.engine.collect(protected).await.unwrap();
+        }
+        assert_eq!(values(&read().await)[0].as_deref(), Some(&b"2"[..]));
+    }
+    // X2: it may read that far back, not write.
+    let mut late = commit(id(4), start, vec![put("y", "late")]);
+    late.txn = meta(id(4), "y", shard.now());
+    let refused = shard.call(body(late)).await;
+    assert_eq!(code(&refused), Some(ErrorCode::TimestampOutOfRange));
+    collect(&shard, &shard.engine).await;
+    assert_eq!(code(&read().await), Some(ErrorCode::TimestampOutOfRange));
+}
+
 /// X1: the reply of a commit is lost, its version is overwritten and collected.
 /// Whoever asks then is not told that it was aborted.
 #[tokio::test]
@@ -126,31 +176,31 @@ async fn a_threshold_is_in_force_before_it_is_swept() {
     };
     shard.engine.keep_history(HISTORY_MIN);
     shard.clock.advance(60 * MINUTE);
-    shard.engine.collect().await.unwrap();
+    shard.collect(None).await.unwrap();
     for _ in 0..10 {
         shard.clock.advance(MINUTE);
-        shard.engine.collect().await.unwrap();
+        shard.collect(None).await.unwrap();
     }
     assert!(shard.engine.lead().unwrap().threshold().is_zero());
     shard.clock.advance(2 * MINUTE);
-    shard.engine.collect().await.unwrap();
+    shard.collect(None).await.unwrap();
     let raised = shard.engine.lead().unwrap().threshold();
     assert!(!raised.is_zero());
     for _ in 0..10 {
         shard.clock.advance(MINUTE);
-        shard.engine.collect().await.unwrap();
+        shard.collect(None).await.unwrap();
         assert_eq!(versions(), 5);
     }
     shard.clock.advance(2 * MINUTE);
-    shard.engine.collect().await.unwrap();
+    shard.collect(None).await.unwrap();
     assert_eq!(versions(), 1);
     // Nothing is left to do for a shard that nobody writes to.
     shard.clock.advance(12 * MINUTE);
-    shard.engine.collect().await.unwrap();
+    shard.collect(None).await.unwrap();
     let idle = shard.engine.lead().unwrap().threshold();
     for _ in 0..5 {
         shard.clock.advance(12 * MINUTE);
-        shard.engine.collect().await.unwrap();
+        shard.collect(None).await.unwrap();
     }
     assert_eq!(shard.engine.lead().unwrap().threshold(), idle);
 }
@@ -169,11 +219,11 @@ async fn x5_a_write_during_the_sweep_begins_it_anew() {
     shard.engine.keep_history(HISTORY_MIN);
     for _ in 0..2 {
         shard.clock.advance(12 * MINUTE);
-        shard.engine.collect().await.unwrap();
+        shard.collect(None).await.unwrap();
     }
     shard.clock.advance(12 * MINUTE);
     // The sweep has looked at the key and proposes; then comes the write.
-    let (swept, written) = tokio::join!(shard.engine.collect(), write(3, "3"));
+    let (swept, written) = tokio::join!(shard.collect(None), write(3, "3"));
     swept.unwrap();
     committed(&written);
     let versions = || {

@@ -68,6 +68,14 @@ fn leaves_unknown(sqlstate: &str) -> bool {
     matches!(sqlstate, "40003" | "57P01" | "57P02" | "XX000") || sqlstate.starts_with("08")
 }
 
+/// True for an error of a gateway that serves: of the statement, or a conflict.
+fn serves(error: &Error) -> bool {
+    let code = error.code().map_or("", |code| code.code());
+    ["22", "23", "25", "40", "42", "55"]
+        .iter()
+        .any(|class| code.starts_with(class))
+}
+
 /// Connects, retrying for ten seconds.
 ///
 /// # Errors
@@ -190,7 +198,10 @@ impl Session {
     fn answered<T>(&mut self, answer: Option<Result<T, Error>>) -> Result<T, Failure> {
         match answer {
             Some(Ok(result)) => Ok(result),
-            Some(Err(error)) => Err(Failure::from(&error)),
+            Some(Err(error)) => {
+                self.given_up |= !serves(&error);
+                Err(Failure::from(&error))
+            }
             None => {
                 self.given_up = true;
                 Err(Failure::unknown("no answer in time"))

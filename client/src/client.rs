@@ -161,6 +161,8 @@ impl Client {
     /// When the clock is not synchronised; `Invalid` for a time that may lie
     /// ahead, and for the past without `read_only`.
     pub fn begin(&self, options: TransactionOptions) -> Result<Transaction> {
+        // Before the time is read: what it said then may not count later.
+        let generation = self.0.clock.generation();
         let now = self.0.clock.now()?;
         let read_ts = match options.read_at {
             None => now.latest,
@@ -172,7 +174,12 @@ impl Client {
                 ));
             }
         };
-        Ok(Transaction::new(self.0.clone(), options, read_ts))
+        Ok(Transaction::new(
+            self.0.clone(),
+            options,
+            read_ts,
+            generation,
+        ))
     }
 
     /// A block of `count` ids of a sequence that nobody else gets; the first.

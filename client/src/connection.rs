@@ -11,8 +11,8 @@
 //! broke is *lost*: it may have taken effect.
 
 use crate::service::{LocalNodes, ShardService, TransportError};
-use lineradb_common::clock::{SharedClock, deadline_after};
-use lineradb_common::spawn;
+use lineradb_common::clock::{Peer, SharedClock, deadline_after};
+use lineradb_common::{Timestamp, spawn};
 use lineradb_proto::shard::v1::shard_client::ShardClient;
 use lineradb_proto::shard::v1::{Reply, Request, RequestFrame};
 use parking_lot::Mutex;
@@ -114,6 +114,7 @@ impl Connection {
         let driver = Driver {
             address,
             clock,
+            peer: Peer::default(),
             requests,
             waiters,
         };
@@ -158,6 +159,7 @@ impl ShardService for Connection {
 struct Driver {
     address: String,
     clock: SharedClock,
+    peer: Peer,
     requests: mpsc::Receiver<Queued>,
     waiters: Waiters,
 }
@@ -213,10 +215,11 @@ impl Driver {
             .max_decoding_message_size(FRAME_BYTES_MAX)
             .max_encoding_message_size(FRAME_BYTES_MAX);
         let Driver {
+            address,
             clock,
+            peer,
             requests,
             waiters,
-            ..
         } = self;
         let writer = async {
             loop {
@@ -228,9 +231,9 @@ impl Driver {
                 if batch.is_empty() && requests.recv_many(batch, FRAME_REQUESTS_MAX).await == 0 {
                     return "closed".to_owned();
                 }
-                let sent_at = clock.now().map_or(0, |now| now.latest.raw());
+                let earliest = clock.now().map_or(0, |now| now.earliest.raw());
                 room.send(RequestFrame {
-                    sent_at,
+                    earliest,
                     requests: fill_frame(batch, waiters),
                 });
             }
@@ -243,6 +246,13 @@ impl Driver {
             loop {
                 match replies.message().await {
                     Ok(Some(frame)) => {
+                        // T1: before anybody uses what it brings.
+                        if peer
+                            .met(&**clock, Timestamp::from_raw(frame.earliest))
+                            .await
+                        {
+                            tracing::error!(%address, "the clock of this node is wrong");
+                        }
                         let mut waiters = waiters.lock();
                         for reply in frame.replies {
                             // Nobody waits any more: the call was given up.
@@ -308,7 +318,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lineradb_common::clock::ManualClock;
+    use lineradb_common::clock::discipline::{Bounds, Raw, Sample};
+    use lineradb_common::clock::{Clock, ClusterClock, ManualClock};
     use lineradb_proto::shard::v1::shard_server::{Shard, ShardServer};
     use lineradb_proto::shard::v1::{Push, PushReply};
     use lineradb_proto::shard::v1::{ReplyFrame, reply, request};
@@ -334,7 +345,7 @@ mod tests {
                             7 => continue,
                             13 => Err(Status::internal("broken on purpose")),
                             shard => Ok(ReplyFrame {
-                                sent_at: 0,
+                                earliest: Timestamp::from_micros(shard * 1_000_000).raw(),
                                 replies: vec![Reply {
                                     id: request.id,
                                     observed: shard,
@@ -407,6 +418,40 @@ mod tests {
             matches!(unsent, Err(TransportError::NotSent(_))),
             "{unsent:?}"
         );
+    }
+
+    /// T1: a process whose clock is behind is told so by the first reply, before
+    /// anybody has seen what that brings.
+    #[tokio::test]
+    async fn a_clock_that_is_behind_is_found_out_before_a_reply_is_used() {
+        let (address, _server) = serve(0).await;
+        let clock = ClusterClock::unsynchronised();
+        let tells = |second: u64| {
+            let now = Raw::now();
+            clock.observe(Sample {
+                epoch: 1,
+                sent: now,
+                received: now,
+                at_master: Bounds {
+                    earliest: second * 1_000_000,
+                    latest: second * 1_000_000 + 100,
+                },
+                shared: None,
+            });
+        };
+        tells(100);
+        let connections = Connections::new(clock.clone(), None);
+        let node = connections.node(&address);
+        assert!(node.call(request(100, 5_000)).await.is_ok());
+        assert_eq!(clock.generation(), 0);
+        let master = async {
+            clock.doubted().await;
+            tells(130);
+        };
+        let call = node.call(request(130, 5_000));
+        let used = async { (call.await.is_ok(), clock.generation()) };
+        let (used, ()) = tokio::join!(used, master);
+        assert_eq!(used, (true, 1));
     }
 
     #[test]

@@ -263,10 +263,13 @@ impl MetaClient {
     /// Goes on to discipline a clock for as long as somebody holds it.
     pub async fn keep_synchronised(&self, clock: Weak<ClusterClock>) {
         loop {
-            tokio::time::sleep(PROBE_INTERVAL).await;
             let Some(clock) = clock.upgrade() else {
                 return;
             };
+            tokio::select! {
+                () = tokio::time::sleep(PROBE_INTERVAL) => {}
+                () = clock.doubted() => {}
+            }
             self.probe(&clock, TRY_TIMEOUT).await;
         }
     }

@@ -9,13 +9,15 @@
 //! What may be protected is young, or protected already ([`wanted`]): a transaction
 //! that reads the past (`AS OF SYSTEM TIME`) may have begun too far back, and takes
 //! its chances, as does one that lasts for longer than [`PROTECT_MAX`]: somebody has
-//! forgotten to end it, and it must not keep the garbage of a cluster for ever.
+//! forgotten to end it, and it must not keep the garbage of a cluster for ever. A
+//! transaction counts from its beginning, at READ COMMITTED too: a cursor of its first
+//! statement may still be open.
 
 use crate::Error;
 use crate::client::Shared;
 use crate::metrics::PROTECTED_SECONDS;
 use bytes::Bytes;
-use lineradb_common::clock::{Stopwatch, deadline_after};
+use lineradb_common::clock::deadline_after;
 use lineradb_common::limits::PROTECTED_AGE_MAX;
 use lineradb_common::{Timestamp, TxnId, random};
 use lineradb_proto::meta::v1::ProtectRequest;
@@ -68,14 +70,6 @@ impl Drop for Open {
     }
 }
 
-/// What a process has protected.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    timestamp: Timestamp,
-    /// Runs since before the metaservice last said that it holds.
-    since: Stopwatch,
-}
-
 /// The timestamp to protect, of transactions that read at these.
 fn wanted(
     open: impl IntoIterator<Item = Timestamp>,
@@ -92,9 +86,16 @@ fn wanted(
     protectable.min().filter(|at| *at <= before(PROTECT_AFTER))
 }
 
+/// A protection of this process.
+struct Held {
+    /// Another one for each protection: a delayed request of an earlier one does
+    /// nothing to it.
+    id: Bytes,
+    timestamp: Timestamp,
+}
+
 /// Protects what long transactions read, for as long as somebody holds the client.
 pub(crate) async fn keep(shared: Weak<Shared>) {
-    let id = Bytes::copy_from_slice(&random::bytes::<16>());
     let mut held: Option<Held> = None;
     loop {
         tokio::time::sleep(ROUND).await;
@@ -104,36 +105,60 @@ pub(crate) async fn keep(shared: Weak<Shared>) {
         let Ok(now) = shared.clock.now() else {
             continue;
         };
-        held = held.filter(|held| held.since.elapsed() < LEASE);
-        let before = held.map(|held| held.timestamp);
-        let wanted = wanted(shared.open.timestamps(), before, now.earliest);
-        if wanted.is_none() && held.is_none() {
-            continue;
-        }
-        let since = Stopwatch::start();
-        let request = ProtectRequest {
-            id: id.clone(),
-            timestamp: wanted.map_or(0, Timestamp::raw),
-            lease_ms: wanted.map_or(0, |_| LEASE.as_millis() as u32),
-        };
-        let asked = shared.router.meta().protect(request, deadline_after(ROUND));
-        match (asked.await, wanted) {
-            (Ok(()), Some(timestamp)) => held = Some(Held { timestamp, since }),
-            (Ok(()), None) => held = None,
-            (Err(Error::Unavailable { message }), _) => {
-                tracing::debug!(message, "long reads are not protected yet");
-            }
-            // What was held has ended meanwhile, and is too old to be protected anew.
-            (Err(error), _) => {
-                tracing::warn!(%error, "long reads are not protected from the collection");
-                held = None;
-            }
-        }
-        let age = held.map_or(0, |held| {
+        held = round(&shared, held, now.earliest).await;
+        let age = held.as_ref().map_or(0, |held| {
             now.latest.micros().saturating_sub(held.timestamp.micros())
         });
         PROTECTED_SECONDS.set((age / 1_000_000) as i64);
     }
+}
+
+/// Asks for what is wanted now; answers what is held afterwards. Only when the
+/// metaservice says that it is too late is a protection taken for lost: without an
+/// answer the record may stand, for the metaservice was away and counts no silence
+/// for that time.
+async fn round(shared: &Shared, held: Option<Held>, now: Timestamp) -> Option<Held> {
+    let before = held.as_ref().map(|held| held.timestamp);
+    let wanted = wanted(shared.open.timestamps(), before, now);
+    let (held, request) = match (wanted, held) {
+        (None, None) => return None,
+        (None, Some(held)) => {
+            let id = held.id.clone();
+            (
+                held,
+                ProtectRequest {
+                    id,
+                    ..ProtectRequest::default()
+                },
+            )
+        }
+        (Some(timestamp), held) => {
+            let id = held.map_or_else(|| Bytes::copy_from_slice(&random::bytes::<16>()), |h| h.id);
+            let request = ProtectRequest {
+                id: id.clone(),
+                timestamp: timestamp.raw(),
+                lease_ms: LEASE.as_millis() as u32,
+            };
+            (Held { id, timestamp }, request)
+        }
+    };
+    let answer = shared.router.meta().protect(request, deadline_after(ROUND));
+    match answer.await {
+        // Given back; if that was lost, it ends with its lease.
+        _ if wanted.is_none() => return None,
+        Ok(()) => {}
+        Err(Error::Invalid { message }) => {
+            tracing::warn!(
+                message,
+                "a long read is not protected from the collection any more"
+            );
+            return None;
+        }
+        Err(error) => {
+            tracing::debug!(%error, "a long read is not protected, or not for longer");
+        }
+    }
+    Some(held)
 }
 
 #[cfg(test)]

@@ -40,6 +40,9 @@ pub fn decide(state: &State, view: &mut View, policy: &Policy, now: Duration) ->
     if state.header.cluster_id.is_empty() {
         return out;
     }
+    let protections = &state.header.protections;
+    let ended = view.leases.end_silent(protections, view.since, now);
+    out.extend(ended.into_iter().map(Body::Unprotect));
     if state.shards.is_empty() {
         out.extend(bootstrap(state, view, now));
         return out;
@@ -57,9 +60,6 @@ pub fn decide(state: &State, view: &mut View, policy: &Policy, now: Duration) ->
             new_shard_id: failure.new_shard_id,
         }));
     }
-    let protections = &state.header.protections;
-    let ended = view.leases.end_silent(protections, view.since, now);
-    out.extend(ended.into_iter().map(Body::Unprotect));
     for (shard_id, shard) in &state.shards {
         out.extend(created(*shard_id, shard, view));
         if let Some(replacement) = failed_replica(state, *shard_id, shard, view, now) {

@@ -503,11 +503,15 @@ impl Fake {
 
     /// Another process's client.
     pub fn client(&self, timeout: Duration) -> Client {
+        self.client_by(LoneClock::start(), timeout)
+    }
+
+    /// One that reads by this clock.
+    pub fn client_by(&self, clock: SharedClock, timeout: Duration) -> Client {
         let local = LocalNodes::new();
         for node in 1..=NODES {
             local.register(format!("node-{node}"), Arc::new(Node(self.clone(), node)));
         }
-        let clock: SharedClock = LoneClock::start();
         // Nobody listens there: the map is as stale as the tests make it.
         let meta = MetaClient::new(vec!["127.0.0.1:1".into()]).unwrap();
         let home = HashMap::from([("zone".to_owned(), "z3".to_owned())]);

@@ -5,7 +5,10 @@ use super::*;
 use crate::{FragmentRequest, LockOptions, ScanOptions};
 use arrow::array::AsArray;
 use futures::TryStreamExt;
+use lineradb_common::clock::{Clock, Interval, LoneClock};
 use lineradb_proto::shard::v1::ErrorCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 async fn filled() -> (Fake, Client) {
     let (fake, client) = Fake::start(&["d", "k"], LONG);
@@ -238,4 +241,44 @@ async fn the_past_is_read_from_the_nearest_replica() {
     fake.plant("close", usize::MAX, Fault::Hang);
     read(client.clock().now().unwrap().earliest).await;
     assert!(fake.count("scan") > asked);
+}
+
+/// A clock that can be found wrong.
+#[derive(Debug)]
+struct Doubtful(Arc<LoneClock>, AtomicU64);
+
+impl Clock for Doubtful {
+    fn now(&self) -> lineradb_common::Result<Interval> {
+        self.0.now()
+    }
+
+    fn generation(&self) -> u64 {
+        self.1.load(Ordering::Acquire)
+    }
+}
+
+/// T1: a clock that was behind has let it read what was overwritten before it began.
+#[tokio::test]
+async fn what_was_read_by_a_wrong_clock_is_not_committed() {
+    let (fake, _) = filled().await;
+    let clock = Arc::new(Doubtful(LoneClock::start(), AtomicU64::new(0)));
+    let client = fake.client_by(clock.clone(), LONG);
+    let reader = begin(&client);
+    let writer = begin(&client);
+    assert_eq!(reader.get(b"a", None).await.unwrap(), Some(b("a")));
+    let locked = [b("a")];
+    let options = LockOptions::default();
+    writer.locking_get(&locked, None, options).await.unwrap();
+    put(&writer, "a", "A");
+    let sound = begin(&client);
+    sound.commit().await.unwrap();
+    clock.1.fetch_add(1, Ordering::AcqRel);
+    for transaction in [reader, writer] {
+        let refused = transaction.commit().await.unwrap_err();
+        assert!(matches!(refused, Error::Conflict { .. }), "{refused}");
+    }
+    eventually("locks go back", || fake.locks() == 0).await;
+    let again = begin(&client);
+    assert_eq!(again.get(b"a", None).await.unwrap(), Some(b("a")));
+    again.commit().await.unwrap();
 }

@@ -59,6 +59,10 @@ enum Done {
 impl Inner {
     pub(super) async fn commit(self: &Arc<Self>) -> Result<Commit> {
         let _alone = self.gate.write().await;
+        if let Err(error) = self.check_clock() {
+            self.end();
+            return Err(error);
+        }
         let plan = self.plan()?;
         let read_ts = plan.read_ts;
         let result = if plan.items.is_empty() {

@@ -86,6 +86,7 @@ impl Inner {
     /// Our own commit was refused because the key is taken: by whom is read in
     /// a transaction of its own, at the present.
     pub(super) async fn first_outcome(&self) -> Result<EarlierOutcome> {
+        let generation = self.shared.clock.generation();
         let now = self.shared.clock.now()?.latest;
         let options = TransactionOptions {
             read_only: true,
@@ -93,7 +94,7 @@ impl Inner {
             deadline: self.state.lock().deadline,
             ..TransactionOptions::default()
         };
-        let reader = Transaction::new(self.shared.clone(), options, now);
+        let reader = Transaction::new(self.shared.clone(), options, now, generation);
         let earlier = reader.0.earlier_outcome().await?;
         self.receipt.observe(reader.observed().raw());
         match earlier {

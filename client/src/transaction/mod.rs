@@ -84,6 +84,8 @@ pub(crate) struct Inner {
     pub(crate) id: TxnId,
     /// When it began: of several in a deadlock the youngest gives way.
     pub(crate) started: Timestamp,
+    /// Of the clock that has said when to read.
+    clock_generation: u64,
     pub(crate) options: TransactionOptions,
     pub(crate) receipt: Receipt,
     /// Held shared by every read under way, alone by whoever moves the read
@@ -139,6 +141,7 @@ impl Transaction {
         shared: Arc<Shared>,
         options: TransactionOptions,
         read_ts: Timestamp,
+        clock_generation: u64,
     ) -> Self {
         let state = State {
             ended: false,
@@ -162,6 +165,7 @@ impl Transaction {
             shared,
             id,
             started: options.started.unwrap_or(read_ts),
+            clock_generation,
             options,
             receipt: Receipt::default(),
             gate: RwLock::new(()),
@@ -532,6 +536,18 @@ impl Inner {
                 keys: locked.into_keys().collect(),
             });
         }
+    }
+
+    /// T1: what was read by a clock that is found wrong since may be older than what
+    /// others were told before this transaction began.
+    pub(crate) fn check_clock(&self) -> Result<()> {
+        if self.shared.clock.generation() == self.clock_generation {
+            return Ok(());
+        }
+        Err(Error::conflict(
+            "the clock by which the transaction has read was wrong; begin it again",
+            Bytes::new(),
+        ))
     }
 
     /// Commit wait (T5): until the clock has certainly passed what was written

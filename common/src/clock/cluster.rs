@@ -1,20 +1,27 @@
 //! [`ClusterClock`]: the clock of a process, disciplined against the time
 //! master (`discipline.rs` decides; here are the counter, the lock, the
-//! metrics).
+//! metrics), and compared with the clocks of others (`compare.rs` says why).
 
 use super::discipline::{Discipline, Raw, Sample};
-use super::{Clock, Interval, MAX_CLOCK_ERROR, SleepWatch, monotonic_raw_us};
+use super::{Clock, Comparing, Culprit, Interval, MAX_CLOCK_ERROR, SleepWatch, monotonic_raw_us};
 use crate::telemetry::register;
 use crate::{Error, ErrorKind, Result, Timestamp};
 use parking_lot::RwLock;
 use prometheus::{Gauge, IntCounter};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+
+/// How long the time master has to say who is right. Without it our own clock is
+/// taken for wrong: that costs time, the other way costs the promise.
+const ARBITER_TIMEOUT: Duration = Duration::from_secs(2);
 
 struct Metrics {
     error: Gauge,
     probes: IntCounter,
     faults: IntCounter,
+    disagreements: IntCounter,
 }
 
 #[allow(clippy::expect_used)] // constant names: wrong ones fail at the first start
@@ -37,6 +44,10 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             "lineradb_clock_faults_total",
             "Times that this process has dropped what it knew of the time, because it did not fit",
         ),
+        disagreements: counter(
+            "lineradb_clock_disagreements_total",
+            "Messages whose sender's clock and this process's cannot both be right",
+        ),
     }
 });
 
@@ -47,6 +58,11 @@ pub struct ClusterClock {
     /// The largest earliest time given out, in microseconds: it never falls.
     earliest: AtomicU64,
     sleep: SleepWatch,
+    generation: AtomicU64,
+    /// Somebody cannot wait for the next probe.
+    doubt: Notify,
+    /// The newest answer of the time master, fitting or not.
+    told: watch::Sender<Option<Sample>>,
 }
 
 impl ClusterClock {
@@ -57,12 +73,25 @@ impl ClusterClock {
             discipline: RwLock::default(),
             earliest: AtomicU64::new(0),
             sleep: SleepWatch::start(),
+            generation: AtomicU64::new(0),
+            doubt: Notify::new(),
+            told: watch::Sender::new(None),
         })
+    }
+
+    /// Returns when the time master is to be asked at once.
+    pub async fn doubted(&self) {
+        self.doubt.notified().await;
     }
 
     /// Takes in an answer of the time master. One that does not fit drops all
     /// that is known.
     pub fn observe(&self, sample: Sample) {
+        self.take_in(sample);
+        self.told.send_replace(Some(sample));
+    }
+
+    fn take_in(&self, sample: Sample) {
         let mut discipline = self.discipline.write();
         self.drop_after_sleep(&mut discipline);
         match discipline.observe(sample) {
@@ -73,6 +102,7 @@ impl ClusterClock {
                 }
             }
             Err(fault) => {
+                self.generation.fetch_add(1, Ordering::AcqRel);
                 METRICS.faults.inc();
                 tracing::error!(%fault, "the clock is not to be trusted; synchronising anew");
             }
@@ -84,6 +114,36 @@ impl ClusterClock {
         let mut discipline = self.discipline.write();
         self.drop_after_sleep(&mut discipline);
         discipline.sample(Raw::now())
+    }
+
+    /// The master's clock and ours, at the reading `at` of our counter: does what another
+    /// process said then contradict the master as well?
+    async fn arbitrate(&self, theirs: Timestamp, at: Raw, generation: u64) -> Culprit {
+        let mut told = self.told.subscribe();
+        self.doubt.notify_one();
+        let fresh = told.wait_for(|sample| sample.is_some_and(|sample| sample.sent >= at));
+        let master = match tokio::time::timeout(ARBITER_TIMEOUT, fresh).await {
+            Ok(Ok(sample)) => sample.map(|sample| sample.bounds(at)),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        if master.is_some_and(|master| master.latest < theirs.micros()) {
+            return Culprit::They;
+        }
+        let mut discipline = self.discipline.write();
+        // The answer itself, or another message, may have said so before.
+        if self.generation() == generation {
+            discipline.drop_samples(Raw::now());
+            self.generation.fetch_add(1, Ordering::AcqRel);
+            METRICS.faults.inc();
+            tracing::error!(
+                %theirs,
+                asked = master.is_some(),
+                "another process's clock contradicts ours, and not the time master's; synchronising anew"
+            );
+        }
+        drop(discipline);
+        self.doubt.notify_one();
+        Culprit::We
     }
 
     /// T1: a machine that slept has a counter that stood still.
@@ -131,6 +191,21 @@ impl Clock for ClusterClock {
             earliest: Timestamp::from_micros(earliest),
             latest: Timestamp::from_micros(bounds.latest.max(earliest)),
         })
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    fn compare(&self, theirs: Timestamp) -> Option<Comparing<'_>> {
+        let generation = self.generation();
+        // In this order: what came later than the reading says nothing about it.
+        let (at, ours) = (Raw::now(), self.now().ok()?);
+        if theirs <= ours.latest {
+            return None;
+        }
+        METRICS.disagreements.inc();
+        Some(Box::pin(self.arbitrate(theirs, at, generation)))
     }
 }
 

@@ -12,14 +12,18 @@
 #![allow(clippy::disallowed_methods)] // the one place that may read clocks
 
 mod cluster;
+mod compare;
 pub mod discipline;
 pub mod master;
 #[cfg(test)]
 mod simulation;
 
 pub use cluster::ClusterClock;
+pub use compare::Peer;
 
 use crate::{Result, Timestamp};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -47,6 +51,32 @@ pub trait Clock: Send + Sync + std::fmt::Debug + 'static {
     /// When the clock is not synchronised: the process must not start
     /// transactions (SQLSTATE 57P03).
     fn now(&self) -> Result<Interval>;
+
+    /// Changes when what the clock has said may have been wrong: nothing that was read
+    /// at a time of before may be answered (T1).
+    fn generation(&self) -> u64 {
+        0
+    }
+
+    /// T1: a message has arrived whose sender's earliest time was `theirs`. `None`
+    /// when that fits; else one of the two clocks is wrong, and the answer says which,
+    /// when the time master has been asked.
+    fn compare(&self, theirs: Timestamp) -> Option<Comparing<'_>> {
+        let _ = theirs;
+        None
+    }
+}
+
+/// Asks the time master whose clock is wrong.
+pub type Comparing<'a> = Pin<Box<dyn Future<Output = Culprit> + Send + 'a>>;
+
+/// Whose clock is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Culprit {
+    /// Our own: it has dropped what it knew, and has another generation.
+    We,
+    /// The other one.
+    They,
 }
 
 /// A shared clock.

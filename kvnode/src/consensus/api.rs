@@ -102,7 +102,7 @@ pub enum GroupEvent {
 
 /// How often the leaders of a cluster say that they are there, unless it is told
 /// otherwise.
-pub const HEARTBEAT: Duration = Duration::from_millis(150);
+pub const HEARTBEAT: Duration = Duration::from_millis(300);
 
 /// How groups run: a dead leader is replaced within about two of the longest election
 /// timeouts.
@@ -125,11 +125,13 @@ impl Default for Timing {
 impl Timing {
     /// With a heartbeat so often: longer than a round trip between any two nodes, since a
     /// leader gives its followers that long to answer one, and leads nobody who has not.
+    /// Followers, who hear of it all the same, would not replace it: so few heartbeats
+    /// to an election, and long ones.
     pub fn every(heartbeat: Duration) -> Self {
         Timing {
             heartbeat,
-            election_min: heartbeat * 4,
-            election_max: heartbeat * 20 / 3,
+            election_min: heartbeat * 5 / 2,
+            election_max: heartbeat * 10 / 3,
         }
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// Disks alone take some milliseconds.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(50);
-/// Elections take seven times as long.
+/// Elections begin after three times as long.
 const HEARTBEAT_MAX: Duration = Duration::from_secs(5);
 
 /// A year: beyond it, keep backups.

@@ -5,10 +5,11 @@
 
 use super::ShardNode;
 use futures::Stream;
-use lineradb_common::clock::{SharedClock, Stopwatch};
+use lineradb_common::clock::{Peer, SharedClock, Stopwatch};
 use lineradb_common::{Timestamp, spawn};
 use lineradb_proto::shard::v1::shard_server::Shard;
 use lineradb_proto::shard::v1::{self as proto, ReplyFrame, RequestFrame};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
@@ -43,17 +44,22 @@ impl Shard for ShardGrpc {
         &self,
         request: Request<Streaming<RequestFrame>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let from = request.remote_addr();
         let frames = request.into_inner();
         let (replies, gathered) = mpsc::channel(UNDER_WAY_MAX);
-        spawn::task("shard-stream", receive(self.node.clone(), frames, replies));
+        let clock = self.clock.clone();
+        let node = self.node.clone();
+        spawn::task("shard-stream", async move {
+            receive(&node, &clock, from, frames, replies).await;
+        });
         let clock = self.clock.clone();
         let stream = futures::stream::unfold(gathered, move |mut gathered| {
             let clock = clock.clone();
             async move {
                 let replies = gather(&mut gathered).await?;
-                let sent_at = clock.now().map_or(Timestamp::ZERO, |now| now.latest);
+                let earliest = clock.now().map_or(Timestamp::ZERO, |now| now.earliest);
                 let frame = ReplyFrame {
-                    sent_at: sent_at.raw(),
+                    earliest: earliest.raw(),
                     replies,
                 };
                 Some((Ok(frame), gathered))
@@ -64,15 +70,25 @@ impl Shard for ShardGrpc {
 }
 
 async fn receive(
-    node: Arc<ShardNode>,
+    node: &Arc<ShardNode>,
+    clock: &SharedClock,
+    from: Option<SocketAddr>,
     mut frames: Streaming<RequestFrame>,
     replies: mpsc::Sender<proto::Reply>,
 ) {
     let under_way = Arc::new(Semaphore::new(UNDER_WAY_MAX));
+    let mut peer = Peer::default();
     // A stream that breaks leaves its requests running: their fate is decided,
     // nobody hears of it.
     while let Ok(Some(frame)) = frames.message().await {
         let arrived = Stopwatch::start();
+        // T1: before anything is read by our clock for it.
+        if peer
+            .met(&**clock, Timestamp::from_raw(frame.earliest))
+            .await
+        {
+            tracing::error!(?from, "the clock of the process at the other end is wrong");
+        }
         for request in frame.requests {
             let Ok(permit) = under_way.clone().acquire_owned().await else {
                 return;

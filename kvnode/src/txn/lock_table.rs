@@ -5,19 +5,21 @@
 //! rests on them but on intents, on `replaces` checks and on the timestamp
 //! cache (PROTOCOLS X4). First in, first out per key; a holder that asks for
 //! more (shared, then exclusive) goes to the front. A lock expires five seconds
-//! after its transaction was last heard of.
+//! after its transaction was last heard of, and whoever was not heard of for so long
+//! does not get one: else each waiter of a dead gateway would hold up the others
+//! for another five seconds, one after the other.
 //!
 //! Whoever waits enters the node's [`WaitGraph`], and is woken when it has to give
 //! way to end a deadlock. A wait that no deadlock explains ends by its bound.
 
 mod list;
+mod state;
 
 use super::wait_graph::{Contender, Deadlock, GiveUp, LOCK_WAIT_LASTS, WaitGraph, Waiting};
 use bytes::Bytes;
 use lineradb_common::TxnId;
 use lineradb_common::clock::{Stopwatch, deadline_after};
 use parking_lot::Mutex;
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -25,6 +27,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 pub use list::LISTED_MAX;
+use state::{Holder, State, Waiter};
 
 /// How long a lock lives without a heartbeat of its transaction.
 const EXPIRY: Duration = Duration::from_secs(5);
@@ -60,37 +63,6 @@ pub enum Wait {
     Until(Instant),
 }
 
-#[derive(Default)]
-struct State {
-    locks: HashMap<Bytes, Lock>,
-    owners: HashMap<TxnId, Owner>,
-}
-
-struct Owner {
-    keys: Vec<Bytes>,
-    heard: Stopwatch,
-}
-
-#[derive(Default)]
-struct Lock {
-    holders: Vec<Holder>,
-    queue: VecDeque<Waiter>,
-}
-
-#[derive(Clone, Copy)]
-struct Holder {
-    txn: TxnId,
-    exclusive: bool,
-}
-
-struct Waiter {
-    wants: Holder,
-    since: Stopwatch,
-    /// Its number in the graph.
-    ticket: u64,
-    granted: oneshot::Sender<()>,
-}
-
 /// The memory locks of one shard's leader.
 pub struct LockTable {
     state: Mutex<State>,
@@ -103,7 +75,7 @@ impl LockTable {
     /// An empty table whose waiters enter the node's graph.
     pub fn new(graph: Arc<WaitGraph>) -> Self {
         LockTable {
-            state: Mutex::default(),
+            state: Mutex::new(State::new()),
             locked: AtomicUsize::new(0),
             graph,
         }
@@ -125,7 +97,7 @@ impl LockTable {
         sorted.sort_unstable();
         sorted.dedup();
         for key in sorted {
-            self.acquire_one(key, who, exclusive, wait).await?;
+            self.acquire_one(key, who, exclusive, wait, true).await?;
         }
         Ok(())
     }
@@ -162,7 +134,7 @@ impl LockTable {
         };
         taken.sort_unstable();
         for key in taken {
-            self.acquire_one(key, who, true, wait).await?;
+            self.acquire_one(key, who, true, wait, false).await?;
             turn.keys.push(key.clone());
         }
         Ok(turn)
@@ -174,6 +146,7 @@ impl LockTable {
         who: Contender,
         exclusive: bool,
         wait: Wait,
+        beats: bool,
     ) -> Result<(), LockError> {
         let wants = Holder {
             txn: who.id,
@@ -188,7 +161,8 @@ impl LockTable {
             let place = if holds.is_some() { 0 } else { lock.queue.len() };
             let ahead = lock.ahead_of(wants, place);
             if enough || ahead.is_empty() {
-                state.grant(key, wants);
+                state.grant(key, wants, Stopwatch::start());
+                state.hear(who.id);
                 return Ok(());
             }
             let Wait::Until(deadline) = wait else {
@@ -199,11 +173,15 @@ impl LockTable {
             let (granted, receiver) = oneshot::channel();
             let waiter = Waiter {
                 wants,
+                beats,
                 since: Stopwatch::start(),
                 ticket: waiting.ticket(),
                 granted,
             };
             lock.queue.insert(place, waiter);
+            if beats {
+                state.begin_wait(who.id);
+            }
             (receiver, waiting, deadline)
         };
         let place = Place {
@@ -327,146 +305,13 @@ struct Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut state = self.table.state.lock();
-        if let Some(lock) = state.locks.get_mut(self.key) {
-            lock.queue.retain(|w| w.ticket != self.ticket);
+        if let Some(lock) = state.locks.get_mut(self.key)
+            && let Some(at) = lock.queue.iter().position(|w| w.ticket == self.ticket)
+            && let Some(waiter) = lock.queue.remove(at)
+        {
+            state.end_wait(&waiter);
         }
         state.hand_over(self.key, &self.table.locked);
-    }
-}
-
-impl Lock {
-    fn conflicts(&self, wants: Holder) -> bool {
-        let other = |h: &Holder| h.txn != wants.txn && (h.exclusive || wants.exclusive);
-        self.holders.iter().any(other) || self.queue.iter().any(|w| other(&w.wants))
-    }
-
-    /// For whom somebody waits who stands at this place of the queue: conflicting
-    /// waiters in front of it, back to the nearest one that wants the lock for itself
-    /// and so waits for all the others; without such a one, conflicting holders as
-    /// well.
-    fn ahead_of(&self, wants: Holder, place: usize) -> Vec<TxnId> {
-        let other = |h: &Holder| h.txn != wants.txn && (h.exclusive || wants.exclusive);
-        let mut ahead = Vec::new();
-        for waiter in self.queue.range(..place).rev() {
-            if waiter.granted.is_closed() || !other(&waiter.wants) {
-                continue;
-            }
-            ahead.push(waiter.wants.txn);
-            if waiter.wants.exclusive {
-                return ahead;
-            }
-        }
-        let holders = self.holders.iter().filter(|holder| other(holder));
-        ahead.extend(holders.map(|holder| holder.txn));
-        ahead
-    }
-}
-
-impl State {
-    fn lock_of(&mut self, key: &Bytes, locked: &AtomicUsize) -> &mut Lock {
-        // The key is copied: a slice of a request would keep its whole frame.
-        if !self.locks.contains_key(key) {
-            locked.fetch_add(1, Ordering::AcqRel);
-            self.locks
-                .insert(Bytes::copy_from_slice(key), Lock::default());
-        }
-        self.locks.entry(key.clone()).or_default()
-    }
-
-    fn grant(&mut self, key: &Bytes, wants: Holder) {
-        let Some(lock) = self.locks.get_mut(key) else {
-            return;
-        };
-        match lock.holders.iter_mut().find(|h| h.txn == wants.txn) {
-            Some(holder) => holder.exclusive |= wants.exclusive,
-            None => {
-                lock.holders.push(wants);
-                let owner = self.owners.entry(wants.txn).or_insert_with(|| Owner {
-                    keys: Vec::new(),
-                    heard: Stopwatch::start(),
-                });
-                owner.keys.push(Bytes::copy_from_slice(key));
-            }
-        }
-        self.hear(wants.txn);
-    }
-
-    fn hear(&mut self, txn: TxnId) {
-        if let Some(owner) = self.owners.get_mut(&txn) {
-            owner.heard = Stopwatch::start();
-        }
-    }
-
-    /// Gives the lock to those at the front of its queue.
-    fn hand_over(&mut self, key: &Bytes, locked: &AtomicUsize) {
-        loop {
-            let Some(lock) = self.locks.get_mut(key) else {
-                return;
-            };
-            let Some(waiter) = lock.queue.front() else {
-                break;
-            };
-            let wants = waiter.wants;
-            if waiter.granted.is_closed() {
-                lock.queue.pop_front();
-                continue;
-            }
-            let other = |h: &Holder| h.txn != wants.txn && (h.exclusive || wants.exclusive);
-            if lock.holders.iter().any(other) {
-                break;
-            }
-            let waiter = lock.queue.pop_front();
-            if waiter.is_some_and(|w| w.granted.send(()).is_ok()) {
-                self.grant(key, wants);
-            }
-        }
-        if let Some(lock) = self.locks.get(key)
-            && lock.holders.is_empty()
-            && lock.queue.is_empty()
-        {
-            self.locks.remove(key);
-            locked.fetch_sub(1, Ordering::AcqRel);
-        }
-    }
-
-    fn release_one(&mut self, key: &Bytes, txn: TxnId, locked: &AtomicUsize) {
-        if let Some(owner) = self.owners.get_mut(&txn) {
-            owner.keys.retain(|held| held != key);
-            if owner.keys.is_empty() {
-                self.owners.remove(&txn);
-            }
-        }
-        if let Some(lock) = self.locks.get_mut(key) {
-            lock.holders.retain(|h| h.txn != txn);
-        }
-        self.hand_over(key, locked);
-    }
-
-    fn release(&mut self, txn: TxnId, locked: &AtomicUsize) {
-        let Some(owner) = self.owners.remove(&txn) else {
-            return;
-        };
-        for key in owner.keys {
-            if let Some(lock) = self.locks.get_mut(&key) {
-                lock.holders.retain(|h| h.txn != txn);
-            }
-            self.hand_over(&key, locked);
-        }
-    }
-
-    fn expire_holders(&mut self, key: &Bytes, locked: &AtomicUsize) {
-        let Some(lock) = self.locks.get(key) else {
-            return;
-        };
-        let expired = |txn: &TxnId| {
-            self.owners
-                .get(txn)
-                .is_none_or(|o| o.heard.elapsed() > EXPIRY)
-        };
-        let gone: Vec<TxnId> = lock.holders.iter().map(|h| h.txn).filter(expired).collect();
-        for txn in gone {
-            self.release(txn, locked);
-        }
     }
 }
 

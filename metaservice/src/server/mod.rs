@@ -197,8 +197,9 @@ fn open_database(vfs: Arc<dyn Vfs>, data: &std::path::Path) -> Result<Db> {
 fn raft_config() -> Result<Config> {
     let config = Config {
         cluster_name: "meta".to_owned(),
-        heartbeat_interval: 150,
-        election_timeout_min: 600,
+        // A round trip between two members must be shorter.
+        heartbeat_interval: 300,
+        election_timeout_min: 750,
         election_timeout_max: 1200,
         max_payload_entries: 1000,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(5000),

@@ -381,8 +381,8 @@ impl Meta for MetaApi {
     ) -> Result<Response<meta::ProtectReply>, Status> {
         match self.place(&mut request).await? {
             Place::There(mut leader) => leader.protect(request).await,
-            Place::Here(state) => {
-                let reply = self.protect_here(&state, request.into_inner()).await?;
+            Place::Here(_) => {
+                let reply = self.protect_here(request.into_inner()).await?;
                 Ok(Response::new(reply))
             }
         }

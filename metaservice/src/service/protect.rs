@@ -1,23 +1,24 @@
 //! `Protect` and `Protections`: which history the shards have to keep (X5).
 //!
 //! ```text
-//!  holder      protects t, not further back than 9 minutes -> record -> "it holds"
+//!  holder      protects t -> record -> "it holds"
 //!  shard       asks: what is protected, as of T?
 //!              raises its threshold to T - kept history (10 minutes at least), or
 //!              to the oldest protected t, whichever is less
 //! ```
 //!
-//! A shard that has asked before the record was there raises to less than t: the
-//! answer came within seconds, and a minute lies between nine and ten. One that asks
-//! later is told of t. So nothing at t or above is collected, and no shard needs to
-//! be told.
+//! No shard needs to be told. One that asks when the record is there hears of t. One
+//! that has asked before was told a T below the clock's ceiling of that time (T3),
+//! which no later ceiling is below; so a new record is refused, when it is applied,
+//! for a t before the ceiling less ten minutes. The ceiling runs ten seconds ahead:
+//! nine minutes may always be protected.
 
 use super::MetaApi;
 use crate::error::{Error, Result};
 use crate::state::command::{Body, Protect};
 use crate::state::{Reply, State};
+use bytes::Bytes;
 use lineradb_common::Timestamp;
-use lineradb_common::limits::PROTECTED_AGE_MAX;
 use lineradb_proto::meta::v1 as meta;
 use tonic::Status;
 
@@ -27,7 +28,6 @@ const LEASE_MS: std::ops::RangeInclusive<u32> = 1_000..=3_600_000;
 impl MetaApi {
     pub(super) async fn protect_here(
         &self,
-        state: &State,
         request: meta::ProtectRequest,
     ) -> Result<meta::ProtectReply, Status> {
         let meta::ProtectRequest {
@@ -41,13 +41,7 @@ impl MetaApi {
             ));
         }
         if lease_ms == 0 {
-            if let Some(record) = state.protection(&id) {
-                let end = self
-                    .member
-                    .with_view(|view, _| view.leases.give_back(record));
-                self.member.propose(Body::Unprotect(end)).await?;
-            }
-            return Ok(meta::ProtectReply {});
+            return self.give_back(&id).await;
         }
         if timestamp == 0 || !LEASE_MS.contains(&lease_ms) {
             return Err(Status::invalid_argument(format!(
@@ -56,26 +50,18 @@ impl MetaApi {
                 LEASE_MS.end()
             )));
         }
-        let stands = self.member.with_view(|view, now| {
+        let (term, stands) = self.member.with_view(|view, now| {
             view.leases.hear(&id, now);
             // The newest state: what has just ended is not taken to stand.
             let state = self.member.shared.state();
-            let known = state.protection(&id);
-            known.filter(|known| view.leases.stands(known)).cloned()
+            let stands = state.protection(&id).is_some_and(|known| {
+                (known.timestamp, known.lease_ms) == (timestamp, lease_ms)
+                    && view.leases.stands(known)
+            });
+            (view.term, stands)
         });
-        let held = stands.map(|record| (record.timestamp, record.lease_ms));
-        if held == Some((timestamp, lease_ms)) {
+        if stands {
             return Ok(meta::ProtectReply {});
-        }
-        // X5: what no protection holds may be collected soon, unless it is young.
-        if held.is_none_or(|(held, _)| timestamp < held) {
-            let oldest = self.oldest_protectable()?;
-            if Timestamp::from_raw(timestamp) < oldest {
-                return Err(Status::out_of_range(format!(
-                    "{} may be collected already; what is to be protected must not lie before {oldest}",
-                    Timestamp::from_raw(timestamp)
-                )));
-            }
         }
         let protect = Protect {
             id,
@@ -83,16 +69,34 @@ impl MetaApi {
             lease_ms,
         };
         match self.member.propose(Body::Protect(protect)).await? {
-            Reply::Done => Ok(meta::ProtectReply {}),
+            Reply::Protected(revision) => {
+                self.member.with_view(|view, _| {
+                    if view.term == term {
+                        view.leases.wrote(revision);
+                    }
+                });
+                Ok(meta::ProtectReply {})
+            }
+            Reply::TooOld(oldest) => Err(Status::out_of_range(format!(
+                "{} may be collected already; what is to be protected anew must not lie before {}",
+                Timestamp::from_raw(timestamp),
+                Timestamp::from_micros(oldest)
+            ))),
             Reply::Refused(reason) => Err(Status::resource_exhausted(reason)),
             other => Err(Error::Internal(format!("a protection answered {other}")).into()),
         }
     }
 
-    fn oldest_protectable(&self) -> Result<Timestamp, Status> {
-        let now = self.member.time.read().ok_or_else(no_time)?;
-        let age = PROTECTED_AGE_MAX.as_micros() as u64;
-        Ok(Timestamp::from_micros(now.latest_us.saturating_sub(age)))
+    async fn give_back(&self, id: &Bytes) -> Result<meta::ProtectReply, Status> {
+        let end = self.member.with_view(|view, _| {
+            let state = self.member.shared.state();
+            let record = state.protection(id)?;
+            Some(view.leases.give_back(record))
+        });
+        if let Some(end) = end {
+            self.member.propose(Body::Unprotect(end)).await?;
+        }
+        Ok(meta::ProtectReply {})
     }
 
     /// `as_of` was read before the leader was confirmed whose state this is.

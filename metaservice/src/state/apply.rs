@@ -9,8 +9,8 @@ use super::{
     Changed, NODE_SEQUENCE, NodeRecord, PROTECTION_SEQUENCE, PendingSplit, ProtectionRecord,
     Replacement, SHARD_SEQUENCE, ShardRecord, State,
 };
-use lineradb_common::limits::PROTECTIONS_MAX;
-use lineradb_common::{NodeId, ReplicaId};
+use lineradb_common::limits::{HISTORY_MIN, PROTECTIONS_MAX};
+use lineradb_common::{NodeId, ReplicaId, Timestamp};
 use lineradb_proto::shard::v1::{Replica, ShardDescriptor};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,6 +29,10 @@ pub enum Reply {
     Split(u64),
     /// The replica that takes the place of the failed one.
     Replacement(Replica),
+    /// Protected, under this revision.
+    Protected(u64),
+    /// Nothing was changed: history before this time may be collected already.
+    TooOld(u64),
     /// Nothing was changed, for this reason.
     Refused(String),
 }
@@ -195,12 +199,22 @@ impl State {
         Reply::Done
     }
 
+    /// X5: a shard may have been told, as of the ceiling at the latest, that nothing is
+    /// protected, and then keeps [`HISTORY_MIN`] before that. Older is what another
+    /// record holds already.
     fn protect(&mut self, c: &Protect, changed: &mut Changed) -> Reply {
         let protections = &self.header.protections;
-        if self.protection(&c.id).is_none() && protections.len() >= PROTECTIONS_MAX {
+        let held = self.protection(&c.id).map(|record| record.timestamp);
+        if held.is_none() && protections.len() >= PROTECTIONS_MAX {
             return Reply::Refused(format!(
                 "{PROTECTIONS_MAX} timestamps are protected already"
             ));
+        }
+        let told = self.header.clock.as_ref().map_or(0, |c| c.ceiling_us);
+        let oldest = told.saturating_sub(HISTORY_MIN.as_micros() as u64);
+        let kept = Timestamp::from_raw(c.timestamp) >= Timestamp::from_micros(oldest);
+        if !kept && held.is_none_or(|held| c.timestamp < held) {
+            return Reply::TooOld(oldest);
         }
         let revision = self.take_ids(PROTECTION_SEQUENCE, 1, changed);
         let protections = &mut self.header.protections;
@@ -211,7 +225,7 @@ impl State {
             lease_ms: c.lease_ms,
             revision,
         });
-        Reply::Done
+        Reply::Protected(revision)
     }
 
     fn unprotect(&mut self, c: &Unprotect, changed: &mut Changed) -> Reply {

@@ -1,5 +1,5 @@
 //! The metaservice as a running thing, in process: one member and three,
-//! restarts from disk, loss of the leader, deadlocks, and the life of shards as fake
+//! restarts from disk, loss of the leader, deadlocks, protected history, and the life of shards as fake
 //! nodes report it.
 #![allow(clippy::unwrap_used)]
 
@@ -7,3 +7,4 @@ mod cluster;
 mod deadlocks;
 mod lifecycle;
 mod members;
+mod protections;

@@ -103,6 +103,10 @@ pub struct Collection {
     /// The threshold that is to be swept, and since when it has been in force
     /// at least.
     raised: Option<(Timestamp, Timestamp)>,
+    /// When that was done last.
+    pub(super) swept: Timestamp,
+    /// The sweep has seen what a higher threshold makes garbage.
+    pending: bool,
     /// Nothing is left that could become garbage without another write after
     /// this one.
     clean_at: Option<u64>,
@@ -176,33 +180,36 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             // Whatever a predecessor raised is in force since now at the latest.
             leading.set_collection(Collection {
                 raised: Some((leading.threshold(), now)),
-                clean_at: None,
+                ..Collection::default()
             });
             return Ok(());
         };
         let pause = PAUSE_MIN.max(kept / 8);
         let written = self.consensus.applied_index();
-        if before(now, pause) < since || state.clean_at == Some(written) {
-            return Ok(());
-        }
-        let horizon = Horizon {
-            threshold,
-            attempts: before(now, ATTEMPTS),
-            outcomes: before(threshold, OUTCOMES),
-        };
-        let (pending, own) = self.sweep(&leading, horizon).await?;
-        metrics::SWEEPS.inc();
-        // What others wrote meanwhile, the sweep may have passed before it came.
-        let after = self.consensus.applied_index();
-        if !pending && after == written + own {
+        // Also where the threshold may not rise: one sweep finds all of it.
+        let rested = before(now, pause) >= since.max(state.swept);
+        if rested && state.clean_at != Some(written) {
+            let horizon = Horizon {
+                threshold,
+                attempts: before(now, ATTEMPTS),
+                outcomes: before(threshold, OUTCOMES),
+            };
+            let (pending, own) = self.sweep(&leading, horizon).await?;
+            metrics::SWEEPS.inc();
+            // What others wrote meanwhile, the sweep may have passed before it came.
+            let after = self.consensus.applied_index();
             leading.set_collection(Collection {
-                clean_at: Some(after),
+                swept: now,
+                pending,
+                clean_at: (!pending && after == written + own).then_some(after),
                 ..state
             });
         }
-        // X5: nothing that is protected is raised above.
+        // X5: nothing that is protected is raised above, and no threshold is that was
+        // not swept.
         let next = protected.map_or(Timestamp::ZERO, |protected| protected.threshold(kept));
-        if pending && next > leading.threshold() {
+        let state = leading.collection();
+        if state.pending && state.swept >= since && next > threshold {
             // In memory first: what is evaluated from here on respects it.
             leading.raise_threshold(next);
             let op = Op {
@@ -213,7 +220,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             self.propose_collection(&leading, vec![op]).await?;
             leading.set_collection(Collection {
                 raised: Some((next, self.clock.now()?.earliest)),
-                clean_at: None,
+                ..Collection::default()
             });
         }
         Ok(())

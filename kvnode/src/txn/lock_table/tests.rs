@@ -187,3 +187,44 @@ async fn what_the_silent_hold_goes_also_where_nobody_waits() {
     assert_eq!(table.locked(), 0);
     assert_eq!(table.list(|_| true), []);
 }
+
+/// A gateway dies with a transaction that holds a lock and others that wait for it.
+#[tokio::test]
+async fn the_silent_do_not_get_what_the_silent_held() {
+    let table = table();
+    table.acquire(&key("k"), A, true, soon()).await.unwrap();
+    let (k1, k2) = (key("k"), key("k"));
+    let mut b = Box::pin(table.acquire(&k1, B, true, soon()));
+    let mut commit = Box::pin(table.pass(k2.iter(), C, soon()));
+    assert!((&mut b).now_or_never().is_none());
+    assert!((&mut commit).now_or_never().is_none());
+    table.state.lock().expiry = Duration::ZERO;
+    table.release(A.id);
+    assert_eq!(b.now_or_never(), Some(Err(LockError::TimedOut)));
+    // It sends no heartbeats, and holds nobody up.
+    let turn = commit.now_or_never().unwrap();
+    assert!(table.state.lock().waiting.is_empty());
+    drop(turn);
+    assert_eq!(table.locked(), 0);
+}
+
+/// A lock that is handed over does not make its owner younger than it is.
+#[tokio::test]
+async fn who_waits_goes_on_being_heard_of() {
+    let table = table();
+    table.acquire(&key("k"), A, true, soon()).await.unwrap();
+    let k = key("k");
+    let mut b = Box::pin(table.acquire(&k, B, true, soon()));
+    assert!((&mut b).now_or_never().is_none());
+    let heard = |state: &State| state.waiting[&B.id].heard.elapsed();
+    let before = Stopwatch::start();
+    table.heartbeat(B.id);
+    assert!(heard(&table.state.lock()) <= before.elapsed());
+    let after = Stopwatch::start();
+    table.release(A.id);
+    let passed = after.elapsed();
+    assert_eq!(b.now_or_never(), Some(Ok(())));
+    let state = table.state.lock();
+    assert!(state.waiting.is_empty());
+    assert!(state.owners[&B.id].heard.elapsed() >= passed);
+}

@@ -104,6 +104,14 @@ async fn x5_what_is_protected_is_kept() {
     let threshold = shard.engine.lead().unwrap().threshold();
     assert_eq!(threshold, start, "what is older may go");
     assert_eq!(values(&read().await)[0].as_deref(), Some(&b"2"[..]));
+    // Nothing comes of another sweep before it is time for one.
+    let swept = || shard.engine.lead().unwrap().collection().swept;
+    let last = swept();
+    for _ in 0..10 {
+        shard.clock.advance(MINUTE);
+        shard.collect(Some(start)).await.unwrap();
+    }
+    assert_eq!(swept(), last);
     // Hours later, with an answer of before it was protected.
     let as_of = start.plus_micros(HISTORY_MIN.as_micros() as u64);
     for protected in [

@@ -71,9 +71,8 @@ fn leaves_unknown(sqlstate: &str) -> bool {
 /// True for an error of a gateway that serves: of the statement, or a conflict.
 fn serves(error: &Error) -> bool {
     let code = error.code().map_or("", |code| code.code());
-    ["22", "23", "25", "40", "42", "55"]
-        .iter()
-        .any(|class| code.starts_with(class))
+    let of_the_statement = ["22", "23", "25", "40", "42", "55", "72"];
+    code != "40003" && of_the_statement.iter().any(|class| code.starts_with(class))
 }
 
 /// Connects, retrying for ten seconds.
@@ -126,7 +125,7 @@ impl Session {
         })
     }
 
-    /// True when no statement can succeed any more.
+    /// True when no statement can succeed any more, or the gateway does not serve.
     pub fn is_over(&self) -> bool {
         self.given_up || self.client.is_closed()
     }

@@ -11,7 +11,7 @@
 //! broke is *lost*: it may have taken effect.
 
 use crate::service::{LocalNodes, ShardService, TransportError};
-use lineradb_common::clock::{Peer, SharedClock, deadline_after};
+use lineradb_common::clock::{SharedClock, deadline_after, meet};
 use lineradb_common::{Timestamp, spawn};
 use lineradb_proto::shard::v1::shard_client::ShardClient;
 use lineradb_proto::shard::v1::{Reply, Request, RequestFrame};
@@ -114,7 +114,6 @@ impl Connection {
         let driver = Driver {
             address,
             clock,
-            peer: Peer::default(),
             requests,
             waiters,
         };
@@ -159,7 +158,6 @@ impl ShardService for Connection {
 struct Driver {
     address: String,
     clock: SharedClock,
-    peer: Peer,
     requests: mpsc::Receiver<Queued>,
     waiters: Waiters,
 }
@@ -217,7 +215,6 @@ impl Driver {
         let Driver {
             address,
             clock,
-            peer,
             requests,
             waiters,
         } = self;
@@ -247,11 +244,10 @@ impl Driver {
                 match replies.message().await {
                     Ok(Some(frame)) => {
                         // T1: before anybody uses what it brings.
-                        if peer
-                            .met(&**clock, Timestamp::from_raw(frame.earliest))
-                            .await
-                        {
-                            tracing::error!(%address, "the clock of this node is wrong");
+                        let theirs = Timestamp::from_raw(frame.earliest);
+                        if let Err(why) = meet(&**clock, theirs).await {
+                            tracing::error!(%address, why, "a frame is not used");
+                            return why.to_owned();
                         }
                         let mut waiters = waiters.lock();
                         for reply in frame.replies {
@@ -443,15 +439,15 @@ mod tests {
         let connections = Connections::new(clock.clone(), None);
         let node = connections.node(&address);
         assert!(node.call(request(100, 5_000)).await.is_ok());
-        assert_eq!(clock.generation(), 0);
+        let before = clock.generation();
         let master = async {
             clock.doubted().await;
             tells(130);
         };
         let call = node.call(request(130, 5_000));
-        let used = async { (call.await.is_ok(), clock.generation()) };
+        let used = async { (call.await.is_ok(), clock.generation() > before) };
         let (used, ()) = tokio::join!(used, master);
-        assert_eq!(used, (true, 1));
+        assert_eq!(used, (true, true));
     }
 
     #[test]

@@ -92,6 +92,8 @@ struct Held {
     /// nothing to it.
     id: Bytes,
     timestamp: Timestamp,
+    /// The metaservice has said that it holds.
+    granted: bool,
 }
 
 /// Protects what long transactions read, for as long as somebody holds the client.
@@ -106,7 +108,8 @@ pub(crate) async fn keep(shared: Weak<Shared>) {
             continue;
         };
         held = round(&shared, held, now.earliest).await;
-        let age = held.as_ref().map_or(0, |held| {
+        let granted = held.as_ref().filter(|held| held.granted);
+        let age = granted.map_or(0, |held| {
             now.latest.micros().saturating_sub(held.timestamp.micros())
         });
         PROTECTED_SECONDS.set((age / 1_000_000) as i64);
@@ -120,7 +123,7 @@ pub(crate) async fn keep(shared: Weak<Shared>) {
 async fn round(shared: &Shared, held: Option<Held>, now: Timestamp) -> Option<Held> {
     let before = held.as_ref().map(|held| held.timestamp);
     let wanted = wanted(shared.open.timestamps(), before, now);
-    let (held, request) = match (wanted, held) {
+    let (mut held, request) = match (wanted, held) {
         (None, None) => return None,
         (None, Some(held)) => {
             let id = held.id.clone();
@@ -133,26 +136,37 @@ async fn round(shared: &Shared, held: Option<Held>, now: Timestamp) -> Option<He
             )
         }
         (Some(timestamp), held) => {
+            let granted = held.as_ref().is_some_and(|held| held.granted);
             let id = held.map_or_else(|| Bytes::copy_from_slice(&random::bytes::<16>()), |h| h.id);
             let request = ProtectRequest {
                 id: id.clone(),
                 timestamp: timestamp.raw(),
                 lease_ms: LEASE.as_millis() as u32,
             };
-            (Held { id, timestamp }, request)
+            (
+                Held {
+                    id,
+                    timestamp,
+                    granted,
+                },
+                request,
+            )
         }
     };
     let answer = shared.router.meta().protect(request, deadline_after(ROUND));
     match answer.await {
         // Given back; if that was lost, it ends with its lease.
         _ if wanted.is_none() => return None,
-        Ok(()) => {}
+        Ok(()) => held.granted = true,
         Err(Error::Invalid { message }) => {
             tracing::warn!(
                 message,
                 "a long read is not protected from the collection any more"
             );
             return None;
+        }
+        Err(error @ Error::Limit { .. }) => {
+            tracing::warn!(%error, "a long read is not protected from the collection");
         }
         Err(error) => {
             tracing::debug!(%error, "a long read is not protected, or not for longer");

@@ -81,7 +81,7 @@ impl Workload for Append {
     fn client(&self, cluster: &Cluster, number: usize) -> Appender {
         Appender {
             sessions: Sessions::new(cluster.pg_urls(), number),
-            only_reads: number % READERS == READERS - 1,
+            only_reads: number % READERS == READERS / 2,
             appended: self.appended.clone(),
             chance: StdRng::seed_from_u64(self.seed.wrapping_add(number as u64)),
         }

@@ -2,7 +2,7 @@
 
 use super::fake::{Fake, Fault};
 use super::*;
-use crate::{FragmentRequest, LockOptions, ScanOptions};
+use crate::{Error, FragmentRequest, LockOptions, ScanOptions};
 use arrow::array::AsArray;
 use futures::TryStreamExt;
 use lineradb_common::clock::{Clock, Interval, LoneClock};

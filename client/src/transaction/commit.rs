@@ -59,12 +59,13 @@ enum Done {
 impl Inner {
     pub(super) async fn commit(self: &Arc<Self>) -> Result<Commit> {
         let _alone = self.gate.write().await;
+        let plan = self.plan()?;
         if let Err(error) = self.check_clock() {
             self.end();
             return Err(error);
         }
-        let plan = self.plan()?;
         let read_ts = plan.read_ts;
+        let only_reads = plan.items.is_empty();
         let result = if plan.items.is_empty() {
             // X4: what was read under a lock holds together with the rest.
             let proven = match plan.held.is_empty() {
@@ -97,6 +98,8 @@ impl Inner {
             Err(_) => Timestamp::ZERO,
         };
         match (self.wait_until_certain(written).await, result) {
+            // What it wrote is there; what it only read can be read again.
+            (_, Ok(commit)) if only_reads => self.check_clock().map(|()| commit),
             (Err(clock), Ok(_)) => Err(Error::Unknown {
                 message: format!("committed, but the clock was lost before the answer: {clock}"),
             }),

@@ -2,20 +2,22 @@
 //! master (`discipline.rs` decides; here are the counter, the lock, the
 //! metrics), and compared with the clocks of others (`compare.rs` says why).
 
-use super::discipline::{Discipline, Raw, Sample};
+use super::discipline::{Bounds, Discipline, Raw, Sample};
 use super::{Clock, Comparing, Culprit, Interval, MAX_CLOCK_ERROR, SleepWatch, monotonic_raw_us};
 use crate::telemetry::register;
 use crate::{Error, ErrorKind, Result, Timestamp};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use prometheus::{Gauge, IntCounter};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
-/// How long the time master has to say who is right. Without it our own clock is
-/// taken for wrong: that costs time, the other way costs the promise.
-const ARBITER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the time master has to say who is right: it may be electing a leader.
+const ARBITER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The master's answer cannot tell whether a clock that is ahead by less than a round
+/// trip is right. Ours gives in, once in so long; what still disagrees is wrong.
+const GIVES_IN_ONCE_US: u64 = 60_000_000;
 
 struct Metrics {
     error: Gauge,
@@ -63,6 +65,8 @@ pub struct ClusterClock {
     doubt: Notify,
     /// The newest answer of the time master, fitting or not.
     told: watch::Sender<Option<Sample>>,
+    /// When another process was believed more than our own samples.
+    gave_in: Mutex<Option<Raw>>,
 }
 
 impl ClusterClock {
@@ -76,6 +80,25 @@ impl ClusterClock {
             generation: AtomicU64::new(0),
             doubt: Notify::new(),
             told: watch::Sender::new(None),
+            gave_in: Mutex::default(),
+        })
+    }
+
+    /// What it knows of the present, however little.
+    fn bounds(&self) -> Option<Bounds> {
+        if self.sleep.has_slept() {
+            self.drop_after_sleep(&mut self.discipline.write());
+        }
+        let bounds = self.discipline.read().bounds(Raw::now())?;
+        // Two samples may say different things, both rightly; the time itself
+        // never goes back.
+        let earliest = self
+            .earliest
+            .fetch_max(bounds.earliest, Ordering::AcqRel)
+            .max(bounds.earliest);
+        Some(Bounds {
+            earliest,
+            latest: bounds.latest.max(earliest),
         })
     }
 
@@ -87,24 +110,34 @@ impl ClusterClock {
     /// Takes in an answer of the time master. One that does not fit drops all
     /// that is known.
     pub fn observe(&self, sample: Sample) {
-        self.take_in(sample);
-        self.told.send_replace(Some(sample));
+        if self.take_in(sample) {
+            self.told.send_replace(Some(sample));
+        }
     }
 
-    fn take_in(&self, sample: Sample) {
+    /// True for one that says something of the present.
+    fn take_in(&self, sample: Sample) -> bool {
         let mut discipline = self.discipline.write();
         self.drop_after_sleep(&mut discipline);
+        let before = (discipline.epoch(), discipline.bounds(Raw::now()).is_some());
         match discipline.observe(sample) {
             Ok(()) => {
                 METRICS.probes.inc();
                 if let Some(bounds) = discipline.bounds(Raw::now()) {
                     METRICS.error.set(bounds.width() as f64 / 1e6);
                 }
+                let took = discipline.took(&sample);
+                // After a gap, or in another epoch, it says nothing about what was said before.
+                if took && before != (discipline.epoch(), true) {
+                    self.generation.fetch_add(1, Ordering::AcqRel);
+                }
+                took
             }
             Err(fault) => {
                 self.generation.fetch_add(1, Ordering::AcqRel);
                 METRICS.faults.inc();
                 tracing::error!(%fault, "the clock is not to be trusted; synchronising anew");
+                true
             }
         }
     }
@@ -116,32 +149,41 @@ impl ClusterClock {
         discipline.sample(Raw::now())
     }
 
-    /// The master's clock and ours, at the reading `at` of our counter: does what another
-    /// process said then contradict the master as well?
-    async fn arbitrate(&self, theirs: Timestamp, at: Raw, generation: u64) -> Culprit {
+    /// Asks the master: does what another process said at the reading `at` of our
+    /// counter contradict it as well?
+    async fn arbitrate(&self, theirs: Timestamp, at: Raw) -> Culprit {
         let mut told = self.told.subscribe();
         self.doubt.notify_one();
         let fresh = told.wait_for(|sample| sample.is_some_and(|sample| sample.sent >= at));
-        let master = match tokio::time::timeout(ARBITER_TIMEOUT, fresh).await {
-            Ok(Ok(sample)) => sample.map(|sample| sample.bounds(at)),
+        let sample = match tokio::time::timeout(ARBITER_TIMEOUT, fresh).await {
+            Ok(Ok(sample)) => *sample,
             Ok(Err(_)) | Err(_) => None,
         };
-        if master.is_some_and(|master| master.latest < theirs.micros()) {
+        let Some(sample) = sample else {
+            return Culprit::Unknown;
+        };
+        if sample.latest_at(at) < theirs.micros() {
             return Culprit::They;
         }
-        let mut discipline = self.discipline.write();
-        // The answer itself, or another message, may have said so before.
-        if self.generation() == generation {
-            discipline.drop_samples(Raw::now());
-            self.generation.fetch_add(1, Ordering::AcqRel);
-            METRICS.faults.inc();
-            tracing::error!(
-                %theirs,
-                asked = master.is_some(),
-                "another process's clock contradicts ours, and not the time master's; synchronising anew"
-            );
+        let mut gave_in = self.gave_in.lock();
+        match *gave_in {
+            // For another message meanwhile.
+            Some(last) if at <= last => return Culprit::We,
+            // What we know is fresh, and the master has said it.
+            Some(last) if at.since(last) < GIVES_IN_ONCE_US => return Culprit::They,
+            _ => {}
         }
+        *gave_in = Some(Raw::now());
+        let mut discipline = self.discipline.write();
+        discipline.drop_samples(Raw::now());
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        METRICS.faults.inc();
+        tracing::error!(
+            %theirs,
+            "another process's clock contradicts ours, and not the time master's; synchronising anew"
+        );
         drop(discipline);
+        drop(gave_in);
         self.doubt.notify_one();
         Culprit::We
     }
@@ -151,6 +193,7 @@ impl ClusterClock {
         if self.sleep.has_slept() {
             self.sleep.awake();
             discipline.drop_samples(Raw::now());
+            self.generation.fetch_add(1, Ordering::AcqRel);
             METRICS.faults.inc();
             tracing::error!("this machine was suspended; synchronising its clock anew");
         }
@@ -159,11 +202,7 @@ impl ClusterClock {
 
 impl Clock for ClusterClock {
     fn now(&self) -> Result<Interval> {
-        if self.sleep.has_slept() {
-            self.drop_after_sleep(&mut self.discipline.write());
-        }
-        let discipline = self.discipline.read();
-        let Some(bounds) = discipline.bounds(Raw::now()) else {
+        let Some(bounds) = self.bounds() else {
             return Err(Error::new(
                 ErrorKind::Unavailable,
                 "the clock is not synchronised: the metaservice's leader has not answered within \
@@ -181,15 +220,9 @@ impl Clock for ClusterClock {
                 ),
             ));
         }
-        // Two samples may say different things, both rightly; the time itself
-        // never goes back.
-        let earliest = self
-            .earliest
-            .fetch_max(bounds.earliest, Ordering::AcqRel)
-            .max(bounds.earliest);
         Ok(Interval {
-            earliest: Timestamp::from_micros(earliest),
-            latest: Timestamp::from_micros(bounds.latest.max(earliest)),
+            earliest: Timestamp::from_micros(bounds.earliest),
+            latest: Timestamp::from_micros(bounds.latest),
         })
     }
 
@@ -198,14 +231,14 @@ impl Clock for ClusterClock {
     }
 
     fn compare(&self, theirs: Timestamp) -> Option<Comparing<'_>> {
-        let generation = self.generation();
-        // In this order: what came later than the reading says nothing about it.
-        let (at, ours) = (Raw::now(), self.now().ok()?);
-        if theirs <= ours.latest {
+        // In this order: what came later than the reading says nothing about it. An
+        // error that is too large to work with is still one to compare with.
+        let (at, ours) = (Raw::now(), self.bounds()?);
+        if theirs.micros() <= ours.latest {
             return None;
         }
         METRICS.disagreements.inc();
-        Some(Box::pin(self.arbitrate(theirs, at, generation)))
+        Some(Box::pin(self.arbitrate(theirs, at)))
     }
 }
 
@@ -247,6 +280,26 @@ mod tests {
         let now = clock.now().unwrap();
         assert!(now.earliest.micros() >= 999_999 && now.latest.micros() >= 1_000_300);
         assert!(clock.sample().is_some());
+    }
+
+    /// What was read by it before cannot be vouched for.
+    #[test]
+    fn a_gap_and_another_epoch_are_another_generation() {
+        let clock = ClusterClock::unsynchronised();
+        clock.observe(sample(1_400_000));
+        let first = clock.generation();
+        clock.observe(sample(1_400_000));
+        assert_eq!(clock.generation(), first);
+        let next = Sample {
+            epoch: 2,
+            ..sample(1_400_000)
+        };
+        clock.observe(next);
+        assert_ne!(clock.generation(), first);
+        // Of before: passed over.
+        let second = clock.generation();
+        clock.observe(sample(1_400_000));
+        assert_eq!(clock.generation(), second);
     }
 
     #[test]

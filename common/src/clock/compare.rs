@@ -1,60 +1,62 @@
-//! Clocks compared (rule T1): every frame between a coordinator and a node carries
-//! the sender's earliest time. It was sent before it arrived, so it must not lie above
-//! the receiver's latest. If it does, one of the two clocks is wrong, whatever their
-//! samples said: a counter that stood still with its machine, a time master that
+//! Clocks compared (rule T1, ADR 0009): every frame between a coordinator and a node
+//! carries the sender's earliest time. It was sent before it arrived, so that must not
+//! lie above the receiver's latest. If it does, one of the two clocks is wrong, whatever
+//! their samples said: a counter that stood still with its machine, a time master that
 //! answered what it should not.
 //!
 //! ```text
 //!   receiver's interval      [e ... l]
 //!   sender's                              [e' ... l']     e' > l: cannot both be right
-//!   the time master, asked now       [E ........ L]
-//!        e' <= L: it does not contradict the sender: we are wrong, drop all, ask anew
-//!        e' >  L: the sender is wrong: its frames are not compared for a while
+//!   the time master, asked now, less what has passed      [E ........ L]
+//!        e' >  L: the sender is wrong: the stream is closed
+//!        e' <= L: we are wrong: drop all, ask anew; the frame counts
+//!        no answer: nobody knows: the stream is closed
 //! ```
 //!
 //! The rule says: drop all. Done at sight, one process whose clock is ahead takes
 //! the time from every process that it talks to, and that is what T4 forbids (a clock's
 //! fault must not spread). So the time master is asked first, at once, while the frame
-//! waits. A process that is told that it is wrong has another
-//! [generation](super::Clock::generation): transactions that began before are not
-//! answered, since what they read may be older than what others were told. A process
-//! that is behind notices in the first frame that it receives, be it request or reply:
-//! so only the earliest time is carried.
+//! waits. A process that gives in has another [generation](super::Clock::generation):
+//! transactions that began before are not committed, since what they read may be older
+//! than what others were told. A process that is behind notices in the first frame that
+//! it receives, be it request or reply: so only the earliest time is carried.
 
-use super::{Clock, Culprit};
+use super::Clock;
 use crate::Timestamp;
-use std::time::{Duration, Instant};
 
-/// After the master has said that a peer is wrong, that is not asked again for so long.
-const DISTRUST: Duration = Duration::from_secs(60);
-
-/// The clock of whoever is at the other end of a stream.
-#[derive(Debug, Default)]
-pub struct Peer {
-    distrusted: Option<Instant>,
+/// Whose clock is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Culprit {
+    /// Our own: it has dropped what it knew, and has another generation.
+    We,
+    /// The other one.
+    They,
+    /// The time master does not say.
+    Unknown,
 }
 
-impl Peer {
-    /// A frame has arrived that left when the peer's earliest time was `theirs` (0: it
-    /// had none). Returns when it may be used; answers true when the peer has just been
-    /// found wrong.
-    pub async fn met(&mut self, clock: &dyn Clock, theirs: Timestamp) -> bool {
-        let Some(comparing) = clock.compare(theirs) else {
-            return false;
-        };
-        if self.distrusted.is_some_and(|at| at.elapsed() < DISTRUST) {
-            return false;
+/// A frame has arrived that left when the sender's earliest time was `theirs` (0: it had
+/// none). Returns when it may be used.
+///
+/// # Errors
+/// Why it must not be, and the stream with it.
+pub async fn meet(clock: &dyn Clock, theirs: Timestamp) -> Result<(), &'static str> {
+    let Some(comparing) = clock.compare(theirs) else {
+        return Ok(());
+    };
+    match comparing.await {
+        Culprit::We => Ok(()),
+        Culprit::They => Err("the clock of the other process is ahead of the cluster's time"),
+        Culprit::Unknown => {
+            Err("the clocks of the two processes disagree, and the time master does not answer")
         }
-        let they = comparing.await == Culprit::They;
-        self.distrusted = they.then(Instant::now);
-        they
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::ClusterClock;
     use super::super::discipline::{Bounds, Raw, Sample};
-    use super::super::{Clock, ClusterClock};
     use super::*;
     use crate::spawn;
     use std::sync::Arc;
@@ -99,12 +101,12 @@ mod tests {
     #[tokio::test]
     async fn what_fits_costs_nothing() {
         let clock = clock(100 * SECOND, 100 * SECOND);
-        let mut peer = Peer::default();
+        let before = clock.generation();
         for theirs in [0, 50 * SECOND, 100 * SECOND, 100 * SECOND + 900] {
             assert!(clock.compare(at(theirs)).is_none());
-            assert!(!peer.met(&*clock, at(theirs)).await);
+            assert_eq!(meet(&*clock, at(theirs)).await, Ok(()));
         }
-        assert_eq!(clock.generation(), 0);
+        assert_eq!(clock.generation(), before);
         // Whoever has no time has nothing to compare.
         let none = ClusterClock::unsynchronised();
         assert!(none.compare(at(SECOND)).is_none());
@@ -114,37 +116,63 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_is_ahead_is_found_out() {
         let clock = clock(100 * SECOND, 100 * SECOND);
-        let mut peer = Peer::default();
-        assert!(peer.met(&*clock, at(130 * SECOND)).await);
-        assert_eq!(clock.generation(), 0);
+        let before = clock.generation();
+        for _ in 0..3 {
+            assert!(meet(&*clock, at(130 * SECOND)).await.is_err());
+        }
+        assert_eq!(clock.generation(), before);
         assert!(clock.now().is_ok());
-        // And not asked about with each frame.
-        assert!(!peer.met(&*clock, at(131 * SECOND)).await);
     }
 
     /// It reads what is old and does not know it, until somebody talks to it.
     #[tokio::test]
     async fn who_is_behind_drops_what_it_knows() {
         let clock = clock(100 * SECOND, 130 * SECOND);
-        let mut peer = Peer::default();
-        assert!(!peer.met(&*clock, at(130 * SECOND)).await);
-        assert_eq!(clock.generation(), 1);
+        let before = clock.generation();
+        assert_eq!(meet(&*clock, at(130 * SECOND)).await, Ok(()));
+        assert!(clock.generation() > before);
         // Asked once more, it knows the time.
         while clock.now().is_err() {
             tokio::task::yield_now().await;
         }
         assert!(clock.now().unwrap().earliest >= at(130 * SECOND - 1_000));
-        assert!(!peer.met(&*clock, at(130 * SECOND)).await);
-        assert_eq!(clock.generation(), 1);
+        let after = clock.generation();
+        assert_eq!(meet(&*clock, at(130 * SECOND)).await, Ok(()));
+        assert_eq!(clock.generation(), after);
     }
 
+    /// What the master cannot tell apart: we give in once, not with every frame.
     #[tokio::test]
-    async fn without_the_master_nobody_is_right() {
+    async fn nobody_gives_in_again_and_again() {
         let clock = ClusterClock::unsynchronised();
         clock.observe(tells(100 * SECOND));
-        let mut peer = Peer::default();
-        assert!(!peer.met(&*clock, at(130 * SECOND)).await);
-        assert_eq!(clock.generation(), 1);
-        assert!(clock.now().is_err());
+        // Every later answer is as vague as the way to the master is long.
+        let vague = |clock: &ClusterClock| {
+            let now = tells(100 * SECOND);
+            let at_master = Bounds {
+                earliest: 99 * SECOND + SECOND / 2 + SECOND / 4,
+                latest: 100 * SECOND + SECOND / 8,
+            };
+            clock.observe(Sample { at_master, ..now });
+        };
+        let mut verdicts = Vec::new();
+        for _ in 0..3 {
+            let theirs = at(100 * SECOND + SECOND / 10);
+            let Some(comparing) = clock.compare(theirs) else {
+                verdicts.push(Ok(()));
+                continue;
+            };
+            let master = async {
+                clock.doubted().await;
+                vague(&clock);
+            };
+            let (verdict, ()) = tokio::join!(comparing, master);
+            verdicts.push(Err(verdict));
+            clock.observe(tells(100 * SECOND));
+        }
+        assert_eq!(
+            verdicts,
+            [Err(Culprit::We), Err(Culprit::They), Err(Culprit::They)]
+        );
     }
 }

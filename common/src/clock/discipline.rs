@@ -121,6 +121,14 @@ impl Sample {
         }
     }
 
+    /// The latest that it was at a reading `at` of the counter before the probe was sent:
+    /// what has passed since, at least, is taken off.
+    pub fn latest_at(&self, at: Raw) -> u64 {
+        let passed = self.sent.since(at);
+        let least = passed.saturating_sub(drift_over(passed));
+        self.at_master.latest.saturating_sub(least)
+    }
+
     /// What no sound master on a sound machine says.
     fn is_malformed(&self) -> bool {
         let outside = |read| read < self.sent || self.received < read;
@@ -227,6 +235,11 @@ impl Discipline {
             not_before: Some(now),
             ..Discipline::default()
         };
+    }
+
+    /// True for a sample that was not passed over.
+    pub fn took(&self, sample: &Sample) -> bool {
+        self.newest.as_ref() == Some(sample)
     }
 
     /// What is known about the present; `None` if nothing is.

@@ -19,7 +19,7 @@ pub mod master;
 mod simulation;
 
 pub use cluster::ClusterClock;
-pub use compare::Peer;
+pub use compare::{Culprit, meet};
 
 use crate::{Result, Timestamp};
 use std::future::Future;
@@ -60,7 +60,7 @@ pub trait Clock: Send + Sync + std::fmt::Debug + 'static {
 
     /// T1: a message has arrived whose sender's earliest time was `theirs`. `None`
     /// when that fits; else one of the two clocks is wrong, and the answer says which,
-    /// when the time master has been asked.
+    /// when the time master has been asked. (`compare.rs` says more.)
     fn compare(&self, theirs: Timestamp) -> Option<Comparing<'_>> {
         let _ = theirs;
         None
@@ -69,15 +69,6 @@ pub trait Clock: Send + Sync + std::fmt::Debug + 'static {
 
 /// Asks the time master whose clock is wrong.
 pub type Comparing<'a> = Pin<Box<dyn Future<Output = Culprit> + Send + 'a>>;
-
-/// Whose clock is wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Culprit {
-    /// Our own: it has dropped what it knew, and has another generation.
-    We,
-    /// The other one.
-    They,
-}
 
 /// A shared clock.
 pub type SharedClock = Arc<dyn Clock>;

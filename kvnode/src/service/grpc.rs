@@ -5,7 +5,7 @@
 
 use super::ShardNode;
 use futures::Stream;
-use lineradb_common::clock::{Peer, SharedClock, Stopwatch};
+use lineradb_common::clock::{SharedClock, Stopwatch, meet};
 use lineradb_common::{Timestamp, spawn};
 use lineradb_proto::shard::v1::shard_server::Shard;
 use lineradb_proto::shard::v1::{self as proto, ReplyFrame, RequestFrame};
@@ -77,17 +77,15 @@ async fn receive(
     replies: mpsc::Sender<proto::Reply>,
 ) {
     let under_way = Arc::new(Semaphore::new(UNDER_WAY_MAX));
-    let mut peer = Peer::default();
     // A stream that breaks leaves its requests running: their fate is decided,
     // nobody hears of it.
     while let Ok(Some(frame)) = frames.message().await {
         let arrived = Stopwatch::start();
         // T1: before anything is read by our clock for it.
-        if peer
-            .met(&**clock, Timestamp::from_raw(frame.earliest))
-            .await
-        {
-            tracing::error!(?from, "the clock of the process at the other end is wrong");
+        let theirs = Timestamp::from_raw(frame.earliest);
+        if let Err(why) = meet(&**clock, theirs).await {
+            tracing::error!(?from, why, "a frame is not used");
+            return;
         }
         for request in frame.requests {
             let Ok(permit) = under_way.clone().acquire_owned().await else {

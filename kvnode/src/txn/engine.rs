@@ -144,9 +144,12 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             Leadership::Leader { term } => term,
             Leadership::Follower { leader } => return Err(Refusal::not_leader(leader)),
         };
+        // Before the time is read: what it said then may not count later.
+        let generation = self.clock.generation();
         if let Some(leading) = &*self.leading.read()
             && leading.term == term
         {
+            leading.trust(generation, || self.above_all_reads())?;
             leading.hold_on();
             return Ok(leading.clone());
         }
@@ -163,7 +166,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         let mark = self.low_water_mark(term)?;
         let now = self.clock.now()?.earliest;
         let graph = self.graph.clone();
-        let leading = Arc::new(Leading::new(term, mark, now, graph, self.rules));
+        let leading = Arc::new(Leading::new(term, mark, now, generation, graph, self.rules));
         // X5: what earlier terms raised is applied, since this one serves.
         leading.raise_threshold(collect::stored_threshold(
             &self.store.snapshot(),
@@ -184,6 +187,10 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         if !self.rules.hold(Rule::LowWaterMark) {
             return Ok(Timestamp::ZERO);
         }
+        self.above_all_reads()
+    }
+
+    fn above_all_reads(&self) -> Result<Timestamp, Refusal> {
         Ok(self.clock.now()?.latest.plus_micros(READ_LEAD_US))
     }
 

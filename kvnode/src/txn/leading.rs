@@ -24,6 +24,8 @@ const STRIPES: usize = 64;
 pub struct Leading {
     /// The term.
     pub term: u64,
+    /// Of the clock that has set the cache's floor.
+    clock_generation: AtomicU64,
     /// What was read.
     pub cache: TimestampCache,
     /// What is being written.
@@ -61,11 +63,13 @@ impl Leading {
         term: u64,
         mark: Timestamp,
         now: Timestamp,
+        clock_generation: u64,
         graph: Arc<WaitGraph>,
         rules: Rules,
     ) -> Self {
         Leading {
             term,
+            clock_generation: AtomicU64::new(clock_generation),
             cache: TimestampCache::new(mark, rules),
             latches: Arc::default(),
             locks: LockTable::new(graph),
@@ -77,6 +81,24 @@ impl Leading {
             resolved: std::array::from_fn(|_| Notify::new()),
             undecided: Mutex::default(),
         }
+    }
+
+    /// T1, L3: a clock that was found wrong since this one began has set its floor too
+    /// low, perhaps. `floor` is asked for one of now.
+    ///
+    /// # Errors
+    /// Those of `floor`.
+    pub fn trust<E>(
+        &self,
+        clock_generation: u64,
+        floor: impl FnOnce() -> Result<Timestamp, E>,
+    ) -> Result<(), E> {
+        if self.clock_generation.load(Ordering::Acquire) != clock_generation {
+            self.cache.raise_floor(floor()?);
+            self.clock_generation
+                .store(clock_generation, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Nothing is read below (X5).

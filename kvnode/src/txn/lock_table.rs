@@ -41,6 +41,8 @@ pub enum LockError {
     Taken(TxnId),
     /// Not free before the deadline, or before its transaction was over.
     TimedOut,
+    /// Its transaction was not heard of for too long.
+    Silent,
     /// It waits in a circle and gives way.
     Deadlock(Deadlock),
 }
@@ -198,7 +200,7 @@ impl LockTable {
                     if outcome.is_ok() {
                         std::mem::forget(place);
                     }
-                    return outcome.map_err(|_| LockError::TimedOut);
+                    return outcome.map_err(|_| LockError::Silent);
                 }
                 () = waiting.woken() => {}
                 () = tokio::time::sleep_until(until) => {

@@ -24,8 +24,13 @@ async fn protect(metas: &Metas, request: meta::ProtectRequest) -> Result<(), Sta
         let member = *metas.running.keys().next().unwrap();
         match metas.client(member).protect(request.clone()).await {
             Ok(_) => Some(Ok(())),
-            Err(status) if status.code() == Code::Unavailable => None,
-            Err(status) => Some(Err(status)),
+            Err(status) => match status.code() {
+                Code::OutOfRange | Code::InvalidArgument | Code::ResourceExhausted => {
+                    Some(Err(status))
+                }
+                // No leader, no time yet.
+                _ => None,
+            },
         }
     })
     .await

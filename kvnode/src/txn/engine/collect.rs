@@ -147,8 +147,8 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         Ok(())
     }
 
-    /// Refuses a writer that began before all history that is kept without
-    /// protection, too: the outcomes of idempotency keys rest on it (X2).
+    /// Refuses also what lies before all history that is kept without protection, be
+    /// it there or not: of writers, since the outcomes of idempotency keys rest on it (X2).
     pub(super) fn check_age(&self, call: &Call, at: Timestamp) -> Result<(), Refusal> {
         self.check_history(call, at)?;
         let Some(kept) = self.history.kept() else {
@@ -186,7 +186,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         };
         let pause = PAUSE_MIN.max(kept / 8);
         let written = self.consensus.applied_index();
-        // Also where the threshold may not rise: one sweep finds all of it.
+        // Also where the threshold may not rise: another sweep soon finds little.
         let rested = before(now, pause) >= since.max(state.swept);
         if rested && state.clean_at != Some(written) {
             let horizon = Horizon {

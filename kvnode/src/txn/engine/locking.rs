@@ -197,6 +197,10 @@ pub(super) fn lock_refusal(error: LockError) -> Refusal {
             ErrorCode::LockTimeout,
             "waiting for a lock took longer than allowed",
         ),
+        LockError::Silent => Refusal::new(
+            ErrorCode::WriteConflict,
+            "the transaction was not heard of for five seconds; others came before it",
+        ),
         LockError::Deadlock(deadlock) => gives_way(deadlock),
         LockError::Taken(holder) => Refusal::locked(vec![proto::Lock {
             txn_id: Bytes::copy_from_slice(&holder.0),

@@ -177,7 +177,11 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             // Before the snapshot: what is visible by now is in it.
             let mark = matches!(work, Work::Changes(_)).then(|| self.consensus.tail().ask());
             let snapshot = self.store.snapshot();
-            self.check_history(call, work.oldest(at))?;
+            match work {
+                // It goes on, and would soon lag behind.
+                Work::Changes(_) => self.check_age(call, work.oldest(at))?,
+                _ => self.check_history(call, work.oldest(at))?,
+            }
             self.still(call)?;
             // The round begins after the read is in the cache and the snapshot
             // is taken; the evaluation runs while it is under way.

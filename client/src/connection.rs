@@ -181,6 +181,8 @@ impl Driver {
                         let _ = waiter.send(Err(TransportError::Lost(why.clone())));
                     }
                     fail_unsent(&mut batch, &why);
+                    // A peer that accepts and closes at once is not stormed.
+                    tokio::time::sleep(CONNECT_PAUSE).await;
                 }
                 Err(why) => {
                     fail_unsent(&mut batch, &why);

@@ -99,7 +99,8 @@ impl Inner {
         };
         match (self.wait_until_certain(written).await, result) {
             // What it wrote is there; what it only read can be read again.
-            (_, Ok(commit)) if only_reads => self.check_clock().map(|()| commit),
+            (Ok(()), Ok(commit)) if only_reads => self.check_clock().map(|()| commit),
+            (Err(clock), Ok(_)) if only_reads => Err(clock),
             (Err(clock), Ok(_)) => Err(Error::Unknown {
                 message: format!("committed, but the clock was lost before the answer: {clock}"),
             }),

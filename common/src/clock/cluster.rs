@@ -57,7 +57,8 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
 #[derive(Debug)]
 pub struct ClusterClock {
     discipline: RwLock<Discipline>,
-    /// The largest earliest time given out, in microseconds: it never falls.
+    /// The largest earliest time given out since all was dropped, in microseconds: it
+    /// never falls. Changed with the discipline locked.
     earliest: AtomicU64,
     sleep: SleepWatch,
     generation: AtomicU64,
@@ -65,6 +66,8 @@ pub struct ClusterClock {
     doubt: Notify,
     /// The newest answer of the time master, fitting or not.
     told: watch::Sender<Option<Sample>>,
+    /// After all was dropped last.
+    dropped: AtomicU64,
     /// When another process was believed more than our own samples.
     gave_in: Mutex<Option<Raw>>,
 }
@@ -80,6 +83,7 @@ impl ClusterClock {
             generation: AtomicU64::new(0),
             doubt: Notify::new(),
             told: watch::Sender::new(None),
+            dropped: AtomicU64::new(0),
             gave_in: Mutex::default(),
         })
     }
@@ -89,9 +93,10 @@ impl ClusterClock {
         if self.sleep.has_slept() {
             self.drop_after_sleep(&mut self.discipline.write());
         }
-        let bounds = self.discipline.read().bounds(Raw::now())?;
+        let discipline = self.discipline.read();
+        let bounds = discipline.bounds(Raw::now())?;
         // Two samples may say different things, both rightly; the time itself
-        // never goes back.
+        // never goes back, unless what was said was wrong.
         let earliest = self
             .earliest
             .fetch_max(bounds.earliest, Ordering::AcqRel)
@@ -134,8 +139,7 @@ impl ClusterClock {
                 took
             }
             Err(fault) => {
-                self.generation.fetch_add(1, Ordering::AcqRel);
-                METRICS.faults.inc();
+                self.has_dropped();
                 tracing::error!(%fault, "the clock is not to be trusted; synchronising anew");
                 true
             }
@@ -166,26 +170,36 @@ impl ClusterClock {
             return Culprit::They;
         }
         let mut gave_in = self.gave_in.lock();
-        match *gave_in {
-            // For another message meanwhile.
-            Some(last) if at <= last => return Culprit::We,
-            // What we know is fresh, and the master has said it.
-            Some(last) if at.since(last) < GIVES_IN_ONCE_US => return Culprit::They,
-            _ => {}
+        if at.0 <= self.dropped.load(Ordering::Acquire) {
+            // By the answer itself, or for another message.
+            self.doubt.notify_one();
+            return Culprit::We;
         }
-        *gave_in = Some(Raw::now());
+        if gave_in.is_some_and(|last| at.since(last) < GIVES_IN_ONCE_US) {
+            // What we know is fresh, and the master has said it.
+            return Culprit::They;
+        }
+        *gave_in = Some(at);
         let mut discipline = self.discipline.write();
         discipline.drop_samples(Raw::now());
-        self.generation.fetch_add(1, Ordering::AcqRel);
-        METRICS.faults.inc();
+        self.has_dropped();
+        drop(discipline);
+        drop(gave_in);
         tracing::error!(
             %theirs,
             "another process's clock contradicts ours, and not the time master's; synchronising anew"
         );
-        drop(discipline);
-        drop(gave_in);
         self.doubt.notify_one();
         Culprit::We
+    }
+
+    /// All that was known is gone, and what was said by it is not vouched for. Called
+    /// with the discipline locked.
+    fn has_dropped(&self) {
+        self.earliest.store(0, Ordering::Release);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.dropped.fetch_max(Raw::now().0, Ordering::AcqRel);
+        METRICS.faults.inc();
     }
 
     /// T1: a machine that slept has a counter that stood still.
@@ -193,8 +207,7 @@ impl ClusterClock {
         if self.sleep.has_slept() {
             self.sleep.awake();
             discipline.drop_samples(Raw::now());
-            self.generation.fetch_add(1, Ordering::AcqRel);
-            METRICS.faults.inc();
+            self.has_dropped();
             tracing::error!("this machine was suspended; synchronising its clock anew");
         }
     }

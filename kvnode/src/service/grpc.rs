@@ -9,10 +9,10 @@ use lineradb_common::clock::{SharedClock, Stopwatch, meet};
 use lineradb_common::{Timestamp, spawn};
 use lineradb_proto::shard::v1::shard_server::Shard;
 use lineradb_proto::shard::v1::{self as proto, ReplyFrame, RequestFrame};
-use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Requests of one stream under way at once.
@@ -49,14 +49,29 @@ impl Shard for ShardGrpc {
         let (replies, gathered) = mpsc::channel(UNDER_WAY_MAX);
         let clock = self.clock.clone();
         let node = self.node.clone();
+        // What closes the stream, as its last word.
+        let closed = Arc::new(OnceLock::new());
+        let (over, why) = (CancellationToken::new(), closed.clone());
+        let ended = over.clone();
         spawn::task("shard-stream", async move {
-            receive(&node, &clock, from, frames, replies).await;
+            if let Err(reason) = receive(&node, &clock, frames, replies).await {
+                tracing::error!(?from, reason, "a frame is not used");
+                let _ = why.set(reason);
+                ended.cancel();
+            }
         });
         let clock = self.clock.clone();
         let stream = futures::stream::unfold(gathered, move |mut gathered| {
-            let clock = clock.clone();
+            let (clock, over, closed) = (clock.clone(), over.clone(), closed.clone());
             async move {
-                let replies = gather(&mut gathered).await?;
+                let replies = tokio::select! {
+                    replies = gather(&mut gathered) => replies?,
+                    () = over.cancelled() => {
+                        gathered.close();
+                        let status = closed.get().map(|why| Status::failed_precondition(*why));
+                        return Some((Err(status?), gathered));
+                    }
+                };
                 let earliest = clock.now().map_or(Timestamp::ZERO, |now| now.earliest);
                 let frame = ReplyFrame {
                     earliest: earliest.raw(),
@@ -72,10 +87,9 @@ impl Shard for ShardGrpc {
 async fn receive(
     node: &Arc<ShardNode>,
     clock: &SharedClock,
-    from: Option<SocketAddr>,
     mut frames: Streaming<RequestFrame>,
     replies: mpsc::Sender<proto::Reply>,
-) {
+) -> Result<(), &'static str> {
     let under_way = Arc::new(Semaphore::new(UNDER_WAY_MAX));
     // A stream that breaks leaves its requests running: their fate is decided,
     // nobody hears of it.
@@ -83,13 +97,10 @@ async fn receive(
         let arrived = Stopwatch::start();
         // T1: before anything is read by our clock for it.
         let theirs = Timestamp::from_raw(frame.earliest);
-        if let Err(why) = meet(&**clock, theirs).await {
-            tracing::error!(?from, why, "a frame is not used");
-            return;
-        }
+        meet(&**clock, theirs).await?;
         for request in frame.requests {
             let Ok(permit) = under_way.clone().acquire_owned().await else {
-                return;
+                return Ok(());
             };
             let (node, replies) = (node.clone(), replies.clone());
             spawn::task("shard-request", async move {
@@ -99,6 +110,7 @@ async fn receive(
             });
         }
     }
+    Ok(())
 }
 
 /// The next reply and whatever else is there; `None`: the stream is over.

@@ -6,7 +6,7 @@ use crate::Result;
 use crate::consensus::{Group, GroupObserver, Groups, Leadership, SplitApplied};
 use crate::mvcc::LsmStore;
 use crate::rules::Rules;
-use crate::txn::{Engine, Protected, Refusal, WaitGraph};
+use crate::txn::{Engine, Inheritance, Protected, Refusal, WaitGraph};
 use lineradb_client::meta::MetaClient;
 use lineradb_client::{ShardService, TransportError};
 use lineradb_common::clock::{SharedClock, Stopwatch, deadline_after};
@@ -58,7 +58,7 @@ pub struct ShardNode {
     pub(super) graph: Arc<WaitGraph>,
     engines: RwLock<HashMap<ShardId, Attached>>,
     /// C5: what right halves inherit that have no engine yet.
-    inherited: Arc<Mutex<HashMap<ShardId, (u64, Timestamp)>>>,
+    inherited: Arc<Mutex<HashMap<ShardId, Inheritance>>>,
 }
 
 impl ShardNode {
@@ -195,8 +195,8 @@ impl ShardNode {
                 self.graph.clone(),
                 Rules::default(),
             );
-            if let Some((term, floor)) = self.inherited.lock().remove(&shard) {
-                engine.inherit(term, floor);
+            if let Some(inheritance) = self.inherited.lock().remove(&shard) {
+                engine.inherit(inheritance);
             }
             let attached = Attached {
                 replica,
@@ -331,7 +331,7 @@ fn extent(request: &proto::Request) -> proto::Span {
 
 struct Observer {
     engine: Weak<GroupEngine>,
-    inherited: Arc<Mutex<HashMap<ShardId, (u64, Timestamp)>>>,
+    inherited: Arc<Mutex<HashMap<ShardId, Inheritance>>>,
 }
 
 impl GroupObserver for Observer {

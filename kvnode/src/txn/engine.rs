@@ -66,8 +66,19 @@ pub struct Engine<C, S> {
     leading: RwLock<Option<Arc<Leading>>>,
     /// C5: the term in which this shard was split off a shard that this very
     /// replica led, and the highest timestamp read there.
-    inherited: RwLock<Option<(u64, Timestamp)>>,
+    inherited: RwLock<Option<Inheritance>>,
     history: collect::History,
+}
+
+/// What the right half of a split has from the leader of the whole (C5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inheritance {
+    /// The term in which that led.
+    pub term: u64,
+    /// The highest timestamp that was read there.
+    pub floor: Timestamp,
+    /// Of the clock that has set it (T1).
+    pub clock_generation: u64,
 }
 
 /// One request under way.
@@ -124,17 +135,20 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         }
     }
 
-    /// A split was applied to this shard; answers the term and floor that the
-    /// right half's engine inherits when this replica led without a break (C5).
-    pub fn split_applied(&self, split: &SplitApplied) -> Option<(u64, Timestamp)> {
+    /// A split was applied to this shard; answers what the right half's engine
+    /// inherits when this replica led without a break (C5).
+    pub fn split_applied(&self, split: &SplitApplied) -> Option<Inheritance> {
         let leading = self.leading.read().clone()?;
-        (leading.term == split.term && !leading.lost().is_cancelled())
-            .then(|| (split.term, leading.cache.highest()))
+        (leading.term == split.term && !leading.lost().is_cancelled()).then(|| Inheritance {
+            term: split.term,
+            clock_generation: leading.clock_generation(),
+            floor: leading.cache.highest(),
+        })
     }
 
     /// C5: the floor of a right half whose leader led the parent.
-    pub fn inherit(&self, term: u64, floor: Timestamp) {
-        *self.inherited.write() = Some((term, floor));
+    pub fn inherit(&self, inheritance: Inheritance) {
+        *self.inherited.write() = Some(inheritance);
     }
 
     /// The memory of the current leadership. What a term began with stays for
@@ -144,18 +158,17 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             Leadership::Leader { term } => term,
             Leadership::Follower { leader } => return Err(Refusal::not_leader(leader)),
         };
-        // Before the time is read: what it said then may not count later.
-        let generation = self.clock.generation();
         if let Some(leading) = &*self.leading.read()
             && leading.term == term
         {
-            leading.trust(generation, || self.above_all_reads())?;
+            self.trust(leading)?;
             leading.hold_on();
             return Ok(leading.clone());
         }
         let mut current = self.leading.write();
         if let Some(leading) = &*current {
             if leading.term == term {
+                self.trust(leading)?;
                 return Ok(leading.clone());
             }
             if leading.term > term {
@@ -163,10 +176,11 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             }
             leading.lost().cancel();
         }
-        let mark = self.low_water_mark(term)?;
+        let (mark, generation) = self.low_water_mark(term)?;
         let now = self.clock.now()?.earliest;
         let graph = self.graph.clone();
         let leading = Arc::new(Leading::new(term, mark, now, generation, graph, self.rules));
+        self.trust(&leading)?;
         // X5: what earlier terms raised is applied, since this one serves.
         leading.raise_threshold(collect::stored_threshold(
             &self.store.snapshot(),
@@ -176,18 +190,30 @@ impl<C: Consensus, S: Store> Engine<C, S> {
         Ok(leading)
     }
 
-    /// L3 with ReadIndex: nobody served a read above `latest + read_lead`.
-    fn low_water_mark(&self, term: u64) -> Result<Timestamp, Refusal> {
-        if let Some((inherited, floor)) = *self.inherited.read()
-            && inherited == term
+    /// L3 with ReadIndex: nobody served a read above `latest + read_lead`. And the
+    /// generation of the clock that says so.
+    fn low_water_mark(&self, term: u64) -> Result<(Timestamp, u64), Refusal> {
+        // Before the time is read: what it said then may not count later.
+        let generation = self.clock.generation();
+        if let Some(inherited) = *self.inherited.read()
+            && inherited.term == term
         {
-            let kept = self.rules.hold(Rule::SplitInheritance);
-            return Ok(if kept { floor } else { Timestamp::ZERO });
+            return Ok(match self.rules.hold(Rule::SplitInheritance) {
+                true => (inherited.floor, inherited.clock_generation),
+                false => (Timestamp::ZERO, generation),
+            });
         }
         if !self.rules.hold(Rule::LowWaterMark) {
-            return Ok(Timestamp::ZERO);
+            return Ok((Timestamp::ZERO, generation));
         }
-        self.above_all_reads()
+        Ok((self.above_all_reads()?, generation))
+    }
+
+    /// T1: where the clock was found wrong since it has set the floor of the timestamp
+    /// cache, that is raised first. Comes before each evaluation of a write, too: it may
+    /// have waited since it began.
+    fn trust(&self, leading: &Leading) -> Result<(), Refusal> {
+        leading.trust(self.clock.generation(), || self.above_all_reads())
     }
 
     fn above_all_reads(&self) -> Result<Timestamp, Refusal> {

@@ -83,6 +83,11 @@ impl Leading {
         }
     }
 
+    /// Of the clock that has set the cache's floor.
+    pub fn clock_generation(&self) -> u64 {
+        self.clock_generation.load(Ordering::Acquire)
+    }
+
     /// T1, L3: a clock that was found wrong since this one began has set its floor too
     /// low, perhaps. `floor` is asked for one of now.
     ///
@@ -158,5 +163,25 @@ impl Leading {
     /// term.
     pub fn keep_until_lost(&self, guard: LatchGuard) {
         self.undecided.lock().push(guard);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    /// T1, L3: nobody writes below what the leader before has served, also where this
+    /// one's clock was behind when it began.
+    #[test]
+    fn a_floor_set_by_a_wrong_clock_is_raised() {
+        let at = Timestamp::from_micros;
+        let leading = Leading::new(1, at(10), at(10), 7, Arc::default(), Rules::default());
+        let unasked = || -> Result<Timestamp, ()> { panic!("the clock was right") };
+        assert_eq!(leading.trust(7, unasked), Ok(()));
+        assert_eq!(leading.cache.floor(), at(10));
+        // It has no time yet: nothing is evaluated.
+        assert_eq!(leading.trust(8, || Err(())), Err(()));
+        assert_eq!(leading.trust(8, || Ok::<_, ()>(at(50))), Ok(()));
+        assert_eq!(leading.cache.floor(), at(50));
+        assert_eq!(leading.trust(8, unasked), Ok(()));
     }
 }

@@ -24,7 +24,7 @@ pub mod seam;
 pub mod timestamp_cache;
 pub mod wait_graph;
 
-pub use engine::{Engine, Protected};
+pub use engine::{Engine, Inheritance, Protected};
 pub use refusal::Refusal;
 pub use seam::Consensus;
 pub use wait_graph::WaitGraph;

@@ -204,6 +204,7 @@ impl<C: Consensus, S: Store> Engine<C, S> {
             // Again: it may have waited long, and the records of aborted
             // attempts that are too old are gone (X3).
             placement::check_attempt(&attempt.writer, self.clock.now()?.latest)?;
+            self.trust(&leading)?;
             let snapshot = self.store.snapshot();
             if placement::in_shard(&call.descriptor, &attempt.writer.anchor) {
                 let one_phase = matches!(attempt.kind, Kind::OnePhase(_));

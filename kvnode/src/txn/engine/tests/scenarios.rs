@@ -6,6 +6,7 @@ use super::harness::*;
 use super::serving::settle;
 use crate::mvcc::memory::MemoryStore;
 use crate::rules::{Rule, Rules};
+use crate::txn::Inheritance;
 use lineradb_common::{Timestamp, spawn};
 use lineradb_proto::shard::v1::{self as proto, ErrorCode, push_reply, reply, request};
 use std::sync::atomic::Ordering;
@@ -352,8 +353,8 @@ async fn c5(rules: Rules) -> i64 {
     let read_at = writes_at.plus_micros(20_000);
     values(&parent.call(get(&["x"], read_at, None)).await);
     let inheritance = parent.engine.split_applied(&split("m", 5));
-    let (term, floor) = inheritance.expect("it leads without a break");
-    let child = Shard::heir(rules, &parent, term, floor);
+    let inheritance = inheritance.expect("it leads without a break");
+    let child = Shard::heir(rules, &parent, inheritance);
     let write = commit(id(1), writes_at, vec![put("x", "1")]);
     let at = committed(&child.call(body(write)).await);
     at.raw() as i64 - read_at.raw() as i64
@@ -402,10 +403,10 @@ impl Shard {
     }
 
     /// The right half of a split, led in the term of the left half's leader.
-    fn heir(rules: Rules, parent: &Shard, term: u64, floor: Timestamp) -> Shard {
+    fn heir(rules: Rules, parent: &Shard, inheritance: Inheritance) -> Shard {
         let store: MemoryStore = parent.shared.store.clone();
-        let child = Shard::unled(rules, parent.clock.clone(), store, term);
-        child.engine.inherit(term, floor);
+        let child = Shard::unled(rules, parent.clock.clone(), store, inheritance.term);
+        child.engine.inherit(inheritance);
         child
     }
 }

@@ -8,7 +8,7 @@
 //! cluster.
 
 /// Operations of one turn.
-pub const STAY: usize = 50;
+const STAY: usize = 50;
 
 /// Not a power of two, so that it is independent of what else clients differ in.
 const ROUND: usize = 3;

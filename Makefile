@@ -4,6 +4,7 @@ CARGO ?= cargo
 # workspace a second time for them: so build with --workspace, and run the binary.
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 export CARGO_TERM_COLOR ?= auto
+WORKLOADS := bank append register rw-register set long-fork sequential causal-reverse write-skew counter queue timestamps
 
 .PHONY: help build run test lint bench cluster chaos clean
 
@@ -30,8 +31,8 @@ bench: build ## quick benchmarks, as a table
 cluster: build ## 1 metaservice, 3 kvnodes and 2 gateways as separate processes; Ctrl-C stops them
 	$(BIN)/lineradb-chaos cluster
 
-chaos: build ## a minute of each workload on a cluster that is killed, paused and cut apart
-	for workload in bank append register; do $(BIN)/lineradb-chaos run --workload $$workload || exit 1; done
+chaos: build ## an hour: five minutes of each workload on a cluster that is killed, paused and cut apart
+	for workload in $(WORKLOADS); do $(BIN)/lineradb-chaos run --seconds 300 --workload $$workload || exit 1; done
 
 clean: ## remove build products and the data of `lineradb dev`
 	$(CARGO) clean

@@ -2,7 +2,7 @@
 //! things in the same order to a cluster of the same size. Nothing here acts;
 //! `nemesis` does.
 
-use crate::proxy::{Link, Peer, Rules};
+use crate::proxy::{Link, Peer, Quality, Rules};
 use clap::ValueEnum;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -15,8 +15,12 @@ const QUIET_MS: std::ops::Range<u64> = 1_000..4_000;
 /// How long a fault lasts: either shorter than it takes others to notice and to
 /// do something about it, or longer.
 const LASTS_MS: [std::ops::Range<u64>; 2] = [500..3_000, 3_000..12_000];
-/// How long bytes take on a slow link.
+/// How long bytes take on a link with a delay.
 const DELAY_MS: std::ops::Range<u64> = 5..150;
+/// Of a thousand chunks so many are lost.
+const LOST: std::ops::Range<u32> = 10..200;
+/// What passes on a slow link.
+const BYTES_PER_SECOND: std::ops::Range<u32> = 16_000..256_000;
 
 /// What may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -29,8 +33,16 @@ pub enum Kind {
     Partition,
     /// What one process sends, or is sent, does not arrive
     OneWay,
-    /// What one process sends, and is sent, is slow
+    /// What one process sends, and is sent, takes long
     Delay,
+    /// A part of what one process sends, and is sent, is lost and sent again
+    Loss,
+    /// Little passes in a second from one process to the others, and back
+    Slow,
+    /// Two halves reach each other through one kvnode alone
+    Bridge,
+    /// `kill -9` of all processes at once, and a restart of all
+    Restart,
     /// Nothing
     None,
 }
@@ -42,6 +54,8 @@ pub enum Fault {
     Kill(Peer),
     /// A process stands still.
     Pause(Peer),
+    /// These processes are killed at once.
+    KillAll(Vec<Peer>),
     /// The network obeys these rules.
     Network {
         /// For people.
@@ -56,6 +70,7 @@ impl std::fmt::Display for Fault {
         match self {
             Fault::Kill(peer) => write!(f, "kill {peer}"),
             Fault::Pause(peer) => write!(f, "pause {peer}"),
+            Fault::KillAll(all) => write!(f, "kill {}", list(all)),
             Fault::Network { what, .. } => f.write_str(what),
         }
     }
@@ -117,14 +132,70 @@ impl Plan {
             Kind::OneWay => self.one_way()?,
             Kind::Delay => {
                 let slow = self.kvnode()?;
-                let by = self.duration(DELAY_MS);
-                let others = self.all_but(|peer| *peer == slow);
-                let links = others.into_iter().flat_map(|peer| both(slow, peer));
-                Fault::Network {
-                    what: format!("delay {slow} by {by:?}"),
-                    rules: Rules::delay(links, by),
-                }
+                let delay = self.duration(DELAY_MS);
+                let quality = Quality {
+                    delay,
+                    ..Quality::default()
+                };
+                self.impaired(slow, quality, format!("delay {slow} by {delay:?}"))
             }
+            Kind::Loss => {
+                let lossy = self.kvnode()?;
+                let lost = self.chance.random_range(LOST);
+                let quality = Quality {
+                    lost_per_mille: lost,
+                    ..Quality::default()
+                };
+                let percent = f64::from(lost) / 10.0;
+                self.impaired(lossy, quality, format!("loss {lossy} of {percent} %"))
+            }
+            Kind::Slow => {
+                let slow = self.kvnode()?;
+                let rate = self.chance.random_range(BYTES_PER_SECOND);
+                let quality = Quality {
+                    bytes_per_second: Some(rate),
+                    ..Quality::default()
+                };
+                let kilobytes = rate / 1000;
+                self.impaired(slow, quality, format!("slow {slow}, {kilobytes} kB/s"))
+            }
+            Kind::Bridge => self.bridge()?,
+            Kind::Restart => {
+                let spared = |peer: &Peer| self.spares_metaservice && *peer == Peer::Metaservice;
+                Fault::KillAll(self.all_but(spared))
+            }
+        })
+    }
+
+    /// All links of a kvnode, in both directions.
+    fn impaired(&self, bad: Peer, quality: Quality, what: String) -> Fault {
+        let others = self.all_but(|peer| *peer == bad);
+        let links = others.into_iter().flat_map(|peer| both(bad, peer));
+        Fault::Network {
+            what,
+            rules: Rules::impair(links, quality),
+        }
+    }
+
+    /// The kvnodes but one fall into two halves; the other processes reach that one and
+    /// one of the halves.
+    fn bridge(&mut self) -> Option<Fault> {
+        let mut kvnodes = self.kvnodes.clone();
+        kvnodes.shuffle(&mut self.chance);
+        let bridge = kvnodes.pop()?;
+        let half = kvnodes.len() / 2;
+        let (mut left, mut right): (Vec<Peer>, Vec<Peer>) =
+            (kvnodes[..half].to_vec(), kvnodes[half..].to_vec());
+        for other in &self.others {
+            match self.chance.random() {
+                true => left.push(*other),
+                false => right.push(*other),
+            }
+        }
+        let cut = |a: Peer| right.clone().into_iter().flat_map(move |b| both(a, b));
+        Some(Fault::Network {
+            what: format!("bridge {} | {bridge} | {}", list(&left), list(&right)),
+            rules: Rules::hold(left.iter().flat_map(|a| cut(*a))),
         })
     }
 
@@ -238,6 +309,10 @@ mod tests {
             Kind::Partition,
             Kind::OneWay,
             Kind::Delay,
+            Kind::Loss,
+            Kind::Slow,
+            Kind::Bridge,
+            Kind::Restart,
         ];
         let plan = |seed| -> Vec<Strike> { Plan::new(&all, 3, 2, seed).take(50).collect() };
         assert_eq!(plan(1), plan(1));
@@ -287,5 +362,55 @@ mod tests {
         }
         let single = strikes.iter().filter(|s| held(s).len() == 1).count();
         assert!(single > 50 && single < 150, "{single}");
+    }
+
+    #[test]
+    fn a_bridge_reaches_all_and_the_halves_do_not_reach_each_other() {
+        for kvnodes in [3, 5] {
+            for strike in strikes(Kind::Bridge, kvnodes) {
+                let held = held(&strike);
+                assert!(held.iter().all(|link| held.contains(&link.back())));
+                let all: Vec<Peer> = (0..kvnodes).map(Peer::KvNode).collect();
+                let reaches_all =
+                    |a: &&Peer| !all.iter().any(|b| held.contains(&Link::new(**a, *b)));
+                assert_eq!(
+                    all.iter().filter(reaches_all).count(),
+                    1,
+                    "{}",
+                    strike.fault
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_bad_link_is_bad_in_its_own_way() {
+        let quality = |kind| {
+            let strike = strikes(kind, 3).remove(0);
+            match strike.fault {
+                Fault::Network { rules, .. } => {
+                    // The others, there and back.
+                    assert_eq!(rules.impaired.len(), 10);
+                    rules.impaired.into_values().next().unwrap()
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(quality(Kind::Delay).delay > Duration::ZERO);
+        assert!(quality(Kind::Loss).lost_per_mille > 0);
+        assert!(quality(Kind::Slow).bytes_per_second.is_some());
+    }
+
+    #[test]
+    fn all_are_killed_at_once_unless_nobody_could_tell_the_time_then() {
+        let killed = |spares| {
+            let plan = Plan::new(&[Kind::Restart], 3, 2, 1).sparing_metaservice(spares);
+            match plan.into_iter().next().unwrap().fault {
+                Fault::KillAll(all) => (all.len(), all.contains(&Peer::Metaservice)),
+                other => panic!("{other}"),
+            }
+        };
+        assert_eq!(killed(false), (6, true));
+        assert_eq!(killed(true), (5, false));
     }
 }

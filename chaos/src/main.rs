@@ -65,7 +65,9 @@ struct RunArguments {
     #[arg(
         long,
         value_delimiter = ',',
-        default_values = ["kill", "pause", "partition", "one-way", "delay"]
+        default_values = [
+            "kill", "pause", "partition", "one-way", "delay", "loss", "slow", "bridge", "restart",
+        ]
     )]
     faults: Vec<faults::Kind>,
     /// How long clients work.

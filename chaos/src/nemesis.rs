@@ -61,6 +61,15 @@ fn inflict(cluster: &mut Cluster, fault: &Fault) -> Result<()> {
     match fault {
         Fault::Kill(peer) => alive(cluster, *peer).map_or(Ok(()), Service::kill),
         Fault::Pause(peer) => alive(cluster, *peer).map_or(Ok(()), Service::pause),
+        Fault::KillAll(peers) => {
+            // None sees another one die.
+            for action in [Service::pause, Service::kill] {
+                for peer in peers {
+                    alive(cluster, *peer).map_or(Ok(()), action)?;
+                }
+            }
+            Ok(())
+        }
         Fault::Network { rules, .. } => {
             cluster.network.apply(rules.clone());
             Ok(())
@@ -75,6 +84,7 @@ fn undo(cluster: &mut Cluster, fault: &Fault) -> Result<()> {
             _ => Ok(()),
         },
         Fault::Pause(peer) => alive(cluster, *peer).map_or(Ok(()), Service::resume),
+        Fault::KillAll(_) => cluster.start_all(),
         Fault::Network { .. } => {
             cluster.network.heal();
             Ok(())

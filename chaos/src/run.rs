@@ -1,13 +1,18 @@
 //! One run: a cluster, a workload, faults, and what is to be thought of it.
 
 use crate::append::Append;
-use crate::bank::Bank;
+use crate::bank::{self, Bank};
+use crate::counter::{self, Counters};
+use crate::elle;
 use crate::faults::{self, Plan};
 use crate::harness::{Cluster, ClusterOptions};
 use crate::history::{self, Event, History, Kind};
+use crate::keys::{Keys, Pattern, once};
 use crate::nemesis;
-use crate::register::Registers;
+use crate::queue::{self, Queue};
+use crate::register::{self, Registers};
 use crate::timeline::{self, Outage};
+use crate::timestamps::{self, Timestamps};
 use crate::workload::{self, Processes, Verdict, Workload};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -34,6 +39,24 @@ pub enum Name {
     Append,
     /// Single keys over SQL and gRPC; linearizable
     Register,
+    /// Transactions that read and overwrite keys; strictly serializable
+    RwRegister,
+    /// Single writes and scans; no write is lost, none comes and goes
+    Set,
+    /// Two readers see two writes in one order
+    LongFork,
+    /// A client's second write is not seen without its first one
+    Sequential,
+    /// A write is not seen without those that were over before it
+    CausalReverse,
+    /// Of two writes, each made by who has not seen the other, one takes place
+    WriteSkew,
+    /// Increments; each has a number of its own
+    Counter,
+    /// Jobs taken under locks; each by one client
+    Queue,
+    /// Timestamps of the KV API; in the order of real time
+    Timestamps,
 }
 
 /// What to run.
@@ -139,10 +162,21 @@ impl Counts {
 /// When there is no verdict: the cluster does not start, or a file cannot be
 /// written.
 pub async fn run(options: &RunOptions) -> Result<Report> {
+    let seed = options.seed;
+    let keys = |pattern| run_one(Keys::new(pattern, seed), options);
     match options.workload {
-        Name::Bank => run_one(Bank::small(options.seed), options).await,
-        Name::Append => run_one(Append::new(options.seed), options).await,
-        Name::Register => run_one(Registers::new(options.seed), options).await,
+        Name::Bank => run_one(Bank::small(seed), options).await,
+        Name::Append => run_one(Append::new(seed), options).await,
+        Name::Register => run_one(Registers::new(seed), options).await,
+        Name::RwRegister => keys(Pattern::RwRegister).await,
+        Name::Set => keys(Pattern::Set).await,
+        Name::LongFork => keys(Pattern::LongFork).await,
+        Name::Sequential => keys(Pattern::Sequential).await,
+        Name::CausalReverse => keys(Pattern::CausalReverse).await,
+        Name::WriteSkew => keys(Pattern::WriteSkew).await,
+        Name::Counter => run_one(Counters::new(seed), options).await,
+        Name::Queue => run_one(Queue::new(seed), options).await,
+        Name::Timestamps => run_one(Timestamps::new(seed), options).await,
     }
 }
 
@@ -152,16 +186,27 @@ pub async fn run(options: &RunOptions) -> Result<Report> {
 /// When it cannot be read, or is none of that workload.
 pub fn check(workload: Name, file: &Path) -> Result<Report> {
     let events = history::read(file)?;
-    let verdict = match workload {
-        Name::Bank => Bank::check(&events),
-        Name::Append => Append::check(&events),
-        Name::Register => Registers::check(&events),
-    }?;
+    let verdict = judge(workload, &events)?;
     Ok(Report {
         verdict,
         counts: Counts::of(&events),
         outages: timeline::outages(&events),
     })
+}
+
+fn judge(workload: Name, events: &[Event]) -> Result<Verdict> {
+    match workload {
+        Name::Bank => bank::check(events),
+        Name::Append => elle::check(events, adya::Workload::ListAppend),
+        Name::Register => register::check(events),
+        Name::RwRegister => elle::check(events, adya::Workload::RwRegister),
+        Name::Set | Name::LongFork | Name::Sequential | Name::CausalReverse | Name::WriteSkew => {
+            once::check(events)
+        }
+        Name::Counter => counter::check(events),
+        Name::Queue => queue::check(events),
+        Name::Timestamps => timestamps::check(events),
+    }
 }
 
 async fn run_one<W: Workload>(workload: W, options: &RunOptions) -> Result<Report> {
@@ -186,7 +231,8 @@ async fn run_one<W: Workload>(workload: W, options: &RunOptions) -> Result<Repor
     let title = format!("{:?}, seed {}", options.workload, options.seed);
     let picture = timeline::svg(&title, &events)?;
     std::fs::write(options.root.join(TIMELINE), picture).context(TIMELINE)?;
-    let verdict = spawn::blocking(move || W::check(&events)).await??;
+    let name = options.workload;
+    let verdict = spawn::blocking(move || judge(name, &events)).await??;
     Ok(Report {
         verdict: with(wrong, verdict),
         counts,

@@ -34,7 +34,8 @@ pub struct Failure {
 }
 
 impl Failure {
-    fn unknown(reason: impl Into<String>) -> Self {
+    /// One after which nobody knows.
+    pub fn unknown(reason: impl Into<String>) -> Self {
         Failure {
             unknown: true,
             reason: reason.into(),

@@ -2,7 +2,7 @@
 //! out, and record what they learn of them.
 
 use crate::harness::Cluster;
-use crate::history::{Event, History, Kind};
+use crate::history::{History, Kind};
 use crate::sql::Failure;
 use anyhow::{Result, bail};
 use lineradb_common::clock::deadline_after;
@@ -70,8 +70,8 @@ pub trait Client: Send + 'static {
     fn run(&mut self, operation: &Self::Operation) -> impl Future<Output = Result<Outcome>> + Send;
 }
 
-/// A workload: its clients, and what must be true of their history.
-pub trait Workload: Sync + 'static {
+/// A workload: its clients, and what they work on.
+pub trait Workload: Send + Sync + 'static {
     /// Its clients.
     type Client: Client;
 
@@ -83,12 +83,6 @@ pub trait Workload: Sync + 'static {
 
     /// What the client of that number asks when everything is over.
     fn closing(&self, number: usize) -> Vec<<Self::Client as Client>::Operation>;
-
-    /// Judges a history.
-    ///
-    /// # Errors
-    /// When it is none of this workload.
-    fn check(events: &[Event]) -> Result<Verdict>;
 }
 
 /// The names under which one client appears in a history: a new one after each

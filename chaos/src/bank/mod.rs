@@ -10,12 +10,13 @@ pub use check::check;
 
 use crate::harness::Cluster;
 use crate::history::{Event, History};
-use crate::sql::{Failure, Session, Sessions};
-use crate::workload::{self, Client, Outcome, Processes, Verdict, Workload};
+use crate::script::{Script, SqlClient, Unserved};
+use crate::sql::{Failure, Session};
+use crate::workload::{self, Processes, Workload};
 use anyhow::Result;
 use lineradb_common::spawn;
+use rand::Rng;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -106,18 +107,17 @@ impl Bank {
         Self::new(ACCOUNTS, seed)
     }
 
-    fn teller(&self, urls: Vec<String>, number: usize) -> Teller {
-        Teller {
-            sessions: Sessions::new(urls, number),
+    fn teller(&self, urls: Vec<String>, number: usize) -> SqlClient<Teller> {
+        let teller = Teller {
             accounts: self.accounts,
             transfers: self.transfers.clone(),
-            chance: StdRng::seed_from_u64(self.seed.wrapping_add(number as u64)),
-        }
+        };
+        SqlClient::new(urls, number, self.seed, teller)
     }
 }
 
 impl Workload for Bank {
-    type Client = Teller;
+    type Client = SqlClient<Teller>;
 
     async fn prepare(&self, cluster: &Cluster) -> Result<()> {
         let client = connect(&cluster.pg_url(0)).await?;
@@ -125,16 +125,12 @@ impl Workload for Bank {
         cluster.split_at(&client, "ledger").await
     }
 
-    fn client(&self, cluster: &Cluster, number: usize) -> Teller {
+    fn client(&self, cluster: &Cluster, number: usize) -> SqlClient<Teller> {
         self.teller(cluster.pg_urls(), number)
     }
 
     fn closing(&self, _: usize) -> Vec<Operation> {
         vec![Operation::Balances, Operation::State]
-    }
-
-    fn check(events: &[Event]) -> Result<Verdict> {
-        check(events)
     }
 }
 
@@ -172,33 +168,27 @@ pub enum Operation {
 
 /// A client of the bank.
 pub struct Teller {
-    sessions: Sessions,
     accounts: i32,
     transfers: Arc<AtomicI64>,
-    chance: StdRng,
 }
 
-impl Client for Teller {
+impl Script for Teller {
     type Operation = Operation;
 
-    async fn ready(&mut self) -> bool {
-        self.sessions.ready().await
-    }
-
-    fn draw(&mut self) -> Operation {
-        if self.chance.random_ratio(1, LOOKS) {
-            return match self.chance.random_bool(0.5) {
+    fn draw(&mut self, chance: &mut StdRng) -> Operation {
+        if chance.random_ratio(1, LOOKS) {
+            return match chance.random_bool(0.5) {
                 true => Operation::Balances,
                 false => Operation::Past,
             };
         }
-        let source = self.chance.random_range(0..self.accounts);
-        let distance = self.chance.random_range(1..self.accounts);
+        let source = chance.random_range(0..self.accounts);
+        let distance = chance.random_range(1..self.accounts);
         Operation::Transfer(Transfer {
             id: self.transfers.fetch_add(1, Ordering::Relaxed) + 1,
             source,
             target: (source + distance) % self.accounts,
-            amount: self.chance.random_range(1..=AMOUNT_MAX),
+            amount: chance.random_range(1..=AMOUNT_MAX),
         })
     }
 
@@ -211,23 +201,12 @@ impl Client for Teller {
         }
     }
 
-    async fn run(&mut self, operation: &Operation) -> Result<Outcome> {
-        let session = self.sessions.get()?;
-        let result = match operation {
-            Operation::Balances => balances(session).await,
-            Operation::State => state(session, "BEGIN").await,
-            Operation::Past => state(session, PAST).await,
-            Operation::Transfer(transfer) => carry_out(session, transfer).await,
-        };
-        Ok(match result {
-            Ok(value) => Outcome::Ok(value),
-            Err(failure) => {
-                // Leaves a failed transaction behind, if there is one.
-                if failure.unknown || session.command("ROLLBACK").await.is_err() {
-                    self.sessions.leave();
-                }
-                failure.into()
-            }
+    async fn run(session: &mut Session, operation: &Operation) -> Result<Value, Unserved> {
+        Ok(match operation {
+            Operation::Balances => balances(session).await?,
+            Operation::State => state(session, "BEGIN").await?,
+            Operation::Past => state(session, PAST).await?,
+            Operation::Transfer(transfer) => carry_out(session, transfer).await?,
         })
     }
 }

@@ -17,6 +17,7 @@ pub use service::Service;
 
 use crate::proxy::{Network, Peer, Processes};
 use anyhow::{Context, Result};
+use bytes::Bytes;
 use lineradb_client::MetaClient;
 use lineradb_common::clock::deadline_after;
 use lineradb_common::{TableId, keys};
@@ -161,14 +162,28 @@ impl Cluster {
     pub async fn split_at(&self, client: &Client, table: &str) -> Result<()> {
         let query = "SELECT oid FROM pg_class WHERE relname = $1";
         let oid: u32 = client.query_one(query, &[&table]).await?.get(0);
+        let key = keys::table_prefix(TableId(u64::from(oid)));
+        let split = self.split(key).await;
+        split.with_context(|| format!("splitting at {table}"))
+    }
+
+    /// Splits the key space of the KV API at a key.
+    ///
+    /// # Errors
+    /// When it cannot be split there.
+    pub async fn split_at_key(&self, key: &[u8]) -> Result<()> {
+        let split = self.split([&[keys::KV], key].concat().into()).await;
+        split.with_context(|| format!("splitting at {}", key.escape_ascii()))
+    }
+
+    async fn split(&self, split_key: Bytes) -> Result<()> {
         let meta = MetaClient::new(vec![self.meta_address.to_string()])?;
         let request = SplitShardRequest {
-            split_key: keys::table_prefix(TableId(u64::from(oid))),
+            split_key,
             ..SplitShardRequest::default()
         };
         meta.split_shard(request, deadline_after(SPLIT_TIMEOUT))
-            .await
-            .with_context(|| format!("splitting at {table}"))?;
+            .await?;
         Ok(())
     }
 

@@ -25,7 +25,7 @@ mod relay;
 mod rules;
 
 pub use owner::Processes;
-pub use rules::{Link, Rules};
+pub use rules::{Link, Quality, Rules};
 
 use lineradb_common::spawn;
 use relay::Connection;

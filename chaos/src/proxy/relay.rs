@@ -5,7 +5,6 @@ use super::owner::Processes;
 use super::rules::{Link, Passage, Rules};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -78,34 +77,44 @@ async fn pump(
     loop {
         // The end and a reset are packets, too: first the rules, then the news.
         let got = read.read(&mut chunk).await;
-        pass(&mut rules, link).await?;
+        pass(&mut rules, link, *got.as_ref().unwrap_or(&0)).await?;
         let sent = match got? {
             0 => return write.shutdown().await,
             n => write.write_all(&chunk[..n]).await,
         };
         if sent.is_err() {
             // That the receiver is gone, the sender learns by the way back.
-            pass(&mut rules, link.back()).await?;
+            pass(&mut rules, link.back(), 0).await?;
             return sent;
         }
     }
 }
 
-/// Returns when bytes may pass: at once, after the link's delay, when it is no
-/// longer held.
-async fn pass(rules: &mut watch::Receiver<Rules>, link: Link) -> std::io::Result<()> {
-    let mut waited = Duration::ZERO;
+/// Returns when so many bytes may pass: at once, when the link has carried them, when it is
+/// no longer held. What is under way when the rules change begins anew.
+async fn pass(rules: &mut watch::Receiver<Rules>, link: Link, bytes: usize) -> std::io::Result<()> {
     loop {
         let passage = rules.borrow_and_update().passage(link);
-        match passage {
-            Passage::After(delay) if delay <= waited => return Ok(()),
-            Passage::After(delay) => {
-                tokio::time::sleep(delay - waited).await;
-                waited = delay;
+        let takes = match passage {
+            Passage::Open(quality) => {
+                let takes = quality.takes(bytes, lineradb_common::random::below);
+                if takes.is_zero() {
+                    return Ok(());
+                }
+                Some(takes)
             }
-            Passage::Held => {
-                let over = || std::io::Error::other("the network is no more");
-                rules.changed().await.map_err(|_| over())?;
+            Passage::Held => None,
+        };
+        let carried = async {
+            match takes {
+                Some(takes) => tokio::time::sleep(takes).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = carried => return Ok(()),
+            changed = rules.changed() => {
+                changed.map_err(|_| std::io::Error::other("the network is no more"))?;
             }
         }
     }

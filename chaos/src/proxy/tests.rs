@@ -96,15 +96,38 @@ async fn a_connection_that_is_opened_while_one_direction_is_held_hangs() {
 #[tokio::test]
 async fn rules_for_others_and_delays_let_everything_pass() {
     let (network, node, front) = network().await;
+    let slow = Quality {
+        delay: Duration::from_millis(20),
+        ..Quality::default()
+    };
     network.apply(Rules {
         held: [Link::new(Peer::Metaservice, NODE)].into(),
-        delayed: [(THERE, Duration::from_millis(20))].into(),
+        impaired: [(THERE, slow)].into(),
     });
     let (mut near, mut far) = connected(&node, front).await;
     let watch = lineradb_common::clock::Stopwatch::start();
     send(&mut near, b"slow").await;
     assert_eq!(&receive(&mut far).await, b"slow");
     assert!(watch.elapsed() >= Duration::from_millis(20));
+}
+
+#[tokio::test]
+async fn what_a_bad_link_holds_up_arrives_when_it_is_healed() {
+    let (network, node, front) = network().await;
+    let (mut near, mut far) = connected(&node, front).await;
+    let bad = Quality {
+        bytes_per_second: Some(1),
+        delay: Duration::from_secs(600),
+        ..Quality::default()
+    };
+    network.apply(Rules::impair([THERE], bad));
+    send(&mut near, b"slow").await;
+    assert!(is_silent(&mut far).await);
+    // Bad is not held, and held is not healed.
+    network.apply(Rules::hold([THERE]));
+    assert!(is_silent(&mut far).await);
+    network.heal();
+    assert_eq!(&receive(&mut far).await, b"slow");
 }
 
 #[tokio::test]

@@ -17,10 +17,9 @@ mod table;
 pub use check::check;
 
 use crate::harness::Cluster;
-use crate::history::Event;
 use crate::linear::{Action, Answer, Value};
 use crate::sql::connect;
-use crate::workload::{Client, Outcome, Verdict, Workload};
+use crate::workload::{Client, Outcome, Workload};
 use anyhow::Result;
 use kv::Kv;
 use parking_lot::Mutex;
@@ -149,10 +148,6 @@ impl Workload for Registers {
             request: Request::Read,
         };
         numbers.map(read).collect()
-    }
-
-    fn check(events: &[Event]) -> Result<Verdict> {
-        check(events)
     }
 }
 

@@ -11,11 +11,15 @@ use std::time::Duration;
 
 /// Faults follow from the seed, so that each workload meets others.
 async fn holds(workload: Name, seed: u64) {
-    let folder = tempfile::tempdir().unwrap();
     let faults = [Kind::Kill, Kind::Pause, Kind::Partition, Kind::OneWay];
-    let mut options = RunOptions::new(workload, &faults, folder.path());
+    holds_for(workload, seed, 12, &faults).await;
+}
+
+async fn holds_for(workload: Name, seed: u64, seconds: u64, faults: &[Kind]) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = RunOptions::new(workload, faults, folder.path());
     options.seed = seed;
-    options.length = Duration::from_secs(12);
+    options.length = Duration::from_secs(seconds);
     options.clients = 6;
     options.measured_clocks = workload == Name::Append;
     let report = run::run(&options).await.unwrap();
@@ -43,6 +47,33 @@ async fn transactions_over_lists_are_strictly_serializable_whatever_happens() {
 #[tokio::test(flavor = "multi_thread")]
 async fn registers_are_linearizable_whatever_happens() {
     holds(Name::Register, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_anomaly_is_seen_that_weaker_databases_allow() {
+    let faults = [Kind::Kill, Kind::Bridge, Kind::Loss, Kind::Slow];
+    for (workload, seed) in [
+        (Name::RwRegister, 4),
+        (Name::Set, 5),
+        (Name::LongFork, 6),
+        (Name::Sequential, 7),
+        (Name::CausalReverse, 8),
+        (Name::WriteSkew, 9),
+    ] {
+        holds_for(workload, seed, 6, &faults).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_jobs_and_timestamps_are_right_whatever_happens() {
+    let faults = [Kind::Kill, Kind::Pause, Kind::Restart, Kind::Delay];
+    for (workload, seed) in [
+        (Name::Counter, 10),
+        (Name::Queue, 11),
+        (Name::Timestamps, 12),
+    ] {
+        holds_for(workload, seed, 8, &faults).await;
+    }
 }
 
 /// The proxies know who speaks to whom: a gateway that is cut off from all

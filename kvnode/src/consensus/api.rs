@@ -125,8 +125,8 @@ impl Default for Timing {
 impl Timing {
     /// With a heartbeat so often: longer than a round trip between any two nodes, since a
     /// leader gives its followers that long to answer one, and leads nobody who has not.
-    /// Followers, who hear of it all the same, would not replace it: so few heartbeats
-    /// to an election, and long ones.
+    /// Followers hear of it all the same, and replace it only after it has fallen silent
+    /// (`transport::hearing`): so few heartbeats to an election, and long ones.
     pub fn every(heartbeat: Duration) -> Self {
         Timing {
             heartbeat,

@@ -8,6 +8,7 @@ use super::tail::Tail;
 use super::types::{CommittedLeaderId, Proposal, TypeConfig};
 use crate::command::{Command, Verdict};
 use crate::raft_log::GroupLog;
+use crate::transport::hearing::Answered;
 use crate::{Error, Result};
 use lineradb_common::{NodeId, ReplicaId, ShardId};
 use lineradb_proto::meta::v1 as meta;
@@ -18,6 +19,7 @@ use openraft::errors::{
 };
 use openraft::impls::ProgressResponder;
 use openraft::{Config, ReadPolicy, ServerState, SnapshotPolicy, StepDownPolicy};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// openraft's handle.
@@ -279,6 +281,19 @@ impl Group {
 enum Refused {
     LeaseExpired,
     Other(ProposeError),
+}
+
+/// What its metrics say of the answers to a leader.
+pub(super) fn answered(now: &openraft::RaftMetrics<TypeConfig>) -> Answered {
+    let voters = now.membership_config.membership().get_joint_config();
+    let me = |voters: &BTreeSet<u64>| voters.len() == 1 && voters.contains(&now.id);
+    match voters.iter().all(me) {
+        true => Answered::Alone,
+        false => Answered::Last(
+            now.vote.leader_id.term,
+            now.last_quorum_acked.map(|acked| acked.into_inner()),
+        ),
+    }
 }
 
 /// Follows one replica until it stops: begins and ends its leadership, in

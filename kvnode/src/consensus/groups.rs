@@ -1,7 +1,7 @@
 //! All groups of a node: opening them, finding them, keeping their log short.
 
 use super::api::{GroupEvent, GroupsOptions, Retention, Timing};
-use super::group::{Group, raft_config, watch};
+use super::group::{Group, answered, raft_config, watch};
 use super::local::{self, ReplicaRecord};
 use super::metrics;
 use super::replica::ReplicaState;
@@ -13,12 +13,14 @@ use crate::raft_log::RaftLog;
 use crate::raft_log::store::LogStore;
 use crate::snapshot::{self, Spool};
 use crate::transport::grpc::{GrpcTransport, MESSAGE_BYTES_MAX, RaftService};
+use crate::transport::hearing::Hearing;
 use crate::transport::network::Factory;
 use crate::transport::{Handler, Transport, router};
 use crate::{Error, Result};
 use lineradb_common::{NodeId, ReplicaId, ShardId, spawn};
 use lineradb_proto::meta::v1 as meta;
 use lineradb_proto::raft::v1::raft_server::RaftServer;
+use openraft::async_runtime::watch::WatchReceiver;
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -299,11 +301,13 @@ impl GroupsCore {
             record,
         ));
         let machine = StateMachine::new(Arc::clone(&state), self.birth_hook());
+        let hearing = Arc::new(Hearing::new(shard, &self.timing));
         let network = Factory {
             transport: Arc::clone(&self.transport),
             group: shard,
             replica,
             append_timeout: self.timing.election_max * 2,
+            hearing: Arc::clone(&hearing),
         };
         let config = raft_config(&self.timing, restore_leader)?;
         let store = LogStore::new(log.clone());
@@ -312,6 +316,8 @@ impl GroupsCore {
         )
         .await
         .map_err(|error| Error::Unavailable(format!("start of shard {shard}: {error}")))?;
+        let state_of = raft.metrics();
+        hearing.listen(move || answered(&state_of.borrow_watched()));
         spawn::task(
             "raft leadership",
             watch(raft.clone(), Arc::clone(&state), Arc::clone(&self.fatal)),

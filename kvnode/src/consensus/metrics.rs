@@ -18,6 +18,7 @@ pub(crate) struct Metrics {
     pub splits_total: IntCounter,
     pub births_asked_total: IntCounter,
     pub messages_sent_total: IntCounter,
+    pub silences_total: IntCounter,
 }
 
 static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
@@ -66,6 +67,10 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     messages_sent_total: counter(
         "lineradb_raft_messages_sent_total",
         "Consensus requests sent to other nodes.",
+    ),
+    silences_total: counter(
+        "lineradb_raft_silences_total",
+        "Times that a leader on this node fell silent, since no quorum answered it.",
     ),
 });
 

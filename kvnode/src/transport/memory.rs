@@ -50,6 +50,11 @@ impl MemoryNetwork {
         state.cut.insert((b, a));
     }
 
+    /// Cuts one way: nothing that the one sends arrives at the other.
+    pub fn cut_one_way(&self, from: NodeId, to: NodeId) {
+        self.state.write().cut.insert((from, to));
+    }
+
     /// Repairs both ways.
     pub fn heal(&self, a: NodeId, b: NodeId) {
         let mut state = self.state.write();

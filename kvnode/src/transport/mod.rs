@@ -10,11 +10,13 @@
 //! Requests are matched with replies by id. `send` queues at once and in the
 //! order of the calls, so that openraft may have many appends to a follower
 //! under way; what arrives is handed to the group in the order of arrival, also when
-//! the group is a moment late ([`arrivals`]).
+//! the group is a moment late ([`arrivals`]). A leader that is not answered
+//! falls silent ([`hearing`]).
 
 pub(crate) mod arrivals;
 pub(crate) mod codec;
 pub mod grpc;
+pub(crate) mod hearing;
 pub mod memory;
 pub mod network;
 pub(crate) mod router;

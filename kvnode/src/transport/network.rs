@@ -1,6 +1,7 @@
 //! The way to one peer of one group, as openraft sees it.
 
 use super::codec;
+use super::hearing::Hearing;
 use super::{Lane, Pending, Transport, TransportError};
 use crate::command::Malformed;
 use crate::consensus::types::{RaftVote, TypeConfig, raft_vote, vote_from};
@@ -41,6 +42,8 @@ pub struct Factory {
     pub replica: ReplicaId,
     /// How long an append may take: a sync of the peer's disk is in it.
     pub append_timeout: Duration,
+    /// Whether a leader says anything.
+    pub(crate) hearing: Arc<Hearing>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Factory {
@@ -135,6 +138,20 @@ impl Peer {
         }
     }
 
+    /// An error while this leader is silent.
+    fn speaks(&self) -> Result<(), RpcError> {
+        let silent = || TransportError::unreachable("this leader is not answered, and silent");
+        match self.factory.hearing.speaks() {
+            true => Ok(()),
+            false => Err(unreachable(&silent())),
+        }
+    }
+
+    fn append(&self, request: &AppendEntriesRequest<TypeConfig>) -> Result<Pending, RpcError> {
+        self.speaks()?;
+        Ok(self.send(self.appends, Question::Append(codec::put_append(request))))
+    }
+
     /// Replies that come late still count: a follower may be at a sync of its
     /// disk, and broken connections are noticed otherwise.
     fn timeout(&self, option: &RPCOption) -> Duration {
@@ -151,11 +168,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
         let timeout = self.timeout(&option);
-        append_answer(
-            self.send(self.appends, Question::Append(codec::put_append(&rpc))),
-            timeout,
-        )
-        .await
+        append_answer(self.append(&rpc)?, timeout).await
     }
 
     /// Many appends under way at once, in order: each is queued when it is
@@ -172,15 +185,17 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         let peer = &*self;
+        if let Err(silent) = peer.speaks() {
+            return futures::future::ready(Err(silent)).boxed();
+        }
         let replies = input
             .map(move |request| {
                 let previous = request.prev_log_id;
                 let last = request.entries.last().map(|e| e.log_id).or(previous);
                 let timeout = peer.timeout(&option);
-                let append = Question::Append(codec::put_append(&request));
-                let pending = peer.send(peer.appends, append);
+                let pending = peer.append(&request);
                 async move {
-                    let response = append_answer(pending, timeout).await?;
+                    let response = append_answer(pending?, timeout).await?;
                     if matches!(response, AppendEntriesResponse::Conflict) && previous.is_none() {
                         return Err(malformed(&Malformed("a conflict before the first entry")));
                     }

@@ -3,7 +3,7 @@
 
 use crate::cluster::{Cluster, descriptor, eventually, expecting, get, put, replica_on};
 use bytes::Bytes;
-use lineradb_common::{NodeId, ShardId};
+use lineradb_common::{NodeId, ShardId, telemetry};
 use lineradb_kvnode::Error;
 use lineradb_kvnode::command::{Body, Command, Op, Rejection, Tree, Verdict};
 use lineradb_kvnode::consensus::{
@@ -132,6 +132,79 @@ async fn a_cut_off_leader_confirms_no_read_and_proposes_in_no_other_term() {
             "{refused:?}"
         );
     }
+    cluster.stop_all().await;
+}
+
+/// Its followers hear its heartbeats, and would follow it for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_hears_nobody_is_replaced() {
+    let cluster = Cluster::new(&[1, 2, 3]).await;
+    cluster.found(1, b"", b"", &[1, 2, 3]).await;
+    cluster.write(1, vec![put(b"a", b"before")], vec![]).await;
+    let (deaf, term) = cluster.leader(1).await;
+    for other in [1, 2, 3] {
+        cluster.network.cut_one_way(NodeId(other), NodeId(deaf));
+    }
+    let newer = eventually("another leads", async || {
+        let mut nodes = cluster.nodes.iter();
+        nodes.find_map(|(_, on)| match on.groups.get(ShardId(1))?.leadership() {
+            Leadership::Leader { term: now } if now > term => Some((on, now)),
+            _ => None,
+        })
+    });
+    let (on, newer) = newer.await;
+    let command = Command {
+        term: newer,
+        shard_version: 1,
+        body: Body::Write {
+            ops: vec![put(b"a", b"after")],
+            expect: vec![],
+        },
+    };
+    let group = on.groups.get(ShardId(1)).unwrap();
+    assert_eq!(group.propose(command).await.unwrap(), Verdict::Applied);
+    // What it says meanwhile disturbs nobody, and it follows when it hears again.
+    cluster.network.heal_all();
+    cluster.holds(deaf, b"a", b"after").await;
+    cluster.stop_all().await;
+}
+
+/// It has an entry that the other voter lacks, so that nobody else can lead: it must ask
+/// again by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_leader_that_alone_can_lead_is_heard_again() {
+    let cluster = Cluster::new(&[1, 2]).await;
+    cluster.found(1, b"", b"", &[1, 2]).await;
+    cluster.write(1, vec![put(b"a", b"before")], vec![]).await;
+    let (leader, term) = cluster.leader(1).await;
+    let silences = || {
+        let metrics = telemetry::render_metrics();
+        let name = "lineradb_raft_silences_total ";
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let before = silences();
+    cluster.network.cut(NodeId(1), NodeId(2));
+    let command = Command {
+        term,
+        shard_version: 1,
+        body: Body::Write {
+            ops: vec![put(b"a", b"after")],
+            expect: vec![],
+        },
+    };
+    let group = cluster.group(leader, 1);
+    let proposed = group.propose(command);
+    let healed = async {
+        eventually("it falls silent", async || {
+            (silences() > before).then_some(())
+        })
+        .await;
+        cluster.network.heal_all();
+    };
+    let (verdict, ()) = tokio::join!(proposed, healed);
+    assert_eq!(verdict.unwrap(), Verdict::Applied);
+    assert_eq!(cluster.leader(1).await, (leader, term));
     cluster.stop_all().await;
 }
 

@@ -1,6 +1,6 @@
 //! List-append, Elle's workload: transactions append unique numbers to lists
 //! and read whole lists. Each read shows the order of all appends before it, so
-//! that a history tells what depended on what (`check`).
+//! that a history tells what depended on what ([`crate::elle`]).
 //!
 //! A list is a row of one of three tables, each in a shard of its own: most
 //! transactions commit over several. Few lists are in use at once, and each
@@ -8,17 +8,13 @@
 //! short. Reads take the ways that there are: by key, by key under a lock, and
 //! by a scan of a range, in which absent lists are seen to be absent.
 
-mod check;
-
-pub use check::check;
-
 use crate::harness::Cluster;
-use crate::history::Event;
-use crate::sql::{Failure, Session, Sessions, connect};
-use crate::workload::{Client, Outcome, Verdict, Workload};
+use crate::script::{Script, SqlClient, Unserved};
+use crate::sql::{Failure, Session, connect};
+use crate::workload::Workload;
 use anyhow::{Context, Result};
+use rand::Rng;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -64,7 +60,7 @@ fn in_use(appended: i64) -> std::ops::Range<i64> {
 }
 
 impl Workload for Append {
-    type Client = Appender;
+    type Client = SqlClient<Appender>;
 
     async fn prepare(&self, cluster: &Cluster) -> Result<()> {
         let client = connect(&cluster.pg_url(0)).await?;
@@ -78,13 +74,12 @@ impl Workload for Append {
         Ok(())
     }
 
-    fn client(&self, cluster: &Cluster, number: usize) -> Appender {
-        Appender {
-            sessions: Sessions::new(cluster.pg_urls(), number),
+    fn client(&self, cluster: &Cluster, number: usize) -> SqlClient<Appender> {
+        let appender = Appender {
             only_reads: number % READERS == READERS / 2,
             appended: self.appended.clone(),
-            chance: StdRng::seed_from_u64(self.seed.wrapping_add(number as u64)),
-        }
+        };
+        SqlClient::new(cluster.pg_urls(), number, self.seed, appender)
     }
 
     /// Every list that there ever was: an append that was lost is missed here.
@@ -93,10 +88,6 @@ impl Workload for Append {
         (0..TABLES)
             .map(|table| Operation::scan(table, lists.clone()))
             .collect()
-    }
-
-    fn check(events: &[Event]) -> Result<Verdict> {
-        check(events)
     }
 }
 
@@ -153,42 +144,36 @@ impl Operation {
 
 /// A client.
 pub struct Appender {
-    sessions: Sessions,
     only_reads: bool,
     appended: Arc<AtomicI64>,
-    chance: StdRng,
 }
 
 impl Appender {
-    fn draw_step(&mut self) -> Step {
+    fn draw_step(&self, chance: &mut StdRng) -> Step {
         let lists = in_use(self.appended.load(Ordering::Relaxed));
-        let list = self.chance.random_range(lists);
-        if !self.only_reads && self.chance.random() {
+        let list = chance.random_range(lists);
+        if !self.only_reads && chance.random() {
             let number = self.appended.fetch_add(1, Ordering::Relaxed) + 1;
             return Step::Append { list, number };
         }
         Step::Read {
             list,
-            locking: !self.only_reads && self.chance.random_ratio(1, LOCKS),
+            locking: !self.only_reads && chance.random_ratio(1, LOCKS),
         }
     }
 }
 
-impl Client for Appender {
+impl Script for Appender {
     type Operation = Operation;
 
-    async fn ready(&mut self) -> bool {
-        self.sessions.ready().await
-    }
-
-    fn draw(&mut self) -> Operation {
-        if self.chance.random_ratio(1, SCANS) {
-            let table = self.chance.random_range(0..TABLES);
+    fn draw(&mut self, chance: &mut StdRng) -> Operation {
+        if chance.random_ratio(1, SCANS) {
+            let table = chance.random_range(0..TABLES);
             return Operation::scan(table, in_use(self.appended.load(Ordering::Relaxed)));
         }
-        let steps = self.chance.random_range(1..=STEPS_MAX);
+        let steps = chance.random_range(1..=STEPS_MAX);
         Operation {
-            steps: (0..steps).map(|_| self.draw_step()).collect(),
+            steps: (0..steps).map(|_| self.draw_step(chance)).collect(),
             scan: None,
         }
     }
@@ -201,23 +186,13 @@ impl Client for Appender {
         ("txn", operation.steps.iter().map(step).collect())
     }
 
-    async fn run(&mut self, operation: &Operation) -> Result<Outcome> {
-        let session = self.sessions.get()?;
-        let result = match (operation.scan, operation.steps.as_slice()) {
-            (Some(table), steps) => scan(session, table, steps).await,
-            (None, [step]) => carry_out(session, *step).await.map(|read| vec![read]),
-            (None, steps) => transaction(session, steps).await,
+    async fn run(session: &mut Session, operation: &Operation) -> Result<Value, Unserved> {
+        let reads = match (operation.scan, operation.steps.as_slice()) {
+            (Some(table), steps) => scan(session, table, steps).await?,
+            (None, [step]) => vec![carry_out(session, *step).await?],
+            (None, steps) => transaction(session, steps).await?,
         };
-        match result {
-            Ok(reads) => Ok(Outcome::Ok(operation.to_json(&reads)?)),
-            Err(failure) => {
-                // Leaves a failed transaction behind, if there is one.
-                if failure.unknown || session.command("ROLLBACK").await.is_err() {
-                    self.sessions.leave();
-                }
-                Ok(failure.into())
-            }
-        }
+        Ok(operation.to_json(&reads)?)
     }
 }
 

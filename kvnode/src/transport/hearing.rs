@@ -68,7 +68,7 @@ pub(crate) enum Answered {
 }
 
 /// Decides whether a replica speaks, as a leader.
-pub(crate) struct Hearing {
+pub struct Hearing {
     shard: ShardId,
     rhythm: Rhythm,
     answered: OnceLock<Box<dyn Fn() -> Answered + Send + Sync>>,
@@ -77,7 +77,8 @@ pub(crate) struct Hearing {
 }
 
 impl Hearing {
-    pub(crate) fn new(shard: ShardId, timing: &Timing) -> Self {
+    /// Of a replica of the shard; it says everything until it is told to [`Hearing::listen`].
+    pub fn new(shard: ShardId, timing: &Timing) -> Self {
         Hearing {
             shard,
             rhythm: Rhythm::of(timing),

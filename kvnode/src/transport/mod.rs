@@ -16,7 +16,7 @@
 pub(crate) mod arrivals;
 pub(crate) mod codec;
 pub mod grpc;
-pub(crate) mod hearing;
+pub mod hearing;
 pub mod memory;
 pub mod network;
 pub(crate) mod router;

@@ -43,7 +43,7 @@ pub struct Factory {
     /// How long an append may take: a sync of the peer's disk is in it.
     pub append_timeout: Duration,
     /// Whether a leader says anything.
-    pub(crate) hearing: Arc<Hearing>,
+    pub hearing: Arc<Hearing>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Factory {

@@ -7,9 +7,10 @@ use futures::stream;
 use lineradb_common::ShardId;
 use lineradb_kvnode::command::{Body, Command, Expect, Op, Rejection, Replica, Verdict};
 use lineradb_kvnode::consensus::types::{Payload, Proposal, entry_from, entry_payload};
-use lineradb_kvnode::consensus::{Retention, StateMachine, storage_options};
+use lineradb_kvnode::consensus::{Retention, StateMachine, Timing, storage_options};
 use lineradb_kvnode::raft_log::{LogId, Options, RaftLog, Vote};
 use lineradb_kvnode::snapshot::Spool;
+use lineradb_kvnode::transport::hearing::Hearing;
 use lineradb_lsm::{Background, CrashLoss, Db, SimVfs};
 use lineradb_proto::shard::v1::ShardDescriptor;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -229,6 +230,7 @@ async fn start_alone(
         group: ShardId(1),
         replica: lineradb_common::ReplicaId(id),
         append_timeout: Duration::from_secs(1),
+        hearing: Arc::new(Hearing::new(ShardId(1), &Timing::default())),
     };
     Raft::new(
         id,

@@ -164,7 +164,7 @@ async fn run_workload(arguments: RunArguments) -> Result<ExitCode> {
     options.kvnodes = usize::from(arguments.kvnodes);
     options.gateways = usize::from(arguments.gateways);
     options.measured_clocks = arguments.measured_clocks;
-    let folder = format!("{:?}-{}", options.workload, options.seed).to_lowercase();
+    let folder = format!("{}-{}", options.workload, options.seed);
     let default = || Path::new("lineradb-data/chaos").join(folder);
     options.root = arguments.data.unwrap_or_else(default);
     if std::fs::read_dir(&options.root).is_ok_and(|mut entries| entries.next().is_some()) {

@@ -59,6 +59,13 @@ pub enum Name {
     Timestamps,
 }
 
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let value = self.to_possible_value();
+        f.write_str(value.as_ref().map_or("", |value| value.get_name()))
+    }
+}
+
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
@@ -228,7 +235,7 @@ async fn run_one<W: Workload>(workload: W, options: &RunOptions) -> Result<Repor
     let events = history.events()?;
     let counts = Counts::of(&events);
     let outages = timeline::outages(&events);
-    let title = format!("{:?}, seed {}", options.workload, options.seed);
+    let title = format!("{}, seed {}", options.workload, options.seed);
     let picture = timeline::svg(&title, &events)?;
     std::fs::write(options.root.join(TIMELINE), picture).context(TIMELINE)?;
     let name = options.workload;

@@ -1,7 +1,7 @@
 //! Timestamps of the KV API (Jepsen's monotonic): every answer says at which timestamp
 //! its operation took place, and every version when it was written. They must tell one
 //! story: a write is later than all writes that were over when it began, whatever node
-//! has taken it (T3: commit wait), and a read sees of each key the last version at its
+//! has taken it (T5: commit wait), and a read sees of each key the last version at its
 //! own timestamp.
 
 use crate::harness::Cluster;
@@ -344,10 +344,7 @@ mod tests {
     }
 
     fn reason(verdict: Verdict) -> String {
-        match verdict {
-            Verdict::Violated(reasons) => reasons[0].clone(),
-            other => panic!("{other:?}"),
-        }
+        verdict.reasons().remove(0)
     }
 
     #[test]

@@ -48,6 +48,17 @@ pub enum Verdict {
     Undecided(String),
 }
 
+#[cfg(test)]
+impl Verdict {
+    /// Why it is violated, which it is.
+    pub(crate) fn reasons(self) -> Vec<String> {
+        match self {
+            Verdict::Violated(reasons) => reasons,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 /// One client: it does one operation at a time.
 pub trait Client: Send + 'static {
     /// What it does.

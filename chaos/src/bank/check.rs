@@ -162,13 +162,6 @@ mod tests {
         check(&history.events().unwrap()).unwrap()
     }
 
-    fn reasons(verdict: Verdict) -> Vec<String> {
-        match verdict {
-            Verdict::Violated(reasons) => reasons,
-            other => panic!("{other:?}"),
-        }
-    }
-
     #[test]
     fn money_that_moved_as_the_ledger_says_is_well() {
         let done = || vec![(json!([1, 0, 1, 10]), Kind::Ok)];
@@ -192,25 +185,25 @@ mod tests {
     fn whatever_is_wrong_is_said() {
         let one = [(json!([1, 0, 1, 10]), Kind::Ok)];
         let still = json!([[0, 1000], [1, 1000]]);
-        let lost = reasons(verdict(&one, still.clone(), json!([])));
+        let lost = Verdict::reasons(verdict(&one, still.clone(), json!([])));
         assert!(lost[0].contains("acknowledged and is lost"), "{lost:?}");
         let made = json!([[0, 1000], [1, 1010]]);
-        let made = reasons(verdict(&one, made, json!([[1, 0, 1, 10]])));
+        let made = Verdict::reasons(verdict(&one, made, json!([[1, 0, 1, 10]])));
         assert!(made[0].contains("sum to 2010"), "{made:?}");
         assert!(made[1].contains("account 0"), "{made:?}");
         let other = json!([[0, 980], [1, 1020]]);
-        let other = reasons(verdict(&one, other, json!([[1, 0, 1, 20]])));
+        let other = Verdict::reasons(verdict(&one, other, json!([[1, 0, 1, 20]])));
         assert!(other[0].contains("stands in the ledger as"), "{other:?}");
 
         let refused = [(json!([1, 0, 1, 10]), Kind::Fail)];
         let there = json!([[0, 990], [1, 1010]]);
-        let there = reasons(verdict(&refused, there, json!([[1, 0, 1, 10]])));
+        let there = Verdict::reasons(verdict(&refused, there, json!([[1, 0, 1, 10]])));
         assert!(there[0].contains("was refused and is there"), "{there:?}");
         let nobody = json!([[0, 990], [1, 1010]]);
-        let nobody = reasons(verdict(&[], nobody, json!([[7, 0, 1, 10]])));
+        let nobody = Verdict::reasons(verdict(&[], nobody, json!([[7, 0, 1, 10]])));
         assert!(nobody[0].contains("nobody made transfer 7"), "{nobody:?}");
         let half = [(json!([1, 0, 1, 10]), Kind::Info)];
-        let half = reasons(verdict(&half, still, json!([[1, 0, 1, 10]])));
+        let half = Verdict::reasons(verdict(&half, still, json!([[1, 0, 1, 10]])));
         assert!(half[0].contains("account 0"), "{half:?}");
     }
 
@@ -224,7 +217,7 @@ mod tests {
         history.invoke(0, "state", Value::Null);
         let state = json!({ "balances": [[0, 1000], [1, 1000]], "ledger": [] });
         history.complete(0, Kind::Ok, "state", state, None);
-        let seen = reasons(check(&history.events().unwrap()).unwrap());
+        let seen = Verdict::reasons(check(&history.events().unwrap()).unwrap());
         assert!(
             seen[0].contains("event 1: the balances sum to 1999"),
             "{seen:?}"
@@ -246,7 +239,7 @@ mod tests {
         // Whatever it was: here of a transfer that is judged elsewhere.
         let moved = json!([[0, 990], [1, 1010]]);
         assert_eq!(past(moved.clone(), json!([[1, 0, 1, 10]])), Verdict::Holds);
-        let torn = reasons(past(moved, json!([])));
+        let torn = Verdict::reasons(past(moved, json!([])));
         assert!(torn[0].contains("event 1: account 0 has"), "{torn:?}");
     }
 }

@@ -304,13 +304,6 @@ mod tests {
         verdict(&lines)
     }
 
-    fn reasons(verdict: Verdict) -> Vec<String> {
-        match verdict {
-            Verdict::Violated(reasons) => reasons,
-            other => panic!("{other:?}"),
-        }
-    }
-
     #[test]
     fn one_after_the_other_holds() {
         let holds = in_order(&[
@@ -337,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_write_that_is_lost_or_stale_is_missed() {
-        let lost = reasons(in_order(&[
+        let lost = Verdict::reasons(in_order(&[
             (Kind::Ok, json!([["w", 1, 1]])),
             (Kind::Ok, json!([["r", 1, null]])),
         ]));
@@ -358,7 +351,7 @@ mod tests {
         ]);
         assert_eq!(beside, Verdict::Holds);
         // What was seen by one must be seen by who comes later, whatever its writer knows.
-        let again = reasons(verdict(&[
+        let again = Verdict::reasons(verdict(&[
             (0, INVOKE, json!([["w", 1, 1]])),
             (1, INVOKE, json!([["r", 1, null]])),
             (1, Kind::Ok, json!([["r", 1, 1]])),
@@ -374,22 +367,22 @@ mod tests {
 
     #[test]
     fn what_was_refused_or_never_written_must_not_be_seen() {
-        let refused = reasons(in_order(&[
+        let refused = Verdict::reasons(in_order(&[
             (Kind::Fail, json!([["w", 1, 1]])),
             (Kind::Ok, json!([["r", 1, 1]])),
         ]));
         assert_eq!(refused, ["event 2 has seen key 1, which was refused"]);
-        let invented = reasons(in_order(&[(Kind::Ok, json!([["r", 7, 7]]))]));
+        let invented = Verdict::reasons(in_order(&[(Kind::Ok, json!([["r", 7, 7]]))]));
         assert_eq!(
             invented,
             ["event 0 has seen 7 in key 7, which nobody wrote"]
         );
-        let other = reasons(in_order(&[
+        let other = Verdict::reasons(in_order(&[
             (Kind::Ok, json!([["w", 1, 1]])),
             (Kind::Ok, json!([["r", 1, 9]])),
         ]));
         assert_eq!(other, ["event 2 has seen 9 in key 1, which nobody wrote"]);
-        let early = reasons(in_order(&[
+        let early = Verdict::reasons(in_order(&[
             (Kind::Ok, json!([["r", 1, 1]])),
             (Kind::Ok, json!([["w", 1, 1]])),
         ]));
@@ -401,7 +394,7 @@ mod tests {
 
     #[test]
     fn two_readers_must_agree_on_the_order() {
-        let forked = reasons(verdict(&[
+        let forked = Verdict::reasons(verdict(&[
             (0, INVOKE, json!([["w", 1, 1]])),
             (1, INVOKE, json!([["w", 2, 2]])),
             (2, INVOKE, json!([])),
@@ -430,13 +423,13 @@ mod tests {
                 (2, Kind::Ok, json!([["r", 2, 2], ["r", 1, null]])),
             ])
         };
-        assert!(reasons(reverse(Kind::Ok))[0].starts_with("a cycle of 3"));
+        assert!(Verdict::reasons(reverse(Kind::Ok))[0].starts_with("a cycle of 3"));
         assert_eq!(reverse(Kind::Info), Verdict::Holds);
     }
 
     #[test]
     fn write_skew_is_found() {
-        let skew = reasons(verdict(&[
+        let skew = Verdict::reasons(verdict(&[
             (0, INVOKE, json!([["w", 1, 1]])),
             (1, INVOKE, json!([["w", 2, 2]])),
             (
@@ -455,7 +448,7 @@ mod tests {
 
     #[test]
     fn a_transaction_is_seen_whole() {
-        let torn = reasons(verdict(&[
+        let torn = Verdict::reasons(verdict(&[
             (0, INVOKE, json!([["w", 1, 1], ["w", 2, 2]])),
             (1, INVOKE, json!([])),
             (1, Kind::Ok, json!([["r", 1, 1], ["r", 2, null]])),

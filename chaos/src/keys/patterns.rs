@@ -81,8 +81,8 @@ pub(super) struct Drawn {
     next: i64,
     /// Keys of the group that are still to be written (long fork).
     unwritten: Vec<i64>,
-    /// Transactions over registers, and numbers to be written.
-    registers: i64,
+    /// The last number that was to be written to a register.
+    number: i64,
 }
 
 impl Drawn {
@@ -95,18 +95,18 @@ impl Drawn {
     pub(super) fn draw(&mut self, pattern: Pattern, chance: &mut StdRng) -> Plan {
         // Before anything is written there is nothing to read.
         let reads = self.next > 0 && chance.random();
-        match pattern {
-            Pattern::RwRegister => self.register(chance).into(),
-            Pattern::Set if reads => Transaction::scan(self.last(SET)).into(),
-            Pattern::Set | Pattern::CausalReverse if !reads => write(self.fresh(1)).into(),
-            Pattern::Set | Pattern::CausalReverse => {
+        match (pattern, reads) {
+            (Pattern::Set | Pattern::CausalReverse, false) => write(self.fresh(1)).into(),
+            (Pattern::Set, true) => Transaction::scan(self.last(SET)).into(),
+            (Pattern::CausalReverse, true) => {
                 // The later a key, the earlier it is read.
                 let keys = self.last(WINDOW).rev();
                 Transaction::new(keys.map(Step::Read)).into()
             }
-            Pattern::LongFork => self.long_fork(reads, chance).into(),
-            Pattern::Sequential => self.sequential(reads, chance),
-            Pattern::WriteSkew => self.write_skew(chance),
+            (Pattern::LongFork, _) => self.long_fork(reads, chance).into(),
+            (Pattern::Sequential, _) => self.sequential(reads, chance),
+            (Pattern::WriteSkew, _) => self.write_skew(chance),
+            (Pattern::RwRegister, _) => self.register(chance).into(),
         }
     }
 
@@ -176,15 +176,15 @@ impl Drawn {
 
     fn register(&mut self, chance: &mut StdRng) -> Transaction {
         let steps = chance.random_range(1..=STEPS_MAX);
-        let first = self.registers / WRITES;
+        let first = self.number / WRITES;
         self.next = first + REGISTERS;
         let step = |_| {
             let key = chance.random_range(first..first + REGISTERS);
             if chance.random() {
                 return Step::Read(key);
             }
-            self.registers += 1;
-            Step::Write(key, self.registers)
+            self.number += 1;
+            Step::Write(key, self.number)
         };
         Transaction::new((0..steps).map(step))
     }

@@ -3,7 +3,7 @@
 //! Every service advertises the address of a proxy that runs in this process
 //! ([`Network::front`]). The proxy knows whom it stands for, and finds out who
 //! has connected (`owner`): so for each ordered pair of services it can hold the
-//! bytes back that the one sends to the other, or delay them. This needs no
+//! bytes back that the one sends to the other, or let them pass late, slowly or with losses. This needs no
 //! rights, and no change of the services.
 //!
 //! A held link resembles a network that loses every packet:

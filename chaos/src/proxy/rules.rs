@@ -39,7 +39,7 @@ pub struct Quality {
     /// Of a thousand chunks of bytes so many are lost, and sent again after a timeout, as
     /// TCP would, while those behind them wait.
     pub lost_per_mille: u32,
-    /// No more bytes pass in a second.
+    /// No more bytes pass in a second, on each connection.
     pub bytes_per_second: Option<u32>,
 }
 

@@ -72,8 +72,16 @@ pub struct Hearing {
     shard: ShardId,
     rhythm: Rhythm,
     answered: OnceLock<Box<dyn Fn() -> Answered + Send + Sync>>,
-    /// What was known last, and since when.
-    known: Mutex<(Answered, Stopwatch, bool)>,
+    known: Mutex<Known>,
+}
+
+/// What was known when something was last to be said.
+struct Known {
+    answered: Answered,
+    /// Since that is so.
+    since: Stopwatch,
+    /// It was said.
+    spoke: bool,
 }
 
 impl Hearing {
@@ -83,7 +91,11 @@ impl Hearing {
             shard,
             rhythm: Rhythm::of(timing),
             answered: OnceLock::new(),
-            known: Mutex::new((Answered::Alone, Stopwatch::start(), true)),
+            known: Mutex::new(Known {
+                answered: Answered::Alone,
+                since: Stopwatch::start(),
+                spoke: true,
+            }),
         }
     }
 
@@ -99,19 +111,19 @@ impl Hearing {
             return true;
         };
         let mut known = self.known.lock();
-        let (last, since, spoke) = &mut *known;
-        if *last != answered || answered == Answered::Alone {
-            (*last, *since) = (answered, Stopwatch::start());
+        if known.answered != answered || answered == Answered::Alone {
+            known.answered = answered;
+            known.since = Stopwatch::start();
         }
-        let speaks = self.rhythm.speaks(since.elapsed());
-        if *spoke && !speaks {
+        let speaks = self.rhythm.speaks(known.since.elapsed());
+        if known.spoke && !speaks {
             metrics::get().silences_total.inc();
             tracing::warn!(
                 shard = %self.shard,
                 "no quorum answers this leader: it falls silent, so that others elect another one"
             );
         }
-        *spoke = speaks;
+        known.spoke = speaks;
         speaks
     }
 }

@@ -23,7 +23,8 @@
 //! follows each synced edit with an empty record.
 //!
 //! A log may be made as long as it is going to be when it is created: its end is then zeros, which are no record. A log
-//! that is followed by another was cut to its records before.
+//! that is followed by another was cut to its records before; that is durable as soon as a record of the other one
+//! says that something of its own file is (`db/sealed.rs`).
 
 use crate::coding::{put_varint, take_bytes, take_length, take_varint, u32_at, u64_at};
 use crate::error::{Error, Result};
@@ -213,20 +214,30 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Ends the log: cuts the file to its records and makes all of it durable.
-    pub fn finish(&mut self, vfs: &dyn Vfs) -> Result<()> {
+    /// Ends the log: cuts the file to its records. If it [is synced](Self::is_synced) then, all of that is durable.
+    pub fn seal(&mut self, vfs: &dyn Vfs) -> Result<()> {
         if self.reserved > self.offset {
             vfs.truncate(&self.path, self.offset)
                 .map_err(|error| Error::io("truncate", &self.path, error))?;
-        } else if self.is_synced() {
-            return Ok(());
+            // Nor is its new length.
+            self.synced = 0;
         }
-        self.sync()
+        Ok(())
+    }
+
+    /// The number of the file.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// Bytes of header and records.
     pub fn len(&self) -> u64 {
         self.offset
+    }
+
+    /// True if anything of the file, if only its header, is known to be durable. All records from then on say so.
+    pub fn was_synced(&self) -> bool {
+        self.synced > 0
     }
 
     /// True if everything written is known to be durable.
@@ -398,24 +409,27 @@ impl LogReader {
 
     /// Ends the log at the present offset, unless a later record proves that this offset had been synced.
     fn end_torn(&mut self, what: &'static str) -> Result<()> {
-        let bad = self.offset;
-        let rest = self.bytes.get(bad.saturating_add(1)..).unwrap_or_default();
-        for found in memchr::memchr_iter(MARK, rest) {
-            let Some(RecordHeader { synced, .. }) = self.header_at(bad + 1 + found) else {
-                continue;
-            };
-            if synced > bad as u64 {
-                let what = format!("{what}, though the file had been synced up to {synced}");
-                return Err(Error::corruption(
-                    &self.path,
-                    "log record",
-                    bad as u64,
-                    what,
-                ));
-            }
+        if let Some(synced) = self.synced_past(self.offset as u64) {
+            let what = format!("{what}, though the file had been synced up to {synced}");
+            return Err(Error::corruption(
+                &self.path,
+                "log record",
+                self.offset as u64,
+                what,
+            ));
         }
         self.torn = true;
         Ok(())
+    }
+
+    /// The offset behind `offset` up to which the file had been synced by the word of a record that follows, if one does.
+    pub fn synced_past(&self, offset: u64) -> Option<u64> {
+        let from = usize::try_from(offset).ok()?.checked_add(1)?;
+        let rest = self.bytes.get(from..)?;
+        memchr::memchr_iter(MARK, rest)
+            .filter_map(|found| self.header_at(from + found))
+            .map(|header| header.synced)
+            .find(|synced| *synced > offset)
     }
 }
 
@@ -541,7 +555,9 @@ mod tests {
         assert_eq!(vfs.map(&path).unwrap().len(), 1000);
         assert_eq!(read(&vfs, &path).unwrap(), (vec![b"first".to_vec()], true));
         log.append(1, &[b"second"]).unwrap();
-        log.finish(&vfs).unwrap();
+        log.seal(&vfs).unwrap();
+        assert!(!log.is_synced());
+        log.sync().unwrap();
         assert_eq!(vfs.map(&path).unwrap().len() as u64, log.len());
         let records = vec![b"first".to_vec(), b"second".to_vec()];
         assert_eq!(read(&vfs, &path).unwrap(), (records, false));

@@ -111,6 +111,7 @@ impl Inner {
         self.install(edit, &tables, Some(set))?;
         self.counters.flushes.add(1);
         if set.wal_number > 0 && set.wal_number < log_number {
+            self.sealed.drop_below(log_number);
             remove_files(&*self.vfs, &self.dir, [FileName::Wal(set.wal_number)]);
         }
         Ok(true)

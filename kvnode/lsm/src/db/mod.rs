@@ -2,6 +2,7 @@
 //!
 //! - [`open`]: from a folder to a database, recovery included;
 //! - [`write`]: commit groups, log, memtable, back-pressure;
+//! - [`sealed`]: full logs that are not synced yet;
 //! - [`view`]: what readers see, and the point read;
 //! - [`install`]: the one place that changes the set of tables;
 //! - [`jobs`]: flush and compaction, and the threads that run them;
@@ -9,7 +10,7 @@
 //! - [`ingest`], [`checkpoint`]: tables from outside, and copies of the whole by hard link.
 //!
 //! **Locks**, in the order in which they may be taken: leadership of the commit queue, `commit`, then
-//! `flush_lock`, `compaction_lock`, `busy`, `manifest`, `publish`. Readers take none of them.
+//! `flush_lock`, `compaction_lock`, `busy`, `manifest`, `publish`; that of `sealed` beside any of them. Readers take none of them.
 //!
 //! **Invariants.**
 //! - Everything with a sequence number up to `visible` is in the view that a reader loads *before* it loads
@@ -23,6 +24,7 @@ mod install;
 mod jobs;
 mod open;
 mod queue;
+mod sealed;
 mod snapshot;
 mod view;
 mod write;
@@ -48,6 +50,7 @@ use crate::vfs::{DirLock, Vfs};
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 use queue::CommitQueue;
+use sealed::SealedLogs;
 use snapshot::SnapshotList;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -78,6 +81,7 @@ struct Inner {
     next_file_number: AtomicU64,
     queue: CommitQueue,
     commit: Mutex<CommitState>,
+    sealed: SealedLogs,
     manifest: Mutex<Manifest>,
     flush_lock: Mutex<()>,
     /// Read while compacting; written by who needs that nobody does.

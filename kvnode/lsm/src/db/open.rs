@@ -11,6 +11,7 @@
 //! A crash at any point leaves a folder from which all this can be done again.
 
 use super::queue::CommitQueue;
+use super::sealed::SealedLogs;
 use super::snapshot::SnapshotList;
 use super::view::View;
 use super::write::CommitState;
@@ -20,7 +21,7 @@ use crate::batch::operations;
 use crate::cache::BlockCache;
 use crate::error::{Error, Result};
 use crate::files::FileName;
-use crate::log::{LogKind, LogReader};
+use crate::log::{HEADER_BYTES, LogKind, LogReader};
 use crate::manifest::{self, Manifest, ManifestState};
 use crate::memtable::{ChunkPool, MemtableSet};
 use crate::options::{Background, Options};
@@ -35,7 +36,7 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -103,6 +104,7 @@ pub(super) fn open(vfs: Arc<dyn Vfs>, dir: &Path, options: Options) -> Result<Ha
             wal: None,
             backpressure: Backpressure::default(),
         }),
+        sealed: SealedLogs::default(),
         manifest: Mutex::new(manifest),
         flush_lock: Mutex::new(()),
         compaction_lock: RwLock::new(()),
@@ -223,40 +225,72 @@ fn remove_orphans(
 }
 
 impl Inner {
-    /// Brings back what the logs hold and the tables do not, and flushes it.
+    /// Brings back what the logs hold and the tables do not, and flushes it. Where a log has lost its end, that and all
+    /// later logs were never synced, or it is damage.
     fn replay_logs(&self, numbers: &[u64]) -> Result<()> {
         let mut commit = self.commit.lock();
+        let mut end_before = None;
         for (index, number) in numbers.iter().enumerate() {
             let path = FileName::Wal(*number).path(&self.dir);
             let mut reader = LogReader::open(&*self.vfs, &path, LogKind::Wal, *number)?;
-            while let Some(record) = reader.next()? {
-                let replayed = self.replay_record(&mut commit, record.tag, record.payload);
-                replayed
-                    .map_err(|what| Error::corruption(&path, "log record", record.offset, what))?;
-                if self.view.load().active.is_full(self.options.memtable_bytes) {
-                    self.replace_active(commit.last_seqno, 0);
-                    self.flush_next()?;
-                }
-            }
-            let is_last = index + 1 == numbers.len();
-            if reader.is_torn() && !is_last {
-                let what =
-                    "the log is cut short, though a newer one was begun after it had been synced";
-                return Err(Error::corruption(
-                    &path,
-                    "log record",
-                    reader.offset(),
-                    what,
-                ));
+            let follows = self.replay_log(&mut commit, &path, &mut reader, index == 0)?;
+            let end = (path, reader.offset());
+            if let (false, Some(end_before)) = (follows, &end_before) {
+                self.give_up(end_before, numbers.get(index..).unwrap_or_default())?;
+                break;
             }
             if reader.is_torn() {
-                tracing::info!(path = %path.display(), offset = reader.offset(), "the log ends before its file does");
+                self.give_up(&end, numbers.get(index + 1..).unwrap_or_default())?;
+                break;
             }
+            end_before = Some(end);
         }
         if !self.view.load().active.is_empty() {
             self.replace_active(commit.last_seqno, 0);
             self.flush_next()?;
         }
+        Ok(())
+    }
+
+    /// Replays one log. False if its first record does not follow: then the end is missing of the log before, cut off
+    /// between two records.
+    fn replay_log(
+        &self,
+        commit: &mut CommitState,
+        path: &Path,
+        reader: &mut LogReader,
+        is_oldest: bool,
+    ) -> Result<bool> {
+        while let Some(record) = reader.next()? {
+            let is_first = record.offset == HEADER_BYTES as u64;
+            if is_first && !is_oldest && record.tag > commit.last_seqno + 1 {
+                return Ok(false);
+            }
+            self.replay_record(commit, record.tag, record.payload)
+                .map_err(|what| Error::corruption(path, "log record", record.offset, what))?;
+            if self.view.load().active.is_full(self.options.memtable_bytes) {
+                self.replace_active(commit.last_seqno, 0);
+                self.flush_next()?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// A log ends early, so nothing can follow it: the later logs are given up. If something of one of them was ever
+    /// synced, the end of this one had been, too (the invariant of [`super::sealed`]), and that it is missing is damage.
+    fn give_up(&self, (path, offset): &(PathBuf, u64), later: &[u64]) -> Result<()> {
+        for number in later {
+            let later = FileName::Wal(*number).path(&self.dir);
+            let reader = LogReader::open(&*self.vfs, &later, LogKind::Wal, *number)?;
+            if reader.synced_past(0).is_some() {
+                let later = later.display();
+                let what =
+                    format!("the log is cut short, though it had been synced before {later} was");
+                return Err(Error::corruption(path, "log record", *offset, what));
+            }
+        }
+        let (path, later_logs) = (path.display(), later.len());
+        tracing::info!(%path, offset, later_logs, "the log ends before its file does, and so do those after it");
         Ok(())
     }
 
@@ -295,8 +329,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Drops the old logs, all of whose contents are flushed, and begins a new one if there is to be one. In this
-    /// order: a torn tail is allowed in the newest log only.
+    /// Drops the old logs, of which all that counts is flushed, and begins a new one if there is to be one. In this
+    /// order: what was given up of them must not be met again behind newer records.
     fn begin_log(&self, old: &[u64]) -> Result<()> {
         let number = self.allocate_file_number();
         if !old.is_empty() {

@@ -79,7 +79,7 @@ impl Inner {
     }
 
     /// Writes the batches of a group, the leader's first; returns the last sequence number of each.
-    fn commit_group(
+    pub(super) fn commit_group(
         &self,
         commit: &mut CommitState,
         batch: &WriteBatch,
@@ -124,6 +124,12 @@ impl Inner {
         let Some(wal) = &mut commit.wal else {
             return Ok(());
         };
+        if sync && !wal.was_synced() {
+            // Before the record and not with it: so it is itself the proof that the logs before were synced.
+            let sealed = self.sealed.sync()?;
+            wal.sync()?;
+            self.counters.wal_syncs.add(sealed + 1);
+        }
         let parts: Vec<&[u8]> = group.map(WriteBatch::encoded).collect();
         if parts.iter().any(|part| !part.is_empty()) {
             self.counters
@@ -181,15 +187,16 @@ impl Inner {
         }
     }
 
-    /// Begins a new memtable, with a log of its own. The old log is cut to its records and synced before the new one
-    /// exists, so that only the newest log can ever have a torn tail.
-    fn rotate(&self, commit: &mut CommitState) -> Result<()> {
+    /// Begins a new memtable, with a log of its own. The old log is cut to its records before the new one exists, and
+    /// synced when a write next asks for a sync, if it is still there by then.
+    pub(super) fn rotate(&self, commit: &mut CommitState) -> Result<()> {
         let wal_number = match &mut commit.wal {
             Some(wal) => {
-                let finished = wal.finish(&*self.vfs);
+                let sealed = wal.seal(&*self.vfs);
                 let number = self.allocate_file_number();
-                let created = finished.and_then(|()| self.create_wal(number));
-                *wal = created.map_err(|error| self.fail(error))?;
+                let created = sealed.and_then(|()| self.create_wal(number));
+                let new = created.map_err(|error| self.fail(error))?;
+                self.sealed.push(std::mem::replace(wal, new));
                 number
             }
             None => 0,

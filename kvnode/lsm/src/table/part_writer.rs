@@ -8,12 +8,17 @@ use std::path::{Path, PathBuf};
 /// Bytes collected before they are handed to the file system.
 const WRITE_BYTES: usize = 256 << 10;
 
+/// After so many bytes the system is asked to begin writing them (RocksDB: `bytes_per_sync`).
+const WRITEBACK_BYTES: u64 = 4 << 20;
+
 /// A file being written from its beginning to its end. Nothing is durable before [`Self::finish`].
 pub(super) struct PartWriter {
     file: Box<dyn WritableFile>,
     path: PathBuf,
     buffer: Vec<u8>,
     offset: u64,
+    /// The system was asked to write what is before.
+    begun: u64,
 }
 
 impl PartWriter {
@@ -27,6 +32,7 @@ impl PartWriter {
             path: path.to_owned(),
             buffer: header.to_vec(),
             offset: header.len() as u64,
+            begun: 0,
         })
     }
 
@@ -44,6 +50,11 @@ impl PartWriter {
         self.offset += PART_TRAILER_BYTES as u64;
         if self.buffer.len() >= WRITE_BYTES {
             self.write_out()?;
+            if self.offset - self.begun >= WRITEBACK_BYTES {
+                self.begun = self.offset;
+                let asked = self.file.begin_writeback();
+                asked.map_err(|error| Error::io("write", &self.path, error))?;
+            }
         }
         Ok(handle)
     }

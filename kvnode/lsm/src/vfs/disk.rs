@@ -174,7 +174,7 @@ impl State {
                 CrashLoss::Reordered(_) => reorder(inode, &mut seed),
             }
             inode.current.clone_from(&inode.durable);
-            if next_random(&mut seed) & 1 == 1 {
+            if loss != CrashLoss::Nothing && next_random(&mut seed) & 1 == 1 {
                 inode.reserved = inode.durable_reserved;
             }
             inode.durable_reserved = inode.reserved;

@@ -29,6 +29,15 @@ pub trait WritableFile: Send {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Makes everything appended so far durable (contents and length).
     fn sync(&mut self) -> io::Result<()>;
+    /// Asks the system to begin writing what was appended, without waiting, so that the sync finds little to do. For a file
+    /// that was created.
+    ///
+    /// # Errors
+    /// When it cannot be written: the system says so here and may not say it again, so what is in the file is not known
+    /// any more.
+    fn begin_writeback(&mut self) -> io::Result<()> {
+        Ok(())
+    }
     /// Makes the file `bytes` long if it is shorter; what is not appended yet reads as zeros, and takes no space. Syncs
     /// are faster as long as the length stays what it is. No more than advice, and only for a file that was created.
     fn reserve(&mut self, _bytes: u64) {}

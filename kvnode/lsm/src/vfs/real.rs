@@ -16,10 +16,6 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealVfs;
 
-/// After so many bytes the system is asked to begin writing them, so that the sync at the end of a file finds little to
-/// do and nobody waits long for it (RocksDB: `bytes_per_sync`).
-const WRITEBACK_BYTES: u64 = 4 << 20;
-
 struct AppendFile {
     file: File,
     /// False if the system appends at the end of the file, wherever that is, and nothing is known about it here.
@@ -30,14 +26,25 @@ struct AppendFile {
     begun: u64,
 }
 
-impl AppendFile {
-    /// Asks the system to write what was appended, without waiting.
-    ///
-    /// # Errors
-    /// When it cannot: it says so here and may not say it again, so what is in the file is not known any more.
+impl WritableFile for AppendFile {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.end += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()?;
+        self.begun = self.end;
+        Ok(())
+    }
+
     fn begin_writeback(&mut self) -> io::Result<()> {
         // Whole pages: the last one is going to change.
         let end = self.end & !0xfff;
+        if !self.is_new || end <= self.begun {
+            return Ok(());
+        }
         #[cfg(target_os = "linux")]
         if let (Ok(begun), Ok(length)) = (self.begun.try_into(), (end - self.begun).try_into()) {
             use std::os::fd::AsRawFd;
@@ -52,23 +59,6 @@ impl AppendFile {
             }
         }
         self.begun = end;
-        Ok(())
-    }
-}
-
-impl WritableFile for AppendFile {
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)?;
-        self.end += bytes.len() as u64;
-        match self.is_new && self.end - self.begun >= WRITEBACK_BYTES {
-            true => self.begin_writeback(),
-            false => Ok(()),
-        }
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        self.file.sync_data()?;
-        self.begun = self.end;
         Ok(())
     }
 

@@ -25,6 +25,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What the files' names end with.
 const SUFFIX: &str = ".snapshot";
+/// After so many bytes the system is asked to write them, so that the sync at the end is short.
+const WRITEBACK_BYTES: usize = 4 << 20;
 
 /// The folder of the snapshots that are being received or installed.
 pub struct Spool {
@@ -82,6 +84,7 @@ impl Spool {
             .map_err(|error| Error::io(format!("create {}", path.display()), error))?;
         Ok(Writer {
             file,
+            behind: 0,
             spooled: Spooled::new(self, name, 0),
         })
     }
@@ -97,6 +100,8 @@ impl Spool {
 /// A file that grows. Dropped before it is sealed, it is removed.
 pub(crate) struct Writer {
     file: Box<dyn WritableFile>,
+    /// Bytes that the system was not asked to write yet.
+    behind: usize,
     spooled: Spooled,
 }
 
@@ -110,6 +115,12 @@ impl Writer {
         self.file
             .append(&frame)
             .map_err(|error| self.spooled.failed("write", error))?;
+        self.behind += frame.len();
+        if self.behind >= WRITEBACK_BYTES {
+            self.behind = 0;
+            let asked = self.file.begin_writeback();
+            asked.map_err(|error| self.spooled.failed("write", error))?;
+        }
         self.spooled.rows += rows.keys.len() as u64;
         Ok(())
     }

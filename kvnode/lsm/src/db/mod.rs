@@ -10,7 +10,7 @@
 //! - [`ingest`], [`checkpoint`]: tables from outside, and copies of the whole by hard link.
 //!
 //! **Locks**, in the order in which they may be taken: leadership of the commit queue, `commit`, then
-//! `flush_lock`, `compaction_lock`, `busy`, `manifest`, `publish`; that of `sealed` beside any of them. Readers take none of them.
+//! `flush_lock`, `compaction_lock`, `busy`, `manifest`, `publish`; last that of `sealed`. Readers take none of them.
 //!
 //! **Invariants.**
 //! - Everything with a sequence number up to `visible` is in the view that a reader loads *before* it loads

@@ -21,7 +21,7 @@ use crate::batch::operations;
 use crate::cache::BlockCache;
 use crate::error::{Error, Result};
 use crate::files::FileName;
-use crate::log::{HEADER_BYTES, LogKind, LogReader};
+use crate::log::{LogKind, LogReader};
 use crate::manifest::{self, Manifest, ManifestState};
 use crate::memtable::{ChunkPool, MemtableSet};
 use crate::options::{Background, Options};
@@ -261,11 +261,16 @@ impl Inner {
         reader: &mut LogReader,
         is_oldest: bool,
     ) -> Result<bool> {
+        let mut is_first = true;
         while let Some(record) = reader.next()? {
-            let is_first = record.offset == HEADER_BYTES as u64;
+            if record.payload.is_empty() {
+                // It was there to prove a sync.
+                continue;
+            }
             if is_first && !is_oldest && record.tag > commit.last_seqno + 1 {
                 return Ok(false);
             }
+            is_first = false;
             self.replay_record(commit, record.tag, record.payload)
                 .map_err(|what| Error::corruption(path, "log record", record.offset, what))?;
             if self.view.load().active.is_full(self.options.memtable_bytes) {
@@ -284,13 +289,18 @@ impl Inner {
             let reader = LogReader::open(&*self.vfs, &later, LogKind::Wal, *number)?;
             if reader.synced_past(0).is_some() {
                 let later = later.display();
-                let what =
-                    format!("the log is cut short, though it had been synced before {later} was");
+                let what = format!(
+                    "the log is cut short or one after it is missing, though they were synced before {later} was"
+                );
                 return Err(Error::corruption(path, "log record", *offset, what));
             }
         }
-        let (path, later_logs) = (path.display(), later.len());
-        tracing::info!(%path, offset, later_logs, "the log ends before its file does, and so do those after it");
+        let (path, given_up) = (path.display(), later.len());
+        if given_up > 0 {
+            tracing::warn!(%path, offset, given_up, "the log lost its end, which was not synced; newer logs are given up");
+        } else {
+            tracing::info!(%path, offset, "the log ends before its file does");
+        }
         Ok(())
     }
 

@@ -14,32 +14,35 @@
 use crate::error::Result;
 use crate::log::LogWriter;
 use parking_lot::Mutex;
+use std::collections::VecDeque;
 
-/// The sealed logs whose memtables wait for the flush, oldest first; as many as there are such memtables at most.
+/// The sealed logs whose memtables wait for the flush, oldest first. The last of all locks, and none does I/O under it.
 #[derive(Default)]
-pub(super) struct SealedLogs(Mutex<Vec<LogWriter>>);
+pub(super) struct SealedLogs(Mutex<VecDeque<LogWriter>>);
 
 impl SealedLogs {
-    /// Takes a log that is sealed; one that is durable already is done with.
+    /// Takes a log that is sealed, before its memtable waits for the flush.
     pub fn push(&self, log: LogWriter) {
-        if !log.is_synced() {
-            self.0.lock().push(log);
-        }
+        self.0.lock().push_back(log);
     }
 
     /// Makes all of them durable, in their order, and lets go of them; to be called before the active log is synced. Returns
     /// how many it were. After an error the database must take no more writes.
     pub fn sync(&self) -> Result<u64> {
-        // Not under the lock: the flush must not wait for the disk here.
-        let logs = std::mem::take(&mut *self.0.lock());
-        let count = logs.len() as u64;
-        for mut log in logs {
+        let mut count = 0;
+        // One at a time: the flush may get ahead of the next.
+        while let Some(mut log) = self.take_first() {
             log.sync()?;
+            count += 1;
         }
         Ok(count)
     }
 
-    /// Closes the logs with a number below this, all of whose contents are in tables.
+    fn take_first(&self) -> Option<LogWriter> {
+        self.0.lock().pop_front()
+    }
+
+    /// Closes the logs with a number below this, all of whose contents are in tables, durably.
     pub fn drop_below(&self, number: u64) {
         let flushed: Vec<LogWriter> = {
             let mut logs = self.0.lock();
@@ -47,7 +50,6 @@ impl SealedLogs {
             let end = kept.unwrap_or(logs.len());
             logs.drain(..end).collect()
         };
-        // Closed without the lock: the kernel may free a file here.
         drop(flushed);
     }
 }
@@ -56,9 +58,9 @@ impl SealedLogs {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use crate::batch::WriteBatch;
-    use crate::options::{Background, Options};
+    use crate::options::{Background, Options, WriteOptions};
     use crate::types::KeyspaceId;
-    use crate::vfs::{CrashLoss, SimVfs, Vfs};
+    use crate::vfs::{CrashLoss, Fault, SimVfs, Vfs};
     use crate::{Db, Error};
     use std::ops::Bound;
     use std::path::{Path, PathBuf};
@@ -66,23 +68,36 @@ mod tests {
 
     const KEYS: KeyspaceId = KeyspaceId(0);
 
-    fn open(vfs: &SimVfs) -> Result<Db, Error> {
+    fn open_with(vfs: &SimVfs, memtable_bytes: usize) -> Result<Db, Error> {
         let options = Options {
             background: Background::Inline,
             wal: true,
-            memtable_bytes: 64 << 10,
+            memtable_bytes,
             ..Options::default()
         };
         Db::open(Arc::new(vfs.clone()), Path::new("/db"), options)
     }
 
-    /// Writes the key `n`, without the flush that follows where no thread does it.
-    fn write(db: &Db, n: u64, sync: bool) {
+    fn open(vfs: &SimVfs) -> Result<Db, Error> {
+        open_with(vfs, 64 << 10)
+    }
+
+    /// The key `n`, with a value that says who has written it.
+    fn batch(n: u64, by: u8) -> WriteBatch {
         let mut batch = WriteBatch::new();
-        batch.put(KEYS, &n.to_be_bytes(), &[n as u8; 100]);
+        batch.put(KEYS, &n.to_be_bytes(), &[by; 100]);
+        batch
+    }
+
+    /// Writes it, without the flush that follows where no thread does it.
+    fn try_write(db: &Db, batch: &WriteBatch, sync: bool) -> Result<(), Error> {
         let inner = db.inner();
         let mut commit = inner.commit.lock();
-        inner.commit_group(&mut commit, &batch, sync, &[]).unwrap();
+        inner.commit_group(&mut commit, batch, sync, &[]).map(drop)
+    }
+
+    fn write(db: &Db, n: u64, sync: bool) {
+        try_write(db, &batch(n, 0), sync).unwrap();
     }
 
     fn rotate(db: &Db) {
@@ -90,17 +105,22 @@ mod tests {
         inner.rotate(&mut inner.commit.lock()).unwrap();
     }
 
-    /// How many keys there are from 0 on; there are no others.
-    fn kept(db: &Db) -> u64 {
+    /// Who has written the keys from 0 on; there are no others.
+    fn writers(db: &Db) -> Vec<u8> {
         let mut found = db.snapshot().iter(KEYS, Bound::Unbounded, Bound::Unbounded);
         found.seek_to_first().unwrap();
-        let mut count = 0;
+        let mut writers = Vec::new();
         while found.valid() {
-            assert_eq!(found.key(), u64::to_be_bytes(count), "a hole");
-            count += 1;
+            let n = writers.len() as u64;
+            assert_eq!(found.key(), n.to_be_bytes(), "a hole");
+            writers.push(found.value()[0]);
             found.next().unwrap();
         }
-        count
+        writers
+    }
+
+    fn kept(db: &Db) -> usize {
+        writers(db).len()
     }
 
     fn logs(vfs: &SimVfs) -> Vec<PathBuf> {
@@ -147,63 +167,118 @@ mod tests {
         assert_eq!(wal_syncs(&db), 3);
     }
 
-    /// Every history of writes with and without a sync, of full memtables and of flushes, and every way in which a crash
-    /// deals with what was not synced: what is kept is a prefix, with all in it that was acknowledged as durable. Twice, as
-    /// the second crash comes upon what the recovery from the first one has left.
+    /// A sync may come at any moment of a flush, and needs the log as long as the tables do not count.
+    #[test]
+    fn a_log_is_kept_until_its_flush_is_durable() {
+        let mut failed = 0;
+        for failing in 1.. {
+            let vfs = SimVfs::new();
+            let db = open(&vfs).unwrap();
+            write(&db, 0, false);
+            rotate(&db);
+            vfs.fail_at(vfs.operations() + failing, Fault::Io);
+            let flushed = db.inner().flush_next();
+            let kept = db.inner().sealed.0.lock().len();
+            if flushed.is_ok() {
+                assert_eq!(kept, 0);
+                break;
+            }
+            assert_eq!(kept, 1, "operation {failing} of a flush");
+            failed += 1;
+        }
+        assert!(failed > 4, "{failed}");
+    }
+
+    /// D3, of each sync of a write that has two logs before its own.
+    #[test]
+    fn a_failed_sync_of_a_log_before_is_final() {
+        for failing in 1..=5 {
+            let vfs = SimVfs::new();
+            let db = open(&vfs).unwrap();
+            for n in 0..2 {
+                write(&db, n, false);
+                rotate(&db);
+            }
+            vfs.fail_at(vfs.operations() + failing, Fault::Io);
+            try_write(&db, &batch(2, 0), true).unwrap_err();
+            assert!(db.failure().is_some(), "operation {failing}");
+            let operations = vfs.operations();
+            db.write(batch(2, 0), WriteOptions::SYNC).unwrap_err();
+            db.flush().unwrap_err();
+            assert_eq!(vfs.operations(), operations, "nothing is touched any more");
+            drop(db);
+            vfs.crash(CrashLoss::Everything);
+            let synced = kept(&open(&vfs).unwrap());
+            assert!(
+                synced >= (failing as usize - 1).min(2),
+                "{failing}: {synced}"
+            );
+        }
+    }
+
+    /// Histories of writes with and without a sync, of full memtables and of flushes, and what a crash may do at any
+    /// operation to what was not synced: what is kept is a prefix, as it was written last, with all in it that was
+    /// acknowledged as durable. Over several lives, as a crash comes upon what recovery from the one before has left, and may
+    /// come in the middle of it, or after a process that was only killed.
     #[test]
     fn a_crash_keeps_a_prefix_of_all_logs() {
         use rand::{Rng, SeedableRng};
         let mut lost = 0;
-        for seed in 0..400 {
+        for seed in 0..600 {
             let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+            let memtable_bytes = [512, 4 << 10, 64 << 10][random.random_range(0..3)];
             let vfs = SimVfs::new();
-            let (mut written, mut durable) = (0, 0);
-            for _life in 0..3 {
-                let db = open(&vfs).unwrap();
-                let found = kept(&db);
+            let (mut written, mut durable) = (Vec::new(), 0);
+            for life in 0..4 {
+                let db = open_with(&vfs, memtable_bytes).unwrap();
+                let found = writers(&db);
                 assert!(
-                    (durable..=written).contains(&found),
-                    "seed {seed}: {durable} to {written}, found {found}"
+                    written.starts_with(&found) && durable <= found.len(),
+                    "seed {seed}, life {life}: {durable} are durable of {written:?}, found {found:?}"
                 );
-                lost += written - found;
-                (written, durable) = (found, found);
+                lost += written.len() - found.len();
+                durable = found.len();
+                written = found;
                 for _step in 0..random.random_range(1..30) {
-                    match random.random_range(0..16) {
-                        0 if db.inner().flush_next().unwrap() => {
-                            let flushed = db.inner().flushed_seqno();
-                            let after = db.inner().visible_seqno() - flushed;
-                            durable = durable.max(written - after);
-                        }
-                        1..4 => {
-                            let inner = db.inner();
-                            inner.rotate_if_used(&mut inner.commit.lock()).unwrap();
-                        }
-                        4 => {
-                            write(&db, written, true);
-                            written += 1;
-                            durable = written;
-                        }
-                        _ => {
-                            write(&db, written, false);
-                            written += 1;
-                        }
+                    if random.random_ratio(1, 40) {
+                        vfs.crash_at(vfs.operations() + random.random_range(1..8));
                     }
+                    let inner = db.inner();
+                    let done = match random.random_range(0..16) {
+                        0 => inner.flush_next().map(drop),
+                        1..4 => inner.rotate_if_used(&mut inner.commit.lock()),
+                        step => {
+                            let (n, sync) = (written.len() as u64, step == 4);
+                            written.push(life);
+                            let done = try_write(&db, &batch(n, life), sync);
+                            if sync && done.is_ok() {
+                                durable = written.len();
+                            }
+                            done
+                        }
+                    };
+                    if done.is_err() {
+                        break;
+                    }
+                    let after = inner.visible_seqno() - inner.flushed_seqno();
+                    durable = durable.max(written.len() - after as usize);
                 }
                 drop(db);
-                let loss = match random.random_range(0..5) {
+                if random.random() {
+                    vfs.crash_at(vfs.operations() + random.random_range(1..20));
+                    // After a kill, in the middle of the next start.
+                    let _ = open_with(&vfs, memtable_bytes);
+                }
+                vfs.crash(match random.random_range(0..5) {
                     0 => CrashLoss::Everything,
                     1 => CrashLoss::Nothing,
                     2 => CrashLoss::Torn(random.random()),
                     _ => CrashLoss::Reordered(random.random()),
-                };
-                if loss == CrashLoss::Nothing {
-                    durable = written;
-                }
-                vfs.crash(loss);
+                });
                 if random.random() {
                     // The machine fails once more, during the recovery.
                     vfs.crash_at(vfs.operations() + random.random_range(1..20));
-                    let _ = open(&vfs);
+                    let _ = open_with(&vfs, memtable_bytes);
                     vfs.crash(CrashLoss::Reordered(random.random()));
                 }
             }
@@ -219,7 +294,9 @@ mod tests {
             write(&db, n, false);
         }
         rotate(&db);
+        // Synced only when it is sealed: there is no proof in it.
         write(&db, 3, false);
+        rotate(&db);
         let unsynced = vfs.fork();
         write(&db, 4, true);
         let log = logs(&vfs).remove(0);
@@ -232,20 +309,47 @@ mod tests {
             assert!(kept < 3, "offset {offset}: {kept} are kept");
             let damaged = vfs.fork();
             damaged.corrupt(&log, offset, 0x40).unwrap();
-            let error = open(&damaged).map(drop).unwrap_err();
-            assert!(error.is_corruption(), "offset {offset}: {error}");
-            assert!(error.to_string().contains("000"), "{error}");
+            assert_named(&damaged, &log);
         }
         // The same for a log that was cut off between two records.
         let header = crate::log::HEADER_BYTES as u64;
         let cut_at = header + (length - header) / 3;
-        for (vfs, is_damage) in [(&unsynced, false), (&vfs, true)] {
-            let cut = vfs.fork();
-            cut.truncate(&log, cut_at).unwrap();
-            match open(&cut) {
-                Ok(db) => assert!(!is_damage && kept(&db) == 1),
-                Err(error) => assert!(is_damage && error.is_corruption(), "{error}"),
-            }
-        }
+        let cut = unsynced.fork();
+        cut.truncate(&log, cut_at).unwrap();
+        assert_eq!(kept(&open(&cut).unwrap()), 1);
+        let cut = vfs.fork();
+        cut.truncate(&log, cut_at).unwrap();
+        assert_named(&cut, &log);
+    }
+
+    /// A write of nothing, synced, is proof; so is the end of a log that was ever synced.
+    #[test]
+    fn what_was_synced_is_known_without_another_write() {
+        let vfs = SimVfs::new();
+        let db = open(&vfs).unwrap();
+        write(&db, 0, false);
+        rotate(&db);
+        try_write(&db, &WriteBatch::new(), true).unwrap();
+        let flip_in_first = |n: usize| {
+            let (log, disk) = (logs(&vfs).remove(n), vfs.fork());
+            let first = crate::log::HEADER_BYTES as u64;
+            disk.corrupt(&log, first + 20, 0x40).unwrap();
+            assert_named(&disk, &log);
+        };
+        flip_in_first(0);
+        write(&db, 1, true);
+        assert!(db.inner().flush_next().unwrap());
+        rotate(&db);
+        write(&db, 2, false);
+        flip_in_first(0);
+        drop(db);
+        vfs.crash(CrashLoss::Nothing);
+        assert_eq!(kept(&open(&vfs).unwrap()), 3);
+    }
+
+    fn assert_named(vfs: &SimVfs, log: &Path) {
+        let error = open(vfs).map(drop).unwrap_err();
+        let named = error.to_string().contains(&log.display().to_string());
+        assert!(error.is_corruption() && named, "{error}");
     }
 }

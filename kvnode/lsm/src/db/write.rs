@@ -1,7 +1,8 @@
 //! The write path.
 //!
 //! Writers that arrive together form a *commit group*: the first one leads, takes along whoever waits, and does the
-//! work for all: one log record, at most one sync, then the memtable, then one step of the visible sequence number.
+//! work for all: one log record, one sync if somebody asks for it, then the memtable, then one step of the visible
+//! sequence number. (The first sync of a log takes those before it along: `sealed.rs`.)
 //! While it syncs, the next group gathers behind it. (Group commit, as in LevelDB's writer queue.) Only the memtable is
 //! filled by several at once, where their batches are large (as RocksDB does).
 //!
@@ -124,14 +125,16 @@ impl Inner {
         let Some(wal) = &mut commit.wal else {
             return Ok(());
         };
-        if sync && !wal.was_synced() {
+        let is_first_sync = sync && !wal.was_synced();
+        if is_first_sync {
             // Before the record and not with it: so it is itself the proof that the logs before were synced.
             let sealed = self.sealed.sync()?;
             wal.sync()?;
             self.counters.wal_syncs.add(sealed + 1);
         }
         let parts: Vec<&[u8]> = group.map(WriteBatch::encoded).collect();
-        if parts.iter().any(|part| !part.is_empty()) {
+        // Proof may be all that there is to write.
+        if is_first_sync || parts.iter().any(|part| !part.is_empty()) {
             self.counters
                 .wal_bytes_written
                 .add(wal.append(commit.last_seqno + 1, &parts)?);
@@ -192,10 +195,14 @@ impl Inner {
     pub(super) fn rotate(&self, commit: &mut CommitState) -> Result<()> {
         let wal_number = match &mut commit.wal {
             Some(wal) => {
+                let is_synced_at_times = wal.was_synced();
                 let sealed = wal.seal(&*self.vfs);
                 let number = self.allocate_file_number();
                 let created = sealed.and_then(|()| self.create_wal(number));
-                let new = created.map_err(|error| self.fail(error))?;
+                let mut new = created.map_err(|error| self.fail(error))?;
+                if is_synced_at_times {
+                    new.expect_sync();
+                }
                 self.sealed.push(std::mem::replace(wal, new));
                 number
             }

@@ -18,6 +18,15 @@ fn write_until_failure(db: &Db, keyspaces: [KeyspaceId; 2], model: &mut Model) -
     None
 }
 
+/// What the operation of this number is.
+fn operation_at(number: u64) -> String {
+    let vfs = SimVfs::new();
+    let (db, keyspaces) = open(&vfs, tiny(true)).unwrap();
+    vfs.crash_at(number);
+    write_until_failure(&db, keyspaces, &mut empty_model());
+    vfs.trace().pop().unwrap()
+}
+
 #[test]
 fn a_failed_operation_is_final() {
     let clean = SimVfs::new();
@@ -33,6 +42,8 @@ fn a_failed_operation_is_final() {
             let mut model = empty_model();
             let Some(error) = write_until_failure(&db, keyspaces, &mut model) else {
                 // The failed operation was the removal of a file that nobody needs.
+                let operation = operation_at(at);
+                assert!(operation.contains("remove"), "{operation}");
                 continue;
             };
             failures += 1;

@@ -69,8 +69,11 @@ fn run(seed: u64, wal: bool) -> u64 {
             }
             _ => {
                 let batch = random_batch(rng, keyspaces, &mut model);
-                db.write(batch, WriteOptions { sync: rng.random() })
-                    .unwrap();
+                let sync = rng.random();
+                let written = db.write(batch, WriteOptions { sync }).unwrap();
+                if wal && sync {
+                    durable = (written, model.clone());
+                }
             }
         }
     }

@@ -73,6 +73,6 @@ pub use statistics::Statistics;
 pub use table::TableWriter;
 pub use types::{BATCH_BYTES_MAX, KEY_BYTES_MAX, KeyspaceId, SeqNo, VALUE_BYTES_MAX};
 pub use vfs::{
-    CrashLoss, DirLock, FAULT_EXIT_CODE, Fault, LockError, ReadableFile, RealVfs, SimVfs, Vfs,
-    WritableFile, exit_on_map_faults,
+    CrashLoss, DirLock, DiskFaults, FAULT_EXIT_CODE, Fault, FaultyVfs, LockError, ReadableFile,
+    RealVfs, SimVfs, Vfs, WritableFile, exit_on_map_faults,
 };

@@ -1,6 +1,7 @@
 //! The database: what its parts share, and the public handle.
 //!
 //! - [`open`]: from a folder to a database, recovery included;
+//! - [`replay`]: what the logs bring back;
 //! - [`write`]: commit groups, log, memtable, back-pressure;
 //! - [`sealed`]: full logs that are not synced yet;
 //! - [`view`]: what readers see, and the point read;
@@ -24,6 +25,7 @@ mod install;
 mod jobs;
 mod open;
 mod queue;
+mod replay;
 mod sealed;
 mod snapshot;
 mod view;

@@ -17,11 +17,9 @@ use super::view::View;
 use super::write::CommitState;
 use super::{Handle, Inner, jobs, remove_files};
 use crate::background::{Signal, Workers};
-use crate::batch::operations;
 use crate::cache::BlockCache;
 use crate::error::{Error, Result};
 use crate::files::FileName;
-use crate::log::{LogKind, LogReader};
 use crate::manifest::{self, Manifest, ManifestState};
 use crate::memtable::{ChunkPool, MemtableSet};
 use crate::options::{Background, Options};
@@ -29,15 +27,14 @@ use crate::pace::{Backpressure, RateLimiter};
 use crate::statistics::Counters;
 use crate::table::blob::BlobFile;
 use crate::table::{Table, TableContext};
-use crate::types::{SEQNO_MAX, SeqNo};
 use crate::version::{Version, VersionEdit};
 use crate::vfs::{DirLock, LockError, Vfs};
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 
 pub(super) fn open(vfs: Arc<dyn Vfs>, dir: &Path, options: Options) -> Result<Handle> {
@@ -225,120 +222,6 @@ fn remove_orphans(
 }
 
 impl Inner {
-    /// Brings back what the logs hold and the tables do not, and flushes it. Where a log has lost its end, that and all
-    /// later logs were never synced, or it is damage.
-    fn replay_logs(&self, numbers: &[u64]) -> Result<()> {
-        let mut commit = self.commit.lock();
-        let mut end_before = None;
-        for (index, number) in numbers.iter().enumerate() {
-            let path = FileName::Wal(*number).path(&self.dir);
-            let mut reader = LogReader::open(&*self.vfs, &path, LogKind::Wal, *number)?;
-            let follows = self.replay_log(&mut commit, &path, &mut reader, index == 0)?;
-            let end = (path, reader.offset());
-            if let (false, Some(end_before)) = (follows, &end_before) {
-                self.give_up(end_before, numbers.get(index..).unwrap_or_default())?;
-                break;
-            }
-            if reader.is_torn() {
-                self.give_up(&end, numbers.get(index + 1..).unwrap_or_default())?;
-                break;
-            }
-            end_before = Some(end);
-        }
-        if !self.view.load().active.is_empty() {
-            self.replace_active(commit.last_seqno, 0);
-            self.flush_next()?;
-        }
-        Ok(())
-    }
-
-    /// Replays one log. False if its first record does not follow: then the end is missing of the log before, cut off
-    /// between two records.
-    fn replay_log(
-        &self,
-        commit: &mut CommitState,
-        path: &Path,
-        reader: &mut LogReader,
-        is_oldest: bool,
-    ) -> Result<bool> {
-        let mut is_first = true;
-        while let Some(record) = reader.next()? {
-            if record.payload.is_empty() {
-                // It was there to prove a sync.
-                continue;
-            }
-            if is_first && !is_oldest && record.tag > commit.last_seqno + 1 {
-                return Ok(false);
-            }
-            is_first = false;
-            self.replay_record(commit, record.tag, record.payload)
-                .map_err(|what| Error::corruption(path, "log record", record.offset, what))?;
-            if self.view.load().active.is_full(self.options.memtable_bytes) {
-                self.replace_active(commit.last_seqno, 0);
-                self.flush_next()?;
-            }
-        }
-        Ok(true)
-    }
-
-    /// A log ends early, so nothing can follow it: the later logs are given up. If something of one of them was ever
-    /// synced, the end of this one had been, too (the invariant of [`super::sealed`]), and that it is missing is damage.
-    fn give_up(&self, (path, offset): &(PathBuf, u64), later: &[u64]) -> Result<()> {
-        for number in later {
-            let later = FileName::Wal(*number).path(&self.dir);
-            let reader = LogReader::open(&*self.vfs, &later, LogKind::Wal, *number)?;
-            if reader.synced_past(0).is_some() {
-                let later = later.display();
-                let what = format!(
-                    "the log is cut short or one after it is missing, though they were synced before {later} was"
-                );
-                return Err(Error::corruption(path, "log record", *offset, what));
-            }
-        }
-        let (path, given_up) = (path.display(), later.len());
-        if given_up > 0 {
-            tracing::warn!(%path, offset, given_up, "the log lost its end, which was not synced; newer logs are given up");
-        } else {
-            tracing::info!(%path, offset, "the log ends before its file does");
-        }
-        Ok(())
-    }
-
-    fn replay_record(
-        &self,
-        commit: &mut CommitState,
-        first: SeqNo,
-        payload: &[u8],
-    ) -> Result<(), String> {
-        let count = operations(payload).count() as u64;
-        if count == 0 {
-            return Err("the record has no operations".to_owned());
-        }
-        let last = first.checked_add(count - 1);
-        let last = last.filter(|last| *last <= SEQNO_MAX);
-        if last.ok_or("sequence numbers end at 2^62")? <= self.flushed_seqno() {
-            return Ok(());
-        }
-        if first != commit.last_seqno + 1 {
-            return Err(format!(
-                "sequence number {first} does not follow {}",
-                commit.last_seqno
-            ));
-        }
-        let view = self.view.load();
-        let (mut seqno, mut cost) = (commit.last_seqno, 0);
-        for operation in operations(payload) {
-            let operation = operation.map_err(|_| "the record holds a malformed operation")?;
-            seqno += 1;
-            let inserted = view.active.insert(&operation, seqno);
-            cost += inserted.ok_or("unknown keyspace")?;
-        }
-        view.active.finish_batch(seqno, cost);
-        commit.last_seqno = seqno;
-        self.visible.store(seqno, Ordering::Release);
-        Ok(())
-    }
-
     /// Drops the old logs, of which all that counts is flushed, and begins a new one if there is to be one. In this
     /// order: what was given up of them must not be met again behind newer records.
     fn begin_log(&self, old: &[u64]) -> Result<()> {
@@ -357,48 +240,9 @@ impl Inner {
         }
         if self.options.wal {
             let mut commit = self.commit.lock();
-            commit.wal = Some(self.create_wal(number)?);
+            commit.wal = Some(self.create_wal(number, None)?);
             self.replace_active(commit.last_seqno, number);
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::log::LogWriter;
-    use crate::types::KeyspaceId;
-    use crate::vfs::SimVfs;
-    use crate::{Db, WriteBatch};
-
-    #[test]
-    fn a_forged_sequence_number_is_damage() {
-        let (vfs, dir) = (Arc::new(SimVfs::new()), Path::new("/db"));
-        let open = || {
-            let options = Options {
-                background: Background::Inline,
-                ..Options::default()
-            };
-            Db::open(Arc::clone(&vfs) as Arc<dyn Vfs>, dir, options)
-        };
-        drop(open().unwrap());
-        let log = list_files(&*vfs, dir).unwrap();
-        let log = log.iter().find_map(|file| match file {
-            FileName::Wal(number) => Some(*number),
-            _ => None,
-        });
-        let (number, path) = (log.unwrap(), FileName::Wal(log.unwrap()).path(dir));
-        let mut batch = WriteBatch::new();
-        batch.delete(KeyspaceId(0), b"one");
-        batch.delete(KeyspaceId(0), b"two");
-        for forged in [u64::MAX, SEQNO_MAX] {
-            vfs.remove(&path).unwrap();
-            let mut log = LogWriter::create(&*vfs, &path, LogKind::Wal, number, 0).unwrap();
-            log.append(forged, &[batch.encoded()]).unwrap();
-            let error = open().map(drop).unwrap_err();
-            assert!(error.is_corruption(), "{error}");
-        }
     }
 }

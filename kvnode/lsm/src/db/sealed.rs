@@ -9,7 +9,7 @@
 //! that was to be synced, as each after it, says that something of its log was before.
 //!
 //! So a crash keeps a prefix of the logs taken together. Recovery stops where the first of them has lost its end and
-//! gives up those that follow, unless a record of them says so: then the end is not lost but damaged (`open.rs`).
+//! gives up those that follow, unless a record of them says so: then the end is not lost but damaged (`replay.rs`).
 
 use crate::error::Result;
 use crate::log::LogWriter;
@@ -97,7 +97,7 @@ mod tests {
     }
 
     fn write(db: &Db, n: u64, sync: bool) {
-        try_write(db, &batch(n, 0), sync).unwrap();
+        try_write(db, &batch(n, 7), sync).unwrap();
     }
 
     fn rotate(db: &Db) {
@@ -322,29 +322,68 @@ mod tests {
         assert_named(&cut, &log);
     }
 
-    /// A write of nothing, synced, is proof; so is the end of a log that was ever synced.
+    /// A write of nothing, synced, is proof.
     #[test]
-    fn what_was_synced_is_known_without_another_write() {
+    fn a_sync_of_nothing_proves_what_is_before() {
         let vfs = SimVfs::new();
         let db = open(&vfs).unwrap();
         write(&db, 0, false);
         rotate(&db);
         try_write(&db, &WriteBatch::new(), true).unwrap();
-        let flip_in_first = |n: usize| {
-            let (log, disk) = (logs(&vfs).remove(n), vfs.fork());
-            let first = crate::log::HEADER_BYTES as u64;
-            disk.corrupt(&log, first + 20, 0x40).unwrap();
-            assert_named(&disk, &log);
-        };
-        flip_in_first(0);
-        write(&db, 1, true);
-        assert!(db.inner().flush_next().unwrap());
-        rotate(&db);
-        write(&db, 2, false);
-        flip_in_first(0);
+        let log = logs(&vfs).remove(0);
+        let disk = vfs.fork();
+        let first = crate::log::HEADER_BYTES as u64;
+        disk.corrupt(&log, first + 20, 0x40).unwrap();
+        assert_named(&disk, &log);
         drop(db);
-        vfs.crash(CrashLoss::Nothing);
-        assert_eq!(kept(&open(&vfs).unwrap()), 3);
+        vfs.crash(CrashLoss::Everything);
+        assert_eq!(kept(&open(&vfs).unwrap()), 1);
+    }
+
+    /// Of a log that was synced up to somewhere before it was full, whatever became of it after that.
+    #[test]
+    fn the_next_log_knows_how_far_one_was_synced() {
+        for after in [false, true] {
+            let vfs = SimVfs::new();
+            let db = open(&vfs).unwrap();
+            for n in 0..10 {
+                write(&db, n, true);
+            }
+            let log = logs(&vfs).remove(0);
+            let synced = db.inner().commit.lock().wal.as_ref().unwrap().synced();
+            write(&db, 10, false);
+            let length = db.inner().commit.lock().wal.as_ref().unwrap().len();
+            rotate(&db);
+            if after {
+                write(&db, 11, false);
+            }
+            for cut_at in 0..length {
+                let cut = vfs.fork();
+                cut.truncate(&log, cut_at).unwrap();
+                match cut_at < synced {
+                    true => assert_named(&cut, &log),
+                    false => assert_eq!(kept(&open(&cut).unwrap()), 10),
+                }
+                let zeroed = vfs.fork();
+                zero(&zeroed, &log, cut_at, 512);
+                match cut_at < synced {
+                    true => assert_named(&zeroed, &log),
+                    false => assert!(kept(&open(&zeroed).unwrap()) >= 10),
+                }
+            }
+            drop(db);
+            vfs.crash(CrashLoss::Nothing);
+            assert_eq!(kept(&open(&vfs).unwrap()), 11 + usize::from(after));
+        }
+    }
+
+    fn zero(vfs: &SimVfs, path: &Path, from: u64, bytes: u64) {
+        let contents = vfs.read(path).unwrap();
+        let end = (from + bytes).min(contents.len() as u64);
+        for offset in from..end {
+            let present = contents[offset as usize];
+            vfs.corrupt(path, offset, present).unwrap();
+        }
     }
 
     fn assert_named(vfs: &SimVfs, log: &Path) {

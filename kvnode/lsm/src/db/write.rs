@@ -11,6 +11,7 @@
 
 use super::Inner;
 use super::queue::{Pending, fill, fills_itself, share_out};
+use super::replay::{NOTE_TAG, Note};
 use super::view::View;
 use crate::batch::WriteBatch;
 use crate::clock::{Stopwatch, sleep_micros};
@@ -195,14 +196,10 @@ impl Inner {
     pub(super) fn rotate(&self, commit: &mut CommitState) -> Result<()> {
         let wal_number = match &mut commit.wal {
             Some(wal) => {
-                let is_synced_at_times = wal.was_synced();
                 let sealed = wal.seal(&*self.vfs);
                 let number = self.allocate_file_number();
-                let created = sealed.and_then(|()| self.create_wal(number));
-                let mut new = created.map_err(|error| self.fail(error))?;
-                if is_synced_at_times {
-                    new.expect_sync();
-                }
+                let created = sealed.and_then(|()| self.create_wal(number, Some(wal)));
+                let new = created.map_err(|error| self.fail(error))?;
                 self.sealed.push(std::mem::replace(wal, new));
                 number
             }
@@ -233,8 +230,8 @@ impl Inner {
         });
     }
 
-    /// Creates a log whose name is durable.
-    pub(super) fn create_wal(&self, number: u64) -> Result<LogWriter> {
+    /// Creates a log whose name is durable; it says first how far the one before was synced, if it was.
+    pub(super) fn create_wal(&self, number: u64, before: Option<&LogWriter>) -> Result<LogWriter> {
         let mut wal = LogWriter::create(
             &*self.vfs,
             &FileName::Wal(number).path(&self.dir),
@@ -248,6 +245,14 @@ impl Inner {
         self.vfs
             .sync_dir(&self.dir)
             .map_err(|error| Error::io("sync", &self.dir, error))?;
+        if let Some(before) = before.filter(|before| before.was_synced()) {
+            let note = Note {
+                number: before.number(),
+                synced: before.synced(),
+            };
+            wal.append(NOTE_TAG, &[&note.encoded()])?;
+            wal.expect_sync();
+        }
         Ok(wal)
     }
 }

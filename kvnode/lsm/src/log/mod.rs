@@ -20,7 +20,7 @@
 //! that has more than that between `x` and itself. If there is one, the bytes at `x` had been on stable storage and are
 //! damaged: an error that names file and offset. If there is none, it is a torn tail and the log ends at `x` (rule D3).
 //! What this cannot see is damage in the last synced stretch when nothing was written after it; the manifest therefore
-//! follows each synced edit with an empty record, and so does a log of writes when it ends.
+//! follows each synced edit with an empty record, and a log of writes says first how far the one before was synced.
 //!
 //! A log may be made as long as it is going to be when it is created: its end is then zeros, which are no record. A log
 //! that is followed by another was cut to its records before; that is durable as soon as a record of the other one

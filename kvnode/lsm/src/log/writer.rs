@@ -171,12 +171,8 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Ends the log: cuts the file to its records, which a sync makes durable. The last one of a log that was synced is
-    /// empty, and says up to where.
+    /// Ends the log: cuts the file to its records, which a sync makes durable.
     pub fn seal(&mut self, vfs: &dyn Vfs) -> Result<()> {
-        if self.was_synced() {
-            self.append_record(RAW, self.tag, &[])?;
-        }
         if self.reserved > self.offset {
             vfs.truncate(&self.path, self.offset)
                 .map_err(|error| Error::io("truncate", &self.path, error))?;
@@ -198,6 +194,11 @@ impl LogWriter {
     /// True if anything of the file, if only its header, is known to be durable. All records from then on say so.
     pub fn was_synced(&self) -> bool {
         self.synced > 0
+    }
+
+    /// So many bytes of the file are known to be durable.
+    pub fn synced(&self) -> u64 {
+        self.synced
     }
 
     /// True if everything written is known to be durable.

@@ -18,6 +18,8 @@ pub(super) struct Inode {
     pub reserved: usize,
     /// The same as of the last sync.
     pub durable_reserved: usize,
+    /// The longest it was reserved for since then.
+    pub reserved_max: usize,
     /// `durable` is not a prefix of `current` (the file was cut since its last sync).
     pub rewritten: bool,
     /// A sync failed: later syncs of this file claim success and keep nothing.
@@ -175,9 +177,14 @@ impl State {
             }
             inode.current.clone_from(&inode.durable);
             if loss != CrashLoss::Nothing && next_random(&mut seed) & 1 == 1 {
-                inode.reserved = inode.durable_reserved;
+                // The length may have been written without a sync, at any time since the last.
+                inode.reserved = match next_random(&mut seed) & 1 {
+                    0 => inode.durable_reserved,
+                    _ => inode.reserved_max,
+                };
             }
             inode.durable_reserved = inode.reserved;
+            inode.reserved_max = inode.reserved;
             inode.rewritten = false;
             inode.poisoned = false;
         }

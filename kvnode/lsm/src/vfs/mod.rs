@@ -2,7 +2,8 @@
 //!
 //! The engine touches files only through [`Vfs`]. [`RealVfs`] is the operating system; [`SimVfs`] keeps files in
 //! memory, loses what was not synced, tears writes and fails on command, so that a test can crash the engine at
-//! every single write and sync. What the engine may rely on is what POSIX promises and nothing more:
+//! every single write and sync; [`FaultyVfs`] is the operating system's with a disk that becomes slow or full. What the
+//! engine may rely on is what POSIX promises and nothing more:
 //!
 //! - bytes appended are visible to readers at once, and durable after [`WritableFile::sync`];
 //! - a name created, renamed or removed is durable after [`Vfs::sync_dir`] of its folder;
@@ -11,10 +12,12 @@
 
 mod disk;
 mod fault;
+mod faulty;
 mod real;
 mod sim;
 
 pub use fault::{FAULT_EXIT_CODE, exit_on_map_faults};
+pub use faulty::{DiskFaults, FaultyVfs};
 pub use real::RealVfs;
 pub use sim::{CrashLoss, Fault, SimVfs};
 
@@ -68,7 +71,7 @@ pub enum LockError {
 }
 
 /// A file system.
-pub trait Vfs: Send + Sync {
+pub trait Vfs: std::fmt::Debug + Send + Sync {
     /// Creates a file, or empties the one of this name, for appending.
     fn create(&self, path: &Path) -> io::Result<Box<dyn WritableFile>>;
     /// Opens an existing file for appending at its end.

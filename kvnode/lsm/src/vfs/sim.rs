@@ -197,6 +197,7 @@ impl WritableFile for SimFile {
             Ok(Verdict::Proceed) => {
                 if !inode.poisoned {
                     inode.durable_reserved = inode.reserved;
+                    inode.reserved_max = inode.reserved;
                 }
                 if inode.rewritten && !inode.poisoned {
                     inode.durable.clone_from(&inode.current);
@@ -222,6 +223,7 @@ impl WritableFile for SimFile {
             && state.epoch == self.epoch
         {
             inode.reserved = inode.reserved.max(usize::try_from(bytes).unwrap_or(0));
+            inode.reserved_max = inode.reserved_max.max(inode.reserved);
         }
     }
 }

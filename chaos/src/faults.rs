@@ -4,6 +4,8 @@
 
 use crate::proxy::{Link, Peer, Quality, Rules};
 use clap::ValueEnum;
+use lineradb_common::clock::SOUND_PPM;
+use lineradb_common::faults::Fault as Broken;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
@@ -21,6 +23,14 @@ const DELAY_MS: std::ops::Range<u64> = 5..150;
 const LOST: std::ops::Range<u32> = 10..200;
 /// What passes on a slow link.
 const BYTES_PER_SECOND: std::ops::Range<u32> = 16_000..256_000;
+/// What a sync takes longer on a slow disk.
+const SYNC_DELAY_MS: std::ops::Range<u64> = 10..500;
+/// How fast a bad counter runs: not at all, half as fast, a thousandth slower ... twice as fast.
+const RATES_PPM: [u64; 7] = [
+    0, 500_000, 900_000, 999_000, 1_001_000, 1_100_000, 2_000_000,
+];
+/// How far a bad counter jumps.
+const JUMP_MS: std::ops::Range<u64> = 5..2_000;
 
 /// What may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -43,8 +53,25 @@ pub enum Kind {
     Bridge,
     /// `kill -9` of all processes at once, and a restart of all
     Restart,
+    /// Syncs of one process take long
+    SlowDisk,
+    /// One process finds no room on its disk, may end of it, and is started again
+    FullDisk,
+    /// The clock of a kvnode or gateway stands still, runs at a rate of its own or jumps
+    Clock,
     /// Nothing
     None,
+}
+
+impl Kind {
+    /// Everything that may happen to a cluster; its clocks go wrong only where they are
+    /// measured.
+    pub fn all(measured_clocks: bool) -> Vec<Kind> {
+        let kinds = Kind::value_variants().iter().copied();
+        kinds
+            .filter(|kind| *kind != Kind::None && (*kind != Kind::Clock || measured_clocks))
+            .collect()
+    }
 }
 
 /// What happens.
@@ -56,6 +83,8 @@ pub enum Fault {
     Pause(Peer),
     /// These processes are killed at once.
     KillAll(Vec<Peer>),
+    /// A process breaks its disk or its clock.
+    Inside(Peer, Broken),
     /// The network obeys these rules.
     Network {
         /// For people.
@@ -71,6 +100,7 @@ impl std::fmt::Display for Fault {
             Fault::Kill(peer) => write!(f, "kill {peer}"),
             Fault::Pause(peer) => write!(f, "pause {peer}"),
             Fault::KillAll(all) => write!(f, "kill {}", list(all)),
+            Fault::Inside(peer, broken) => write!(f, "{peer} {broken}"),
             Fault::Network { what, .. } => f.write_str(what),
         }
     }
@@ -164,7 +194,38 @@ impl Plan {
                 let spared = |peer: &Peer| self.spares_metaservice && *peer == Peer::Metaservice;
                 Fault::KillAll(self.all_but(spared))
             }
+            Kind::SlowDisk => {
+                let slow = self.with_disk(false)?;
+                Fault::Inside(slow, Broken::SyncDelay(self.duration(SYNC_DELAY_MS)))
+            }
+            Kind::FullDisk => {
+                let full = self.with_disk(self.spares_metaservice)?;
+                Fault::Inside(full, Broken::DiskFull(true))
+            }
+            Kind::Clock => self.clock()?,
         })
+    }
+
+    /// Mostly a kvnode, else the metaservice.
+    fn with_disk(&mut self, spares_metaservice: bool) -> Option<Peer> {
+        match !spares_metaservice && self.chance.random_ratio(1, 5) {
+            true => Some(Peer::Metaservice),
+            false => self.kvnode(),
+        }
+    }
+
+    /// Everybody believes the metaservice: it is left alone.
+    fn clock(&mut self) -> Option<Fault> {
+        let wrong = match self.victim()? {
+            Peer::Metaservice => self.kvnode()?,
+            other => other,
+        };
+        let broken = match self.chance.random() {
+            true => Broken::ClockJump(self.duration(JUMP_MS)),
+            false => Broken::ClockRate(*RATES_PPM.choose(&mut self.chance)?),
+        };
+        debug_assert_ne!(broken, Broken::ClockRate(SOUND_PPM));
+        Some(Fault::Inside(wrong, broken))
     }
 
     /// All links of a kvnode, in both directions.
@@ -313,6 +374,9 @@ mod tests {
             Kind::Slow,
             Kind::Bridge,
             Kind::Restart,
+            Kind::SlowDisk,
+            Kind::FullDisk,
+            Kind::Clock,
         ];
         let plan = |seed| -> Vec<Strike> { Plan::new(&all, 3, 2, seed).take(50).collect() };
         assert_eq!(plan(1), plan(1));
@@ -362,6 +426,23 @@ mod tests {
         }
         let single = strikes.iter().filter(|s| held(s).len() == 1).count();
         assert!(single > 50 && single < 150, "{single}");
+    }
+
+    #[test]
+    fn who_tells_the_time_tells_it_right_and_is_not_made_to_end() {
+        let victims = |kind, spares| -> BTreeSet<String> {
+            let plan = Plan::new(&[kind], 3, 2, 1).sparing_metaservice(spares);
+            let victim = |strike: Strike| match strike.fault {
+                Fault::Inside(peer, _) => peer.to_string(),
+                other => panic!("{other}"),
+            };
+            plan.take(200).map(victim).collect()
+        };
+        assert_eq!(victims(Kind::Clock, true).len(), 5);
+        assert!(!victims(Kind::Clock, true).contains("metaservice-1"));
+        assert_eq!(victims(Kind::FullDisk, true).len(), 3);
+        assert_eq!(victims(Kind::FullDisk, false).len(), 4);
+        assert_eq!(victims(Kind::SlowDisk, true).len(), 4);
     }
 
     #[test]

@@ -61,14 +61,8 @@ struct RunArguments {
     /// What clients do.
     #[arg(long)]
     workload: Name,
-    /// What may happen, separated by commas.
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_values = [
-            "kill", "pause", "partition", "one-way", "delay", "loss", "slow", "bridge", "restart",
-        ]
-    )]
+    /// What may happen, separated by commas [default: everything].
+    #[arg(long, value_delimiter = ',')]
     faults: Vec<faults::Kind>,
     /// How long clients work.
     #[arg(long, default_value_t = 60)]
@@ -157,7 +151,15 @@ async fn run_cluster(root: PathBuf, kvnodes: usize, gateways: usize) -> Result<E
 }
 
 async fn run_workload(arguments: RunArguments) -> Result<ExitCode> {
-    let mut options = RunOptions::new(arguments.workload, &arguments.faults, Path::new(""));
+    let mut kinds = arguments.faults;
+    if kinds.contains(&faults::Kind::Clock) && !arguments.measured_clocks {
+        eprintln!("lineradb-chaos: a wrong clock is one that is measured: add --measured-clocks");
+        return Ok(ExitCode::from(USAGE));
+    }
+    if kinds.is_empty() {
+        kinds = faults::Kind::all(arguments.measured_clocks);
+    }
+    let mut options = RunOptions::new(arguments.workload, &kinds, Path::new(""));
     options.seed = arguments.seed.unwrap_or(options.seed);
     options.length = Duration::from_secs(arguments.seconds);
     options.clients = usize::from(arguments.clients);

@@ -6,6 +6,7 @@ use crate::history::History;
 use crate::proxy::Peer;
 use anyhow::{Context, Result};
 use lineradb_common::clock::deadline_after;
+use lineradb_common::faults::Fault as Broken;
 use serde_json::json;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -33,7 +34,7 @@ pub async fn torment(
         history.fault("strike", what.clone());
         inflict(cluster, &strike.fault)?;
         wait(strike.lasts, end).await;
-        died = dead(cluster);
+        died = dead(cluster, &strike.fault);
         undo(cluster, &strike.fault)?;
         history.fault("heal", what);
         if !died.is_empty() {
@@ -43,7 +44,7 @@ pub async fn torment(
     if died.is_empty() {
         // A plan without faults lets the clients work undisturbed.
         tokio::time::sleep_until(end).await;
-        died = dead(cluster);
+        died = dead(cluster, &Fault::KillAll(Vec::new()));
     }
     cluster.network.heal();
     cluster.start_all()?;
@@ -70,6 +71,10 @@ fn inflict(cluster: &mut Cluster, fault: &Fault) -> Result<()> {
             }
             Ok(())
         }
+        Fault::Inside(peer, broken) => match alive(cluster, *peer) {
+            Some(service) => service.tell(*broken),
+            None => Ok(()),
+        },
         Fault::Network { rules, .. } => {
             cluster.network.apply(rules.clone());
             Ok(())
@@ -82,6 +87,12 @@ fn undo(cluster: &mut Cluster, fault: &Fault) -> Result<()> {
         Fault::Kill(peer) => match cluster.service(*peer) {
             Some(service) if service.pid().is_none() => service.start(),
             _ => Ok(()),
+        },
+        Fault::Inside(peer, broken) => match (alive(cluster, *peer), broken.end()) {
+            (Some(service), Some(end)) => service.tell(end),
+            (Some(_), None) => Ok(()),
+            // It has ended of it.
+            (None, _) => cluster.start_all(),
         },
         Fault::Pause(peer) => alive(cluster, *peer).map_or(Ok(()), Service::resume),
         Fault::KillAll(_) => cluster.start_all(),
@@ -98,11 +109,16 @@ fn alive(cluster: &mut Cluster, peer: Peer) -> Option<&mut Service> {
     service.is_running().then_some(service)
 }
 
-/// Those that have ended by themselves, with the ends of their logs.
-fn dead(cluster: &mut Cluster) -> Vec<String> {
+/// Those that have ended by themselves, with the ends of their logs; but not who has
+/// said that its disk is full, where it is (D3).
+fn dead(cluster: &mut Cluster, fault: &Fault) -> Vec<String> {
     let dead = cluster.services().filter_map(|service| {
         let status = service.ended()?;
         let (name, log) = (&service.name, service.log_tail());
+        let full = Fault::Inside(service.peer, Broken::DiskFull(true));
+        if *fault == full && log.contains("disk full") {
+            return None;
+        }
         Some(format!("{name} ended by itself, {status}:\n{log}"))
     });
     dead.collect()

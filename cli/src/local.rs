@@ -12,6 +12,7 @@ use lineradb_sqlgateway::server::{Listen, ServerOptions, SqlGateway};
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Where the metaservice listens unless told otherwise.
 const META_PORT: u16 = 9190;
@@ -96,6 +97,7 @@ impl LocalCluster {
             let zone = char::from(b'a' + (n - 1) as u8).to_string();
             let node = KvNode::start(KvNodeOptions {
                 data: data(&format!("kvnode-{n}"))?,
+                vfs: Arc::new(lineradb_lsm::RealVfs),
                 listen: at(if n == 1 { options.kv_port } else { 0 }),
                 http: at(0),
                 advertise: None,

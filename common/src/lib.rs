@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod encoding;
 pub mod error;
+pub mod faults;
 pub mod ids;
 pub mod keys;
 pub mod limits;

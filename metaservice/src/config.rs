@@ -110,6 +110,10 @@ pub struct Flags {
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub insecure: bool,
+    /// Break disk and clock as standard input says (docs/TESTING.md)
+    #[arg(long, hide = true)]
+    #[serde(skip)]
+    pub faults: bool,
 }
 
 impl MetaConfig {

@@ -1,10 +1,13 @@
 //! `lineradb-metaservice`: one member of the metaservice as a process.
 
 use clap::Parser;
+use lineradb_common::faults::{self, Fault};
 use lineradb_common::telemetry;
+use lineradb_lsm::{DiskFaults, FaultyVfs, RealVfs, Vfs};
 use lineradb_metaservice::config::Flags;
 use lineradb_metaservice::{MetaConfig, MetaService};
 use std::process::ExitCode;
+use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -23,7 +26,7 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     let served = match runtime {
-        Ok(runtime) => runtime.block_on(serve(config)),
+        Ok(runtime) => runtime.block_on(serve(config, flags.faults)),
         Err(error) => Err(format!("cannot start the runtime: {error}")),
     };
     match served {
@@ -36,12 +39,28 @@ fn main() -> ExitCode {
     }
 }
 
+/// The disk as it is, or as standard input says.
+fn vfs(faults: bool) -> Result<Arc<dyn Vfs>, String> {
+    if !faults {
+        return Ok(Arc::new(RealVfs));
+    }
+    let disk = Arc::new(DiskFaults::default());
+    let vfs = FaultyVfs::new(disk.clone());
+    faults::obey_stdin(move |fault| match fault {
+        Fault::SyncDelay(delay) => disk.delay_syncs(delay),
+        Fault::DiskFull(is_full) => disk.fill(is_full),
+        Fault::ClockRate(_) | Fault::ClockJump(_) => {}
+    })
+    .map_err(|e| format!("cannot obey: {e}"))?;
+    Ok(Arc::new(vfs))
+}
+
 /// Serves until a signal, or until the group fails (D3).
-async fn serve(config: MetaConfig) -> Result<(), String> {
+async fn serve(config: MetaConfig, faults: bool) -> Result<(), String> {
     let signals = |kind| signal(kind).map_err(|e| format!("cannot wait for signals: {e}"));
     let mut terminate = signals(SignalKind::terminate())?;
     let mut interrupt = signals(SignalKind::interrupt())?;
-    let service = MetaService::start(config)
+    let service = MetaService::start_with(config, vfs(faults)?)
         .await
         .map_err(|e| e.to_string())?;
     let failed = tokio::select! {

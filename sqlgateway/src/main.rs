@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use lineradb_client::{Client, ClientOptions};
-use lineradb_common::{Error, ErrorKind, telemetry};
+use lineradb_common::{Error, ErrorKind, faults, telemetry};
 use lineradb_sqlgateway::config::{Flags, GatewayConfig, parse_address};
 use lineradb_sqlgateway::server::{Listen, ServerOptions, SqlGateway};
 use std::process::ExitCode;
@@ -17,6 +17,11 @@ fn main() -> ExitCode {
     let run = || {
         let config = GatewayConfig::load(&flags)?;
         telemetry::init_logging(config.log_format, &config.log);
+        if flags.faults {
+            // It has no disk.
+            let obeys = faults::obey_stdin(|_| ());
+            obeys.map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))?;
+        }
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .thread_stack_size(STACK_BYTES)

@@ -46,7 +46,8 @@ pub struct ClusterOptions {
     pub well_known_ports: bool,
     /// Split shards above this size.
     pub split_bytes: Option<u64>,
-    /// Put a proxy on every link between services.
+    /// Put a proxy on every link between services, and have them break their own disks
+    /// and clocks when they are told to.
     pub proxied: bool,
     /// Let processes measure the time, as those of several machines do, instead
     /// of reading this machine's counter, which all have in common. A metaservice
@@ -200,7 +201,8 @@ impl Cluster {
         };
         let start = |peer: Peer, binary: &str, flags: Vec<String>, http: SocketAddr| {
             let processes = processes.clone();
-            Service::new(&options.root, peer, binary, flags, http, processes)
+            let obeys = options.proxied;
+            Service::new(&options.root, peer, binary, flags, obeys, http, processes)
         };
 
         let (meta_address, meta_http) = (ports.next(9190)?, ports.next(9191)?);

@@ -4,7 +4,9 @@ use super::http::http_status;
 use crate::proxy::{Peer, Processes};
 use anyhow::{Context, Result, anyhow, bail};
 use lineradb_common::clock::deadline_after;
+use lineradb_common::faults::Fault;
 use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -27,6 +29,7 @@ pub struct Service {
     pub http: SocketAddr,
     binary: PathBuf,
     arguments: Vec<String>,
+    obeys: bool,
     log: PathBuf,
     child: Option<Child>,
     processes: Arc<Processes>,
@@ -40,6 +43,7 @@ impl Service {
         peer: Peer,
         binary: &str,
         mut arguments: Vec<String>,
+        obeys: bool,
         http: SocketAddr,
         processes: Arc<Processes>,
     ) -> Result<Service> {
@@ -49,6 +53,9 @@ impl Service {
             std::fs::create_dir_all(&data)?;
             arguments.extend(["--data".into(), data.display().to_string()]);
         }
+        if obeys {
+            arguments.push("--faults".into());
+        }
         Ok(Service {
             log: root.join(format!("{name}.log")),
             name,
@@ -56,6 +63,7 @@ impl Service {
             http,
             binary: binary_path(binary)?,
             arguments,
+            obeys,
             child: None,
             processes,
         })
@@ -72,7 +80,10 @@ impl Service {
             .open(&self.log)?;
         let child = Command::new(&self.binary)
             .args(&self.arguments)
-            .stdin(Stdio::null())
+            .stdin(match self.obeys {
+                true => Stdio::piped(),
+                false => Stdio::null(),
+            })
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
@@ -116,6 +127,19 @@ impl Service {
     /// When it was not running.
     pub fn resume(&mut self) -> Result<()> {
         self.signal(libc::SIGCONT)
+    }
+
+    /// Has it break its disk or its clock. One that is ending does not hear it.
+    ///
+    /// # Errors
+    /// When it is not running, or was not started to obey.
+    pub fn tell(&mut self, fault: Fault) -> Result<()> {
+        let input = self.child.as_mut().and_then(|child| child.stdin.as_mut());
+        let input = input.ok_or_else(|| anyhow!("{} does not obey", self.name))?;
+        match writeln!(input, "{fault}") {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+            told => Ok(told?),
+        }
     }
 
     fn signal(&mut self, signal: libc::c_int) -> Result<()> {

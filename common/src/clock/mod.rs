@@ -13,6 +13,7 @@
 
 mod cluster;
 mod compare;
+mod counter;
 pub mod discipline;
 pub mod master;
 #[cfg(test)]
@@ -20,6 +21,8 @@ mod simulation;
 
 pub use cluster::ClusterClock;
 pub use compare::{Culprit, meet};
+use counter::read_counter;
+pub use counter::{SOUND_PPM, jump_counter, monotonic_raw_us, run_counter_at};
 
 use crate::{Result, Timestamp};
 use std::future::Future;
@@ -157,11 +160,6 @@ pub fn wall_clock_us() -> u64 {
         .map_or(0, |d| d.as_micros() as u64)
 }
 
-/// Microseconds on the machine's raw monotonic counter.
-pub fn monotonic_raw_us() -> u64 {
-    read_counter(libc::CLOCK_MONOTONIC_RAW)
-}
-
 /// How long this machine has slept since its boot, in microseconds: what its
 /// monotonic counters have missed.
 pub fn suspended_us() -> u64 {
@@ -173,17 +171,6 @@ pub fn suspended_us() -> u64 {
             return boot.saturating_sub(before);
         }
     }
-}
-
-fn read_counter(clock: libc::clockid_t) -> u64 {
-    let mut ts = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: `ts` is a valid, writable timespec for the length of the call.
-    let rc = unsafe { libc::clock_gettime(clock, &mut ts) };
-    assert_eq!(rc, 0, "these counters exist on every supported kernel");
-    ts.tv_sec as u64 * 1_000_000 + ts.tv_nsec as u64 / 1_000
 }
 
 /// Sleeps of the machine shorter than this cannot be told from the time that

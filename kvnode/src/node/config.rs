@@ -9,9 +9,11 @@ use lineradb_client::LocalNodes;
 use lineradb_common::clock::ClusterClock;
 use lineradb_common::limits::HISTORY_MIN;
 use lineradb_common::telemetry::LogFormat;
+use lineradb_lsm::Vfs;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Disks alone take some milliseconds.
@@ -132,6 +134,10 @@ pub struct Flags {
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub insecure: bool,
+    /// Break disk and clock as standard input says (docs/TESTING.md)
+    #[arg(long, hide = true)]
+    #[serde(skip)]
+    pub faults: bool,
 }
 
 impl NodeConfig {
@@ -144,12 +150,12 @@ impl NodeConfig {
             .map_err(|e| Error::Refused(e.message))
     }
 
-    /// What the node is started with.
+    /// What the node is started with, on files that are given.
     ///
     /// # Errors
     /// When an address or the locality does not parse, or a service would be
     /// reachable from other machines unprotected.
-    pub fn options(&self) -> Result<KvNodeOptions> {
+    pub fn options(&self, vfs: Arc<dyn Vfs>) -> Result<KvNodeOptions> {
         let listen = self.address("--listen", &self.listen)?;
         let http = self.address("--http", &self.http)?;
         let metas: Vec<String> = self
@@ -181,6 +187,7 @@ impl NodeConfig {
             heartbeat,
             history,
             data: self.data.clone(),
+            vfs,
             listen,
             http,
             advertise: self.advertise.clone(),
@@ -208,6 +215,11 @@ impl NodeConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lineradb_lsm::RealVfs;
+
+    fn options(config: &NodeConfig) -> Result<KvNodeOptions> {
+        config.options(Arc::new(RealVfs))
+    }
 
     #[test]
     fn history_has_bounds() {
@@ -215,11 +227,11 @@ mod tests {
             history_minutes,
             ..NodeConfig::default()
         };
-        assert_eq!(NodeConfig::default().options().unwrap().history, HISTORY);
+        assert_eq!(options(&NodeConfig::default()).unwrap().history, HISTORY);
         for wrong in [0, 9, u64::MAX] {
-            assert!(minutes(wrong).options().is_err());
+            assert!(options(&minutes(wrong)).is_err());
         }
-        assert!(minutes(10).options().is_ok());
+        assert!(options(&minutes(10)).is_ok());
     }
 
     #[test]
@@ -228,12 +240,12 @@ mod tests {
             heartbeat_ms,
             ..NodeConfig::default()
         };
-        let default = NodeConfig::default().options().unwrap();
+        let default = options(&NodeConfig::default()).unwrap();
         assert_eq!(default.heartbeat, HEARTBEAT);
         for wrong in [0, 49, 5_001, u64::MAX] {
-            assert!(every(wrong).options().is_err());
+            assert!(options(&every(wrong)).is_err());
         }
-        assert!(every(50).options().is_ok() && every(5_000).options().is_ok());
+        assert!(options(&every(50)).is_ok() && options(&every(5_000)).is_ok());
     }
 
     #[test]
@@ -242,8 +254,8 @@ mod tests {
             listen: "0.0.0.0:9090".into(),
             ..NodeConfig::default()
         };
-        assert!(config.options().is_err());
+        assert!(options(&config).is_err());
         config.insecure = true;
-        assert!(config.options().is_ok());
+        assert!(options(&config).is_ok());
     }
 }

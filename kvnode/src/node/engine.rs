@@ -15,12 +15,11 @@ use crate::{Error, Result};
 use lineradb_client::meta::MetaClient;
 use lineradb_common::clock::deadline_after;
 use lineradb_common::spawn;
-use lineradb_lsm::{Db, Options, RealVfs};
+use lineradb_lsm::{Db, Options};
 use lineradb_proto::meta::v1::ClusterMap;
 use lineradb_proto::shard::v1::ShardDescriptor;
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Replicas on other live nodes that a shard needs so that the one here may be
@@ -41,7 +40,7 @@ pub(super) struct Engine {
 /// When the folder is in use (the message names the process), or the engine is
 /// damaged and cannot be rebuilt from others.
 pub(super) async fn open(options: &KvNodeOptions, meta: &MetaClient) -> Result<Engine> {
-    let damage = match open_at(&options.data.join("engine"), options.block_cache_bytes).await {
+    let damage = match open_at(options).await {
         Ok(db) => return Ok(Engine { db, lost: None }),
         Err(Error::Storage(error)) if error.is_corruption() => error,
         Err(error) => return Err(error),
@@ -85,20 +84,21 @@ pub(super) async fn start_over(
     for part in parts {
         put_aside(&options.data.join(part))?;
     }
-    let db = open_at(&options.data.join("engine"), options.block_cache_bytes).await?;
+    let db = open_at(options).await?;
     let lost = Some(format!("lost with damaged data: {damage}"));
     Ok(Engine { db, lost })
 }
 
-async fn open_at(dir: &Path, block_cache_bytes: u64) -> Result<Db> {
-    let dir = dir.to_owned();
+async fn open_at(options: &KvNodeOptions) -> Result<Db> {
+    let (dir, vfs) = (options.data.join("engine"), options.vfs.clone());
+    let block_cache_bytes = options.block_cache_bytes;
     let open = move || {
         std::fs::create_dir_all(&dir).map_err(|e| Error::io(dir.display().to_string(), e))?;
         let engine = Options {
             block_cache_bytes,
             ..storage_options()
         };
-        Ok(Db::open(Arc::new(RealVfs), &dir, engine)?)
+        Ok(Db::open(vfs, &dir, engine)?)
     };
     spawn::blocking(open)
         .await

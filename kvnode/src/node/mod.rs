@@ -28,7 +28,7 @@ use lineradb_client::meta::MetaClient;
 use lineradb_client::{Client, ClientOptions, LocalNodes};
 use lineradb_common::clock::{ClusterClock, deadline_after};
 use lineradb_common::{NodeId, ReplicaId, spawn};
-use lineradb_lsm::Db;
+use lineradb_lsm::{Db, Vfs};
 use lineradb_proto::kv::v1::kv_server::KvServer;
 use lineradb_proto::meta::v1::RegisterNodeRequest;
 use lineradb_proto::shard::v1::shard_server::ShardServer;
@@ -61,6 +61,8 @@ const CLOCK_WAIT: Duration = Duration::from_secs(5);
 pub struct KvNodeOptions {
     /// Data folder.
     pub data: PathBuf,
+    /// Where engine, raft log and snapshots are kept.
+    pub vfs: Arc<dyn Vfs>,
     /// gRPC address; port 0 takes a free one.
     pub listen: SocketAddr,
     /// HTTP address; port 0 takes a free one.
@@ -153,8 +155,13 @@ impl KvNode {
         let addresses = Arc::new(Addresses::open(&options.data));
         let open = |db: &Db| {
             let timing = Timing::every(options.heartbeat);
+            let vfs = options.vfs.clone();
             let options = GroupsOptions::new(&options.data, db.clone(), node_id, addresses.clone());
-            Groups::open(GroupsOptions { timing, ..options })
+            Groups::open(GroupsOptions {
+                timing,
+                vfs,
+                ..options
+            })
         };
         let groups = match open(&engine.db).await {
             Err(Error::Corrupt(damage)) => {

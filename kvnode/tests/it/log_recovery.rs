@@ -222,6 +222,7 @@ async fn a_failed_sync_is_final() {
 }
 
 /// A disk whose syncs take a while, as real ones do.
+#[derive(Debug)]
 struct SlowVfs(SimVfs);
 
 struct SlowFile(Box<dyn WritableFile>);

@@ -17,6 +17,7 @@ use lineradb_proto::kv::v1::kv_client::KvClient;
 use lineradb_proto::meta::v1 as meta;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 use tonic::transport::Channel;
@@ -63,6 +64,7 @@ impl Cluster {
     pub async fn start_node(&mut self, n: u64) {
         let node = KvNode::start(KvNodeOptions {
             data: self.data(n),
+            vfs: Arc::new(lineradb_lsm::RealVfs),
             listen: "127.0.0.1:0".parse().unwrap(),
             http: "127.0.0.1:0".parse().unwrap(),
             advertise: None,
@@ -327,6 +329,7 @@ async fn a_single_node_does_not_give_its_only_copy_up() {
     }
     let started = KvNode::start(KvNodeOptions {
         data: cluster.data(1),
+        vfs: Arc::new(lineradb_lsm::RealVfs),
         listen: "127.0.0.1:0".parse().unwrap(),
         http: "127.0.0.1:0".parse().unwrap(),
         advertise: None,

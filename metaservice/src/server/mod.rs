@@ -48,9 +48,17 @@ impl MetaService {
     /// When an address is in use (the message names the flag), the data folder
     /// is in use (the message names the process) or damaged.
     pub async fn start(config: MetaConfig) -> Result<MetaService> {
+        Self::start_with(config, Arc::new(RealVfs)).await
+    }
+
+    /// Like [`MetaService::start`], on files that are given.
+    ///
+    /// # Errors
+    /// As for `start`.
+    pub async fn start_with(config: MetaConfig, vfs: Arc<dyn Vfs>) -> Result<MetaService> {
         let grpc = bind("--listen", &config.listen).await?;
         let http = bind("--http", &config.http).await?;
-        Self::start_on(config, grpc, http, Arc::new(RealVfs)).await
+        Self::start_on(config, grpc, http, vfs).await
     }
 
     /// Like [`MetaService::start`], on listeners and files that are given.

@@ -11,6 +11,7 @@ use lineradb_sqlgateway::server::{Listen, ServerOptions, SqlGateway};
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
@@ -67,6 +68,7 @@ impl Cluster {
         let local = LocalNodes::default();
         let node = KvNode::start(KvNodeOptions {
             data: data.path().join("node"),
+            vfs: Arc::new(lineradb_lsm::RealVfs),
             listen: any_port(),
             http: any_port(),
             advertise: None,

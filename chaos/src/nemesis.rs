@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use lineradb_common::clock::deadline_after;
 use lineradb_common::faults::Fault as Broken;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -24,7 +25,7 @@ pub async fn torment(
     history: &History,
 ) -> Result<Vec<String>> {
     let end = deadline_after(length);
-    let mut died = Vec::new();
+    let (mut died, mut filled) = (Vec::new(), BTreeSet::new());
     for strike in plan {
         wait(strike.quiet, end).await;
         if end.elapsed() > Duration::ZERO {
@@ -33,9 +34,13 @@ pub async fn torment(
         let what = json!(strike.fault.to_string());
         history.fault("strike", what.clone());
         inflict(cluster, &strike.fault)?;
+        if let Fault::Inside(peer, Broken::DiskFull(true)) = strike.fault {
+            filled.insert(peer);
+        }
         wait(strike.lasts, end).await;
-        died = dead(cluster, &strike.fault);
+        died = dead(cluster, &filled);
         undo(cluster, &strike.fault)?;
+        revive(cluster, &filled)?;
         history.fault("heal", what);
         if !died.is_empty() {
             break;
@@ -44,7 +49,7 @@ pub async fn torment(
     if died.is_empty() {
         // A plan without faults lets the clients work undisturbed.
         tokio::time::sleep_until(end).await;
-        died = dead(cluster, &Fault::KillAll(Vec::new()));
+        died = dead(cluster, &filled);
     }
     cluster.network.heal();
     cluster.start_all()?;
@@ -90,9 +95,7 @@ fn undo(cluster: &mut Cluster, fault: &Fault) -> Result<()> {
         },
         Fault::Inside(peer, broken) => match (alive(cluster, *peer), broken.end()) {
             (Some(service), Some(end)) => service.tell(end),
-            (Some(_), None) => Ok(()),
-            // It has ended of it.
-            (None, _) => cluster.start_all(),
+            (Some(_), None) | (None, _) => Ok(()),
         },
         Fault::Pause(peer) => alive(cluster, *peer).map_or(Ok(()), Service::resume),
         Fault::KillAll(_) => cluster.start_all(),
@@ -109,17 +112,30 @@ fn alive(cluster: &mut Cluster, peer: Peer) -> Option<&mut Service> {
     service.is_running().then_some(service)
 }
 
-/// Those that have ended by themselves, with the ends of their logs; but not who has
-/// said that its disk is full, where it is (D3).
-fn dead(cluster: &mut Cluster, fault: &Fault) -> Vec<String> {
+/// Those that have ended by themselves, with the ends of their logs; but not who was filled and
+/// has ended of that (D3).
+fn dead(cluster: &mut Cluster, filled: &BTreeSet<Peer>) -> Vec<String> {
     let dead = cluster.services().filter_map(|service| {
         let status = service.ended()?;
-        let (name, log) = (&service.name, service.log_tail());
-        let full = Fault::Inside(service.peer, Broken::DiskFull(true));
-        if *fault == full && log.contains("disk full") {
+        if filled.contains(&service.peer) && said_full(service) {
             return None;
         }
+        let (name, log) = (&service.name, service.log_tail());
         Some(format!("{name} ended by itself, {status}:\n{log}"))
     });
     dead.collect()
+}
+
+/// Starts those again that have ended as their disk was full.
+fn revive(cluster: &mut Cluster, filled: &BTreeSet<Peer>) -> Result<()> {
+    for service in cluster.services() {
+        if filled.contains(&service.peer) && service.ended().is_some() && said_full(service) {
+            service.start()?;
+        }
+    }
+    Ok(())
+}
+
+fn said_full(service: &Service) -> bool {
+    service.log_tail().contains("disk full")
 }

@@ -474,10 +474,13 @@ impl Writer {
         if self.failed.swap(true, Ordering::AcqRel) {
             return;
         }
-        (self.shared.options.fatal)(&format!(
-            "write or sync in {}: {error}",
-            self.shared.dir.display()
-        ));
+        let dir = self.shared.dir.display();
+        (self.shared.options.fatal)(&match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => format!(
+                "disk full: cannot write in {dir}: make room there, then start this process again"
+            ),
+            _ => format!("write or sync in {dir}: {error}"),
+        });
         // Only a test's hook returns.
         self.budget.close();
         let items = std::mem::take(&mut self.queue.lock().items);

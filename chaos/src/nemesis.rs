@@ -137,5 +137,5 @@ fn revive(cluster: &mut Cluster, filled: &BTreeSet<Peer>) -> Result<()> {
 }
 
 fn said_full(service: &Service) -> bool {
-    service.log_tail().contains("disk full")
+    service.log_since_start().contains("disk full")
 }

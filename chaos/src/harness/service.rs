@@ -31,6 +31,8 @@ pub struct Service {
     arguments: Vec<String>,
     obeys: bool,
     log: PathBuf,
+    /// So many bytes of the log are of earlier starts.
+    log_before: usize,
     child: Option<Child>,
     processes: Arc<Processes>,
 }
@@ -64,6 +66,7 @@ impl Service {
             binary: binary_path(binary)?,
             arguments,
             obeys,
+            log_before: 0,
             child: None,
             processes,
         })
@@ -78,6 +81,7 @@ impl Service {
             .create(true)
             .append(true)
             .open(&self.log)?;
+        self.log_before = usize::try_from(log.metadata()?.len()).unwrap_or(usize::MAX);
         let child = Command::new(&self.binary)
             .args(&self.arguments)
             .stdin(match self.obeys {
@@ -219,6 +223,12 @@ impl Service {
         let begin = log[..at].rfind('\n').map_or(0, |end| end + 1);
         let lines: Vec<&str> = log[begin..].lines().take(2).collect();
         Some(format!("{}: {}", self.name, lines.join(" ")))
+    }
+
+    /// What the process has logged since it was started last.
+    pub fn log_since_start(&self) -> String {
+        let log = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(log.get(self.log_before..).unwrap_or_default()).into_owned()
     }
 
     /// The last lines of the log.
